@@ -1,0 +1,401 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""HTTP/1.1 toward an origin (RFC 9112): one exchange at a time, connections kept for the next.
+
+A connection goes back to its pool only when both messages are complete, the origin agrees, and nothing is left in
+the air; any doubt closes it. Response content is held back by pausing the transport once `SOURCE_CREDIT` bytes are
+unreleased.
+"""
+
+from cython cimport final
+from libc.stdint cimport int64_t, uint32_t
+
+from underpass.core.chunked cimport CHUNK_BROKEN, CHUNK_DATA, CHUNK_END, ChunkedReader, write_chunk, write_last_chunk
+from underpass.core.fields cimport (
+    T_CONTENT_LENGTH, T_METHOD, T_UPGRADE, Field, Fields,
+)
+from underpass.core.frames cimport INTERNAL_ERROR
+from underpass.core.heads cimport NO_LENGTH, parse_length, same_text
+from underpass.core.http1 cimport (
+    BY_CHUNKS, BY_CLOSE, BY_LENGTH, HEAD_BROKEN, HEAD_MORE, HEAD_TOO_LARGE, NO_CONTENT, OPAQUE, HeadReader,
+    end_head, write_field, write_length, write_request_head,
+)
+from underpass.core.relay cimport HARDLY_SEEN, SEEN, Exchange
+
+# Response bytes an exchange may hold before the origin is not read any further.
+cdef int64_t SOURCE_CREDIT = 262144
+# A response head; what common servers allow is 8 to 64 KiB.
+cdef Py_ssize_t MAX_RESPONSE_HEAD = 131072
+# Interim responses before a final one: an honest origin sends one or two.
+cdef int MAX_INTERIM = 16
+
+
+cdef bint usually_bodiless(Fields fields) noexcept:
+    """Methods whose content has no defined meaning (RFC 9110 §9.3): no content, unless some comes."""
+    cdef Field* method = fields.find(T_METHOD)
+    cdef const unsigned char* text
+    cdef uint32_t size
+    if method is NULL:
+        return False
+    text = fields.value(method)
+    size = method.value_size
+    return (same_text(text, size, b"get") or same_text(text, size, b"head") or same_text(text, size, b"delete")
+            or same_text(text, size, b"options") or same_text(text, size, b"propfind")
+            or same_text(text, size, b"search") or same_text(text, size, b"trace"))
+
+
+@final
+cdef class Http1Request(Side):
+    """One request on an origin connection."""
+
+    cdef int send_head(self, Fields head, int status, bint end) except -1:
+        cdef Field* length = head.find(T_CONTENT_LENGTH)
+        self.expected = NO_LENGTH
+        self.upgrading = head.find(T_UPGRADE) is not NULL
+        if length is not NULL:
+            self.expected = parse_length(head.value(length), length.value_size)
+        self.held = head
+        if end or self.upgrading:
+            return self.write_head(False, True)
+        if self.expected == NO_LENGTH and usually_bodiless(head):
+            # Such a request with an open stream almost always ends without content; its framing is not known
+            # before the first byte or the end has come.
+            return 0
+        return self.write_head(True, False)
+
+    cdef int write_head(self, bint content, bint ended) except -1:
+        cdef Http1Client connection = self.connection
+        cdef Fields head = self.held
+        self.held = None
+        write_request_head(connection.out, head)
+        if self.upgrading:
+            write_field(connection.out, b"Connection", b"Upgrade")
+        elif content:
+            if self.expected == NO_LENGTH:
+                self.chunked = True
+                write_field(connection.out, b"Transfer-Encoding", b"chunked")
+            else:
+                write_length(connection.out, self.expected)
+        elif self.expected == 0 or not usually_bodiless(head):
+            write_length(connection.out, 0)
+        if not self.upgrading:
+            write_field(connection.out, b"Connection", b"keep-alive")
+        end_head(connection.out)
+        self.sent_end = ended and not self.upgrading
+        return connection.wake()
+
+    cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Http1Client connection = self.connection
+        if connection is None or self.sent_end:
+            return self.exchange.drained(self, size) if self.exchange is not None else 0
+        if self.upgrading and not self.tunnel:
+            # Content of a request that asks for an upgrade means nothing until the origin agrees; the peer
+            # counts on nobody reading it.
+            return self.exchange.drained(self, size) if self.exchange is not None else 0
+        if self.held is not None:
+            self.write_head(True, False)
+        if self.chunked:
+            write_chunk(connection.out, data, size)
+        else:
+            connection.out.append(data, size)
+        connection.undrained += size
+        return connection.wake()
+
+    cdef int send_end(self, Fields trailers) except -1:
+        cdef Http1Client connection = self.connection
+        if connection is None or self.sent_end:
+            return 0
+        if self.tunnel:
+            # An upgraded stream ends as a whole (there is no half-close in the tunnel's protocol).
+            self.sent_end = True
+            return connection.close_after_flush()
+        if self.upgrading:
+            return 0
+        if self.held is not None:
+            return self.write_head(False, True)
+        self.sent_end = True
+        if self.chunked:
+            write_last_chunk(connection.out, trailers)
+            connection.wake()
+        return connection.maybe_idle()
+
+    cdef int abandon(self, uint32_t code) except -1:
+        # Whatever the reason, this connection is in the middle of something.
+        if self.connection is not None:
+            self.connection.current = None
+            self.connection.close_at_once()
+            self.connection = None
+        return 0
+
+    cdef int release(self, Py_ssize_t size) except -1:
+        self.unreleased -= size
+        if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
+            self.connection.resume_reading()
+        return 0
+
+    cdef int become_tunnel(self) except -1:
+        self.tunnel = True
+        self.chunked = False
+        return 0
+
+
+cdef class Http1Client(Endpoint):
+    """One connection to an origin."""
+
+    def __init__(self, turn, OriginPool pool=None):
+        Endpoint.__init__(self, turn)
+        self.pool = pool
+        self.heads = HeadReader(False, MAX_RESPONSE_HEAD)
+
+    def attach(self, Exchange exchange not None):
+        """Carry `exchange`, whose pool this connection was dialled for."""
+        if exchange.over or self.closed:
+            if self.closed:
+                exchange.fail(502, "dial")
+            elif self.pool is not None:
+                self.pool.put(self)
+            return
+        self.start(exchange)
+
+    cdef int start(self, Exchange exchange) except -1:
+        cdef Http1Request request = Http1Request.__new__(Http1Request)
+        request.connection = self
+        self.current = request
+        self.uses += 1
+        self.in_content = self.got_bytes = self.response_done = False
+        return exchange.join(request, exchange.outgoing_request())
+
+    cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef int event
+        cdef Py_ssize_t part
+        while size > 0 and not self.closed:
+            if self.current is None:
+                # Bytes nobody asked for: the origin and we disagree about where messages end.
+                return self.close_at_once()
+            self.got_bytes = True
+            if not self.in_content:
+                if self.response_done:
+                    return self.close_at_once()
+                if self.read_head(&data, &size) != 1:
+                    return 0
+                continue
+            if self.framing == BY_LENGTH:
+                part = size if <int64_t>size < self.left else <Py_ssize_t>self.left
+                self.left -= part
+                self.on_content(data, part)
+                data += part
+                size -= part
+                if self.left == 0 and self.current is not None:
+                    self.response_complete(None)
+            elif self.framing == BY_CHUNKS:
+                event = self.chunks.next(&data, &size)
+                if event == CHUNK_DATA:
+                    self.on_content(self.chunks.payload, self.chunks.size)
+                elif event == CHUNK_END:
+                    self.response_complete(self.chunks.trailers)
+                elif event == CHUNK_BROKEN:
+                    return self.broken_response("protocol_error")
+            else:
+                self.on_content(data, size)
+                return 0
+        return 0
+
+    cdef int read_head(self, const unsigned char** data, Py_ssize_t* size) except -1:
+        """1 after a head has been dealt with, 0 if more bytes are needed or the connection is done for."""
+        cdef HeadReader heads = self.heads
+        cdef Http1Request request = self.current
+        cdef Exchange exchange = request.exchange
+        cdef int event = heads.next(data, size)
+        cdef bint end
+        if event == HEAD_MORE:
+            return 0
+        if event == HEAD_BROKEN or event == HEAD_TOO_LARGE:
+            self.broken_response("protocol_error")
+            return 0
+        if exchange is None:
+            self.close_at_once()
+            return 0
+        if heads.status < 200:
+            if heads.status == 101:
+                if not request.upgrading:
+                    self.broken_response("protocol_error")
+                    return 0
+                self.framing = OPAQUE
+                self.in_content = True
+                request.become_tunnel()
+                exchange.tunnel = True
+                exchange.response_head(heads.fields, 101, False)
+                return 1
+            heads.pass_content(NULL, 0)
+            exchange.response_interim(heads.fields, heads.status)
+            return 1
+        if heads.status == 204 or heads.status == 304 or exchange._pseudo(T_METHOD) == b"HEAD":
+            self.framing = NO_CONTENT
+            heads.parser = None
+        else:
+            self.framing = heads.framing
+            if self.framing == BY_LENGTH:
+                self.left = heads.length
+                heads.pass_content(data[0], <Py_ssize_t>self.left if self.left <= size[0] and self.left <= 16384 else 0)
+            elif self.framing == BY_CHUNKS:
+                self.chunks = ChunkedReader()
+                heads.pass_content(<const unsigned char*>b"0\r\n\r\n", 5)
+            elif self.framing == BY_CLOSE:
+                heads.keep_alive = False
+                heads.parser = None
+        end = self.framing == NO_CONTENT
+        self.in_content = not end
+        if request.upgrading:
+            # The origin declined; what the peer sends on is of no use to it.
+            heads.keep_alive = False
+        if end:
+            self.response_done = True
+        exchange.response_head(heads.fields, heads.status, end)
+        if end:
+            self.maybe_idle()
+        return 1
+
+    cdef int on_content(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Http1Request request = self.current
+        if request is None or request.exchange is None:
+            return 0
+        request.unreleased += size
+        request.exchange.response_data(data, size)
+        if request.unreleased >= SOURCE_CREDIT and self.current is request:
+            self.stop_reading()
+        return 0
+
+    cdef int response_complete(self, Fields trailers) except -1:
+        cdef Http1Request request = self.current
+        cdef Exchange exchange = request.exchange
+        self.in_content = False
+        self.response_done = True
+        self.chunks = None
+        if exchange is not None:
+            exchange.response_end(trailers)
+        return self.maybe_idle()
+
+    cdef int maybe_idle(self) except -1:
+        """Both messages complete: back to the pool, or away."""
+        cdef Http1Request request = self.current
+        if request is None or not self.response_done or not request.sent_end:
+            return 0
+        self.current = None
+        request.connection = None
+        if not self.heads.keep_alive or self.pool is None or self.closed or self.closing:
+            return self.close_after_flush()
+        self.resume_reading()
+        return self.pool.put(self)
+
+    cdef int broken_response(self, str cause) except -1:
+        cdef Http1Request request = self.current
+        cdef Exchange exchange = request.exchange if request is not None else None
+        self.current = None
+        if request is not None:
+            request.connection = None
+        self.close_at_once()
+        if exchange is not None:
+            exchange.outbound_lost(INTERNAL_ERROR, SEEN, cause)
+        return 0
+
+    cdef int input_ended(self) except -1:
+        cdef Http1Request request = self.current
+        if request is not None and self.in_content and (self.framing == BY_CLOSE or self.framing == OPAQUE):
+            request.sent_end = True
+            self.response_complete(None)
+        elif request is not None:
+            self.lost(None)
+        return self.close_after_flush()
+
+    cdef int lost(self, object reason) except -1:
+        cdef Http1Request request = self.current
+        cdef Exchange exchange
+        if self.pool is not None and request is None:
+            self.pool.remove(self)
+        if request is None:
+            return 0
+        exchange = request.exchange
+        self.current = None
+        request.connection = None
+        if exchange is None:
+            return 0
+        if self.in_content and self.framing == OPAQUE:
+            return exchange.response_end(None)
+        if self.in_content and self.framing == BY_CLOSE and reason is None:
+            return exchange.response_end(None)
+        # A kept connection that dies before the first byte was most likely closed while we were writing.
+        return exchange.outbound_lost(
+            INTERNAL_ERROR, HARDLY_SEEN if self.uses > 1 and not self.got_bytes else SEEN, "reset_by_origin")
+
+    cdef int written(self, Py_ssize_t size) except -1:
+        cdef Http1Request request = self.current
+        cdef int64_t drained = self.undrained
+        self.undrained = 0
+        if drained and request is not None and request.exchange is not None:
+            return request.exchange.drained(request, <Py_ssize_t>drained)
+        return 0
+
+
+cdef class OriginPool:
+    """Connections to one origin. `dial(exchange)` is called when a request finds none waiting.
+
+    max_idle: connections kept. idle_timeout: seconds after which a waiting one is closed by `sweep`.
+    """
+
+    def __init__(self, dial, Py_ssize_t max_idle=100, double idle_timeout=90.0):
+        self.dial = dial
+        self.idle = []
+        self.max_idle = max_idle
+        self.idle_timeout = idle_timeout
+
+    def forward(self, Exchange exchange not None):
+        """Carry `exchange` on a waiting connection, or have one dialled."""
+        cdef Http1Client connection
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.closed and not connection.closing:
+                self.reused += 1
+                connection.start(exchange)
+                return
+        self.dialled += 1
+        self.dial(exchange)
+
+    def forward_afresh(self, Exchange exchange not None):
+        """Carry `exchange` on a connection that has never been used."""
+        self.dialled += 1
+        self.dial(exchange)
+
+    cdef int put(self, Http1Client connection) except -1:
+        if self.closed or <Py_ssize_t>len(self.idle) >= self.max_idle:
+            return connection.close_after_flush()
+        connection.idle_since = connection.turn.now()
+        self.idle.append(connection)
+        return 0
+
+    def remove(self, Http1Client connection not None):
+        """Forget a waiting connection that has closed."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def sweep(self, double now):
+        """Close what has waited longer than `idle_timeout`; `now` is the loop's time."""
+        cdef Http1Client connection
+        if self.idle_timeout <= 0:
+            return
+        kept = []
+        for connection in self.idle:
+            if now - connection.idle_since >= self.idle_timeout:
+                connection.close_after_flush()
+            else:
+                kept.append(connection)
+        self.idle = kept
+
+    def close(self):
+        """Close every waiting connection; those in use close when their exchange ends."""
+        cdef Http1Client connection
+        self.closed = True
+        waiting, self.idle = self.idle, []
+        for connection in waiting:
+            connection.close_after_flush()
+
+    def __len__(self):
+        return len(self.idle)

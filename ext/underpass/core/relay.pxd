@@ -1,0 +1,105 @@
+# An exchange (one request and its response) and the two sides it joins.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from underpass.core.fields cimport Fields
+from underpass.core.output cimport Backlog
+
+
+cdef enum Seen:         # what a lost peer did with the request
+    SEEN = 0            # it may have acted on it
+    HARDLY_SEEN = 1     # most likely it did not: an idempotent request may be sent again
+    UNSEEN = 2          # certainly not: any request may
+
+
+cdef class Counters:
+    cdef public uint64_t opened             # exchanges begun
+    cdef public uint64_t active             # begun and not ended
+    cdef public uint64_t failed             # ended by `fail` or a reset
+    cdef public uint64_t request_bytes      # content, both kinds
+    cdef public uint64_t response_bytes
+    cdef uint64_t by_status[1000]
+
+
+cdef class Side:
+    # One end of an exchange, as its codec keeps it. The inbound side received the request; the outbound side
+    # carries it on. A side whose `exchange` is None is detached and ignores what it is told.
+    cdef Exchange exchange
+
+    # Toward the wire. Inbound: a response head (`:status` first); outbound: a request head (pseudo fields first).
+    cdef int send_head(self, Fields head, int status, bint end) except -1
+    cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int send_end(self, Fields trailers) except -1
+    # Give the exchange up: nothing more goes out, nothing more is wanted. `code` is an HTTP/2 error code.
+    cdef int abandon(self, uint32_t code) except -1
+    # `size` bytes this side delivered have left by the other: it may deliver as many more.
+    cdef int release(self, Py_ssize_t size) except -1
+    # From now on both directions are opaque bytes (after 101 or an acknowledged stream).
+    cdef int become_tunnel(self) except -1
+
+
+cdef class Exchange:
+    cdef readonly Counters counters
+    cdef Side inbound
+    cdef Side outbound
+    cdef readonly Fields request            # pseudo fields included; None once the response head has come
+    cdef Backlog waiting                    # content that came before there was an outbound side
+    cdef Fields request_trailers
+    cdef readonly int status                # of the final response head passed on; 0 before
+    cdef bint request_ended
+    cdef bint response_ended
+    cdef bint over
+    cdef readonly bint wants_upgrade        # the request asks for another protocol (Upgrade)
+    cdef bint tunnel                        # both directions are opaque bytes
+    cdef bint replayable                    # nothing but the head has been sent
+    cdef readonly int attempts              # outbound sides tried
+    cdef public bint times_out              # a response that does not begin is given up by the carrier's sweep
+    cdef public object context              # whatever the owner wants to keep with it
+
+    # From the inbound codec.
+    cdef int begin(self, Side inbound, Fields request) except -1
+    cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int request_end(self, Fields trailers) except -1
+    cdef int inbound_lost(self, uint32_t code) except -1
+    # From the outbound codec.
+    cdef int response_interim(self, Fields head, int status) except -1
+    cdef int response_head(self, Fields head, int status, bint end) except -1
+    cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int response_end(self, Fields trailers) except -1
+    # `seen` is a Seen; `cause` a machine-readable word.
+    cdef int outbound_lost(self, uint32_t code, int seen, str cause) except -1
+    # From either: `size` bytes taken by send_data have gone.
+    cdef int drained(self, Side side, Py_ssize_t size) except -1
+
+    # For owners.
+    cdef int join(self, Side outbound, Fields head) except -1
+    cdef bint idempotent(self) noexcept
+    cdef int retry_elsewhere(self) except -1
+    cdef int response_over(self) except -1
+    cdef void close_books(self) noexcept
+    cdef bytes _pseudo(self, int token)
+    cdef int finish(self) except -1
+    cdef int drop(self, uint32_t code) except -1
+    # What subclasses change on the way: the request head for the outbound side, the response head for the inbound.
+    cdef Fields outgoing_request(self)
+    cdef Fields incoming_response(self, Fields head, int status)
+    cdef Fields local_response(self, Fields head, int status)
+    # The status the inbound side is told: an upgrade is 200 on a link and 101 outside.
+    cdef int shown_status(self, int status) noexcept
+
+
+cdef class PythonSide(Side):
+    # An outbound (or, with `open`, an inbound) side served by Python callbacks: control streams, built-in pages.
+    cdef public object on_head
+    cdef public object on_data
+    cdef public object on_end
+    cdef public object on_abandoned
+
+
+cdef class Acceptor:
+    # What a server-role codec asks for each request it has read.
+    cdef readonly Counters counters
+    cdef object handler                     # handler(exchange), once a request; None: answer 503
+    cdef object on_error                    # on_error(exchange, exception): log it; None: let it through
+    cdef Exchange new_exchange(self)
+    cdef int accept(self, Exchange exchange) except -1

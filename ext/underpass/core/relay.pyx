@@ -1,0 +1,488 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Exchanges: the relay between the side that received a request and the side that carries it on.
+
+An `Exchange` is joined to two `Side`s, each kept by a codec (an HTTP/2 stream, an HTTP/1.1 message pair, a byte
+stream). Codecs tell it what they read; it tells the other side what to write. It knows what no codec can: whether
+a response has begun, whether a request may be sent again, and who has to be told when one end goes away.
+
+Backpressure: a side that could not yet write what it was given keeps it, and reports bytes by `drained` once they
+have gone to its transport. The exchange passes that to the side which delivered them (`release`), and a codec
+never delivers more than a fixed number of unreleased bytes (a window, or a pause of its transport). So what an
+exchange can hold is bounded by the constants of the delivering codec.
+
+Decisions are Python's: an `Acceptor` calls its handler once a request, with the exchange; the handler joins it to
+an outbound side, or answers it with `respond` or `fail`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from underpass.core.fields cimport (
+    T_AUTHORITY, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
+)
+from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR
+from underpass.core.heads cimport same_text
+from underpass.core.output cimport Backlog
+
+# Times a request is sent again after its carrier was lost.
+cdef int MAX_RETRIES = 2
+
+
+cdef class Counters:
+    """What exchanges have done, for metrics; plain numbers, read whenever somebody asks."""
+
+    def statuses(self):
+        """{status: how many final response heads}."""
+        cdef int status
+        return {status: self.by_status[status] for status in range(1000) if self.by_status[status]}
+
+
+cdef class Side:
+    """One end of an exchange; subclasses are codecs."""
+
+    cdef int send_head(self, Fields head, int status, bint end) except -1:
+        return 0
+
+    cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        return 0
+
+    cdef int send_end(self, Fields trailers) except -1:
+        return 0
+
+    cdef int abandon(self, uint32_t code) except -1:
+        return 0
+
+    cdef int release(self, Py_ssize_t size) except -1:
+        return 0
+
+    cdef int become_tunnel(self) except -1:
+        return 0
+
+
+cdef class Exchange:
+    """One request and its response.
+
+    Handlers may read `method`, `authority`, `path`, `scheme` and `request`, and must call exactly one of
+    `respond`, `fail`, `open_python_side` or a codec's `forward(exchange)`, now or later.
+    """
+
+    # From the inbound codec.
+
+    cdef int begin(self, Side inbound, Fields request) except -1:
+        self.inbound = inbound
+        self.request = request
+        inbound.exchange = self
+        self.counters.opened += 1
+        self.counters.active += 1
+        return 0
+
+    cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        self.counters.request_bytes += <uint64_t>size
+        if self.outbound is not None:
+            self.replayable = False
+            return self.outbound.send_data(data, size)
+        if self.over or self.response_ended:
+            # Nobody wants it: the sender gets its credit back and learns of the end from the response.
+            return self.inbound.release(size) if self.inbound is not None else 0
+        if self.waiting is None:
+            self.waiting = Backlog()
+        return self.waiting.append(data, size)
+
+    cdef int request_end(self, Fields trailers) except -1:
+        if self.request_ended:
+            return 0
+        self.request_ended = True
+        if self.outbound is not None:
+            self.outbound.send_end(trailers)
+            if self.response_ended:
+                self.finish()
+        else:
+            self.request_trailers = trailers
+        return 0
+
+    cdef int inbound_lost(self, uint32_t code) except -1:
+        cdef Side outbound = self.outbound
+        self.inbound = None
+        if self.over:
+            return 0
+        self.counters.failed += 1
+        self.close_books()
+        self.outbound = None
+        if outbound is not None:
+            outbound.exchange = None
+            outbound.abandon(CANCEL if code == NO_ERROR else code)
+        self.notify("reset_by_client")
+        return 0
+
+    # From the outbound codec.
+
+    cdef int response_interim(self, Fields head, int status) except -1:
+        return 0
+
+    cdef int response_head(self, Fields head, int status, bint end) except -1:
+        cdef Fields passed
+        if self.over or self.status:
+            return 0
+        passed = self.incoming_response(head, status)
+        if passed is None:
+            return self.outbound_lost(INTERNAL_ERROR, SEEN, "protocol_error")
+        self.counters.by_status[status if 0 < status < 1000 else 0] += 1
+        self.status = status
+        self.request = None
+        self.replayable = False
+        self.inbound.send_head(passed, self.shown_status(status), end)
+        if end:
+            self.response_ended = True
+            self.response_over()
+        elif self.tunnel and self.inbound is not None:
+            self.inbound.become_tunnel()
+        return 0
+
+    cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        self.counters.response_bytes += <uint64_t>size
+        if self.inbound is not None and not self.response_ended:
+            return self.inbound.send_data(data, size)
+        return 0
+
+    cdef int response_end(self, Fields trailers) except -1:
+        if self.response_ended or self.inbound is None:
+            return 0
+        self.response_ended = True
+        self.inbound.send_end(trailers)
+        return self.response_over()
+
+    cdef int response_over(self) except -1:
+        # RFC 9113 §8.1: a complete response may come before the end of the request; the rest is of no use then.
+        cdef Side outbound = self.outbound
+        if self.over:
+            return 0
+        if not self.request_ended and outbound is not None:
+            self.outbound = None
+            outbound.exchange = None
+            outbound.abandon(NO_ERROR)
+        return self.finish()
+
+    cdef int outbound_lost(self, uint32_t code, int seen, str cause) except -1:
+        cdef bint again
+        if self.over:
+            return 0
+        if self.outbound is not None:
+            self.outbound.exchange = None
+            self.outbound = None
+        if self.status == 0:
+            again = self.replayable and (seen == UNSEEN or (seen == HARDLY_SEEN and self.idempotent()))
+            self.replayable = False
+            if again and self.attempts <= MAX_RETRIES and self.retry_elsewhere():
+                return 0
+            self.fail(502, cause)
+            return 0
+        return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
+
+    cdef int drained(self, Side side, Py_ssize_t size) except -1:
+        if side is self.outbound:
+            if self.inbound is not None:
+                return self.inbound.release(size)
+        elif self.outbound is not None:
+            return self.outbound.release(size)
+        return 0
+
+    # For owners.
+
+    cdef int join(self, Side outbound, Fields head) except -1:
+        """Send the request on by `outbound`, with what has come of it so far."""
+        cdef Backlog waiting = self.waiting
+        cdef bint ended = self.request_ended
+        if self.over or self.inbound is None:
+            return 0
+        self.outbound = outbound
+        self.attempts += 1
+        self.replayable = ended and (waiting is None or waiting.size == 0)
+        outbound.exchange = self
+        outbound.send_head(head, 0, ended and (waiting is None or waiting.size == 0)
+                           and self.request_trailers is None)
+        if self.outbound is not outbound:
+            return 0
+        if waiting is not None and waiting.size:
+            self.waiting = None
+            self.replayable = False
+            outbound.send_data(waiting.front(), waiting.size)
+            if self.outbound is not outbound:
+                return 0
+            if ended:
+                outbound.send_end(self.request_trailers)
+        elif ended and self.request_trailers is not None:
+            outbound.send_end(self.request_trailers)
+        return 0
+
+    cdef bint idempotent(self) noexcept:
+        """RFC 9110 §9.2.2: doing it twice has the effect of doing it once."""
+        cdef Field* method = self.request.find(T_METHOD) if self.request is not None else NULL
+        cdef const unsigned char* text
+        if method is NULL:
+            return False
+        text = self.request.value(method)
+        return (same_text(text, method.value_size, b"get") or same_text(text, method.value_size, b"head")
+                or same_text(text, method.value_size, b"options"))
+
+    cdef int retry_elsewhere(self) except -1:
+        """Subclasses that can send the request again do, and return 1."""
+        return 0
+
+    cdef int finish(self) except -1:
+        """Both directions have ended well, or nobody wants the rest."""
+        cdef Side inbound = self.inbound, outbound = self.outbound
+        if self.over:
+            return 0
+        self.close_books()
+        self.inbound = self.outbound = None
+        if inbound is not None:
+            inbound.exchange = None
+        if outbound is not None:
+            outbound.exchange = None
+        self.notify(None)
+        return 0
+
+    cdef int drop(self, uint32_t code) except -1:
+        """End both sides at once: the response is broken off, or was never wanted."""
+        cdef Side inbound = self.inbound, outbound = self.outbound
+        if self.over:
+            return 0
+        self.counters.failed += 1
+        self.close_books()
+        self.inbound = self.outbound = None
+        if inbound is not None:
+            inbound.exchange = None
+            inbound.abandon(code)
+        if outbound is not None:
+            outbound.exchange = None
+            outbound.abandon(CANCEL)
+        self.notify("broken_off")
+        return 0
+
+    cdef void close_books(self) noexcept:
+        self.over = True
+        self.counters.active -= 1
+        self.waiting = None
+
+    def notify(self, cause):
+        """Called once at the end: `cause` is None after a complete response."""
+
+    cdef Fields outgoing_request(self):
+        return self.request
+
+    cdef Fields incoming_response(self, Fields head, int status):
+        return head
+
+    cdef Fields local_response(self, Fields head, int status):
+        return head
+
+    cdef int shown_status(self, int status) noexcept:
+        return status
+
+    # The Python face.
+
+    @property
+    def method(self):
+        return self._pseudo(T_METHOD)
+
+    @property
+    def scheme(self):
+        return self._pseudo(T_SCHEME)
+
+    @property
+    def authority(self):
+        return self._pseudo(T_AUTHORITY)
+
+    @property
+    def path(self):
+        """The request target as it came, query included."""
+        return self._pseudo(T_PATH)
+
+    cdef bytes _pseudo(self, int token):
+        cdef Field* field
+        if self.request is None:
+            return b""
+        field = self.request.find(token)
+        if field is NULL:
+            return b""
+        return PyBytes_FromStringAndSize(<const char*>self.request.value(field), field.value_size)
+
+    def header(self, int token):
+        """The value of the first field with this `Token`, or None."""
+        return self.request.value_bytes(token) if self.request is not None else None
+
+    @property
+    def is_over(self):
+        """True once nothing can be sent any more."""
+        return bool(self.over)
+
+    @property
+    def has_body(self):
+        """True if request content has come or may still come."""
+        return not self.request_ended or (self.waiting is not None and self.waiting.size > 0)
+
+    def respond(self, int status, pairs, bytes body=b""):
+        """Answer with a complete response of our own. Ignored if the exchange is over or already answered."""
+        cdef Fields head
+        cdef bint bodiless
+        if self.over or self.status or self.inbound is None:
+            return
+        if not 200 <= status <= 999:
+            raise ValueError(f"not a final status: {status}")
+        head = Fields()
+        head.append(b":status", b"%d" % status)
+        for name, value in pairs:
+            head.append(name, value)
+        # RFC 9110 §8.6: a HEAD response announces the length that GET would have.
+        bodiless = status == 204 or status == 304 or self._pseudo(T_METHOD) == b"HEAD"
+        if status != 204 and status != 304:
+            head.append(b"content-length", b"%d" % len(body))
+        head = self.local_response(head, status)
+        self.counters.by_status[status] += 1
+        self.status = status
+        self.request = None
+        if bodiless or not body:
+            self.inbound.send_head(head, status, True)
+        else:
+            self.inbound.send_head(head, status, False)
+            if self.inbound is not None:
+                self.inbound.send_data(<const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+            if self.inbound is not None:
+                self.inbound.send_end(None)
+        self.response_ended = True
+        self.response_over()
+
+    def fail(self, int status, str cause):
+        """Answer for an exchange that cannot be carried on. `cause` is a machine-readable word."""
+        self.counters.failed += 1
+        self.respond(status, ())
+
+    def reset(self, int code=INTERNAL_ERROR):
+        """Break the exchange off."""
+        self.drop(<uint32_t>code)
+
+    def open_python_side(self):
+        """Join the exchange to Python callbacks; returns the `PythonSide`."""
+        cdef PythonSide side = PythonSide()
+        self.outbound = side
+        side.exchange = self
+        return side
+
+    def deliver_waiting(self):
+        """Hand content that came before the outbound side to it (for `open_python_side`)."""
+        cdef Backlog waiting = self.waiting
+        cdef Side outbound = self.outbound
+        if outbound is None:
+            return
+        self.waiting = None
+        if waiting is not None and waiting.size:
+            outbound.send_data(waiting.front(), waiting.size)
+        if self.request_ended and self.outbound is outbound:
+            outbound.send_end(self.request_trailers)
+
+
+cdef class PythonSide(Side):
+    """A side whose codec is Python: for streams that are few and small (control streams, built-in pages).
+
+    As the outbound side of an exchange it gets the request by `on_data(bytes)`, `on_end()` and
+    `on_abandoned(code)`, and answers with `send_response`, `write`, `end`. As the inbound side (`request`) it is
+    the origin of the request, and gets the response by `on_head(status, fields)` and the same.
+    """
+
+    cdef int send_head(self, Fields head, int status, bint end) except -1:
+        if self.on_head is not None:
+            self.on_head(status, head)
+        if end and self.on_end is not None:
+            self.on_end()
+        return 0
+
+    cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Exchange exchange = self.exchange
+        if self.on_data is not None:
+            self.on_data(PyBytes_FromStringAndSize(<const char*>data, size))
+        if exchange is not None:
+            exchange.drained(self, size)
+        return 0
+
+    cdef int send_end(self, Fields trailers) except -1:
+        if self.on_end is not None:
+            self.on_end()
+        return 0
+
+    cdef int abandon(self, uint32_t code) except -1:
+        if self.on_abandoned is not None:
+            self.on_abandoned(code)
+        return 0
+
+    def request(self, Exchange exchange not None, Fields head not None):
+        """Become the inbound side of `exchange`, whose request head is `head`."""
+        exchange.begin(self, head)
+
+    def send_response(self, int status, pairs=(), bint end=False):
+        """Outbound role: the response head."""
+        cdef Fields head = Fields()
+        if self.exchange is None:
+            return
+        head.append(b":status", b"%d" % status)
+        for name, value in pairs:
+            head.append(name, value)
+        self.exchange.response_head(head, status, end)
+
+    def write(self, bytes data not None):
+        """Content in this side's direction."""
+        cdef const unsigned char* start = <const unsigned char*>PyBytes_AS_STRING(data)
+        cdef Exchange exchange = self.exchange
+        if exchange is None or not data:
+            return
+        if exchange.inbound is self:
+            exchange.request_data(start, PyBytes_GET_SIZE(data))
+        else:
+            exchange.response_data(start, PyBytes_GET_SIZE(data))
+
+    def end(self):
+        """No more content in this side's direction."""
+        if self.exchange is None:
+            return
+        if self.exchange.inbound is self:
+            self.exchange.request_end(None)
+        else:
+            self.exchange.response_end(None)
+
+    def reset(self, int code=CANCEL):
+        """Break the exchange off."""
+        cdef Exchange exchange = self.exchange
+        if exchange is not None:
+            exchange.drop(<uint32_t>code)
+
+    @property
+    def is_attached(self):
+        """False once the exchange has ended."""
+        return self.exchange is not None
+
+
+cdef class Acceptor:
+    """Makes the exchanges of a server-role codec and hands each to `handler` once its head is read."""
+
+    def __init__(self, handler=None, Counters counters=None, on_error=None):
+        self.handler = handler
+        self.on_error = on_error
+        self.counters = counters if counters is not None else Counters()
+
+    cdef Exchange new_exchange(self):
+        cdef Exchange exchange = Exchange.__new__(Exchange)
+        exchange.counters = self.counters
+        return exchange
+
+    cdef int accept(self, Exchange exchange) except -1:
+        if self.handler is None:
+            exchange.fail(503, "no_handler")
+            return 0
+        try:
+            self.handler(exchange)
+        except Exception as error:
+            # One request's fault must not take the connection with it.
+            if self.on_error is None:
+                raise
+            self.on_error(exchange, error)
+            if not exchange.over and exchange.outbound is None:
+                exchange.fail(500, "internal_error")
+        return 0

@@ -1,0 +1,18 @@
+# A raw byte stream to an origin (TCP, unix socket): the content of both messages, and nothing else.
+
+from libc.stdint cimport int64_t
+
+from underpass.core.endpoint cimport Endpoint
+from underpass.core.relay cimport Exchange, Side
+
+
+cdef class StreamSide(Side):
+    cdef StreamClient connection
+    cdef int64_t unreleased
+
+
+cdef class StreamClient(Endpoint):
+    cdef StreamSide current
+    cdef int64_t undrained
+
+    cdef int finish(self) except -1

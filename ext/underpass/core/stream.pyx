@@ -1,0 +1,106 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""A raw byte stream to an origin: request content goes out as it is, what comes back is response content."""
+
+from cython cimport final
+from libc.stdint cimport int64_t, uint32_t
+
+from underpass.core.fields cimport Fields
+from underpass.core.frames cimport CONNECT_ERROR
+from underpass.core.relay cimport SEEN, Exchange
+
+# Bytes from the origin an exchange may hold before it is not read any further.
+cdef int64_t SOURCE_CREDIT = 262144
+
+
+@final
+cdef class StreamSide(Side):
+    """The outbound side of a tunnelled stream."""
+
+    cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef StreamClient connection = self.connection
+        if connection is None:
+            return 0
+        connection.out.append(data, size)
+        connection.undrained += size
+        return connection.wake()
+
+    cdef int send_end(self, Fields trailers) except -1:
+        # The tunnel's streams end as a whole: there is no half-close.
+        return self.connection.close_after_flush() if self.connection is not None else 0
+
+    cdef int abandon(self, uint32_t code) except -1:
+        if self.connection is not None:
+            self.connection.current = None
+            self.connection.close_at_once()
+            self.connection = None
+        return 0
+
+    cdef int release(self, Py_ssize_t size) except -1:
+        self.unreleased -= size
+        if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
+            self.connection.resume_reading()
+        return 0
+
+
+cdef class StreamClient(Endpoint):
+    """One connection to a stream origin, for one exchange."""
+
+    def attach(self, Exchange exchange not None, pairs=()):
+        """Acknowledge the exchange with 200 and `pairs`, then join both directions."""
+        cdef StreamSide side = StreamSide.__new__(StreamSide)
+        cdef Fields head = Fields()
+        if exchange.over or self.closed:
+            self.close_at_once()
+            if not exchange.over:
+                exchange.fail(502, "dial")
+            return
+        side.connection = self
+        self.current = side
+        head.append(b":status", b"200")
+        for name, value in pairs:
+            head.append(name, value)
+        exchange.tunnel = True
+        exchange.outbound = side
+        side.exchange = exchange
+        exchange.response_head(head, 200, False)
+        exchange.deliver_waiting()
+
+    cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef StreamSide side = self.current
+        if side is None or side.exchange is None:
+            return self.close_at_once()
+        side.unreleased += size
+        side.exchange.response_data(data, size)
+        if side.unreleased >= SOURCE_CREDIT and self.current is side:
+            self.stop_reading()
+        return 0
+
+    cdef int input_ended(self) except -1:
+        self.finish()
+        return self.close_after_flush()
+
+    cdef int lost(self, object reason) except -1:
+        cdef StreamSide side = self.current
+        if side is not None and side.exchange is not None and reason is not None:
+            self.current = None
+            side.connection = None
+            return side.exchange.outbound_lost(CONNECT_ERROR, SEEN, "reset_by_origin")
+        return self.finish()
+
+    cdef int finish(self) except -1:
+        cdef StreamSide side = self.current
+        cdef Exchange exchange
+        if side is None:
+            return 0
+        self.current = None
+        side.connection = None
+        exchange = side.exchange
+        return exchange.response_end(None) if exchange is not None else 0
+
+    cdef int written(self, Py_ssize_t size) except -1:
+        cdef StreamSide side = self.current
+        cdef int64_t drained = self.undrained
+        self.undrained = 0
+        if drained and side is not None and side.exchange is not None:
+            return side.exchange.drained(side, <Py_ssize_t>drained)
+        return 0

@@ -1,0 +1,48 @@
+# How an exchange crosses a link: what the connector makes of requests and responses, and what the edge does.
+
+from underpass.core.fields cimport Fields
+from underpass.core.relay cimport Acceptor, Exchange
+
+cpdef enum Kind:
+    HTTP = 0
+    WEBSOCKET = 1
+    STREAM = 2          # raw bytes to an address (private networks)
+    CONTROL = 3         # the registration RPC
+    CONFIGURATION = 4
+
+
+cdef class OriginExchange(Exchange):
+    # On the connector: inbound is a stream of a link, outbound an origin.
+    cdef readonly int kind
+    cdef readonly bytes tag             # the connector's identity, for Cf-Warp-Tag-Id
+    cdef public bytes host              # goes to the origin instead of the visitor's, if not None
+    cdef bint prepared                  # `request` has been made ready for the origin
+    cdef bint from_connector            # the response is ours, not the origin's
+    cdef object retry                   # retry(exchange): carry it on a fresh connection
+
+    cdef Fields link_response(self, Fields head, int status, bytes meta)
+
+
+cdef class OriginAcceptor(Acceptor):
+    cdef readonly bytes tag
+
+
+cdef class VisitorExchange(Exchange):
+    # On the edge: inbound is a visitor, outbound a stream of a link.
+    cdef readonly VisitorAcceptor acceptor
+    cdef readonly bytes ray
+    cdef bytes client_address
+
+    cdef Fields visitor_response(self, Fields head, int status)
+
+
+cdef class VisitorAcceptor(Acceptor):
+    cdef object on_failure              # on_failure(exchange, status, cause): answer with a page
+    cdef public bytes client_address    # of the connection's peer, as text
+    cdef public bytes scheme            # b"http" or b"https"
+    cdef bytes location                 # the edge's own name, the tail of every ray
+
+
+cdef class EdgeExchange(Exchange):
+    # On the edge: a request of its own to a connector (the control stream, a configuration update).
+    pass

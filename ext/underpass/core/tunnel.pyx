@@ -1,0 +1,393 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""How an exchange crosses a link (docs: wire protocol §2.2 to §2.10).
+
+A request travels as an ordinary HTTP/2 request, an upgrade being a field of its own. A response travels with the
+origin's fields serialized into one (`cf-cloudflared-response-headers`), beside a word on who made it
+(`cf-cloudflared-response-meta`). The classes here are the two ends of that, and nothing else knows it.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from underpass.core.fields cimport (
+    HIDDEN, T_AUTHORITY, T_CF_CONNECTING_IP, T_CF_RAY, T_CF_TRACE_ID, T_CF_VISITOR, T_CF_WARP_TAG_ID, T_CONNECTION,
+    T_CONTENT_LENGTH, T_COOKIE, T_EXPECT, T_HOST, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE, T_LINK_RESPONSE_HEADERS,
+    T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_METHOD, T_PATH, T_PROXY_CONNECTION, T_SCHEME,
+    T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_STATUS, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UPGRADE,
+    T_X_FORWARDED_FOR, T_X_FORWARDED_PROTO, Field, Fields,
+)
+from underpass.core.headerblock cimport parse, serialize
+from underpass.core.heads cimport same_text
+from underpass.core.output cimport Output
+from underpass.core.relay cimport SEEN, Acceptor, Exchange
+
+import os
+
+from underpass.core.headerblock import HeaderBlockError
+
+cdef bytes META_ORIGIN = b'{"src":"origin"}'
+cdef bytes META_CONNECTOR = b'{"src":"cloudflared"}'
+
+
+cdef class OriginExchange(Exchange):
+    """An exchange on the connector.
+
+    `kind` says what the edge asked for. Handlers answer with `respond` (as an origin would: `http_status:N`),
+    `fail` (502 of our own) or carry it to an origin.
+    """
+
+    def retry_with(self, retry):
+        """`retry(exchange)` is called if the request may be, and should be, sent again."""
+        self.retry = retry
+
+    cdef int retry_elsewhere(self) except -1:
+        if self.retry is None:
+            return 0
+        self.retry(self)
+        return 1
+
+    cdef Fields outgoing_request(self):
+        cdef Fields request = self.request
+        cdef Field* field
+        cdef uint32_t i
+        if self.prepared:
+            return request
+        self.prepared = True
+        join_cookies(request)
+        for i in range(request.count):
+            field = request.items + i
+            if field.token in (T_LINK_UPGRADE, T_CF_TRACE_ID, T_EXPECT, T_CF_WARP_TAG_ID):
+                field.flags |= HIDDEN
+            elif self.kind == WEBSOCKET and field.token in (T_SEC_WEBSOCKET_VERSION, T_CONTENT_LENGTH):
+                field.flags |= HIDDEN
+        if self.host is not None:
+            field = request.find(T_AUTHORITY)
+            if field is not NULL:
+                name = PyBytes_FromStringAndSize(<const char*>request.value(field), field.value_size)
+                request.hide(T_AUTHORITY)
+                request.add_pair(b"x-forwarded-host", name)
+            request.add_pair(b":authority", self.host)
+        if self.tag is not None:
+            request.add_pair(b"cf-warp-tag-id", self.tag)
+        if self.kind == WEBSOCKET:
+            request.add_pair(b"upgrade", b"websocket")
+            request.add_pair(b"sec-websocket-version", b"13")
+        return request
+
+    cdef Fields link_response(self, Fields head, int status, bytes meta):
+        cdef Fields link = Fields.__new__(Fields)
+        cdef Output block = Output.__new__(Output)
+        cdef Field* length
+        # 101 has no place in HTTP/2 (RFC 9113 §8.6): the stream is simply open.
+        link.add_pair(b":status", b"200" if status == 101 else b"%d" % status)
+        length = head.find(T_CONTENT_LENGTH)
+        if length is not NULL:
+            link.add(<const unsigned char*>b"content-length", 14, head.value(length), length.value_size, 0)
+        serialize(head, block)
+        link.add(<const unsigned char*>b"cf-cloudflared-response-headers", 31, block.base, <size_t>block.size, 0)
+        link.add_pair(b"cf-cloudflared-response-meta", meta)
+        return link
+
+    cdef Fields incoming_response(self, Fields head, int status):
+        if self.kind == CONTROL or self.kind == CONFIGURATION:
+            # The tunnel's own streams carry no user fields.
+            return head
+        if status == 101:
+            head.add_pair(b"connection", b"Upgrade")
+        return self.link_response(head, status, META_ORIGIN)
+
+    cdef Fields local_response(self, Fields head, int status):
+        if self.kind == CONTROL or self.kind == CONFIGURATION:
+            return head
+        return self.link_response(head, status, META_ORIGIN)
+
+    def fail(self, int status, str cause):
+        """502 by the connector itself: no user fields, and the meta that says who speaks."""
+        cdef Fields link = Fields.__new__(Fields)
+        if self.over or self.status or self.inbound is None:
+            return
+        self.counters.failed += 1
+        self.counters.by_status[status if 0 < status < 1000 else 0] += 1
+        self.notify_failure(cause)
+        link.add_pair(b":status", b"%d" % status)
+        link.add_pair(b"content-length", b"0")
+        link.add_pair(b"cf-cloudflared-response-meta", META_CONNECTOR)
+        link.add_pair(b"cf-cloudflared-cause", cause.encode())
+        self.status = status
+        self.request = None
+        self.inbound.send_head(link, status, True)
+        self.response_ended = True
+        self.response_over()
+
+    def notify_failure(self, str cause):
+        if self.context is not None:
+            self.context(self, cause)
+
+
+cdef class OriginAcceptor(Acceptor):
+    """Makes an `OriginExchange` of every request on a link. `tag`: the connector's UUID as text, in bytes."""
+
+    def __init__(self, handler, counters=None, on_error=None, bytes tag=None):
+        Acceptor.__init__(self, handler, counters, on_error)
+        self.tag = tag
+
+    cdef Exchange new_exchange(self):
+        cdef OriginExchange exchange = OriginExchange.__new__(OriginExchange)
+        exchange.counters = self.counters
+        exchange.tag = self.tag
+        return exchange
+
+    cdef int accept(self, Exchange exchange) except -1:
+        (<OriginExchange>exchange).kind = kind_of(exchange.request)
+        return Acceptor.accept(self, exchange)
+
+
+cdef int kind_of(Fields request) noexcept:
+    """What a stream is for, in cloudflared's order (docs: wire protocol §2.2)."""
+    cdef Field* upgrade = request.find(T_LINK_UPGRADE)
+    cdef Field* source
+    if upgrade is not NULL:
+        if value_is(request, upgrade, b"update-configuration", 20):
+            return CONFIGURATION
+        if value_is(request, upgrade, b"websocket", 9):
+            return WEBSOCKET
+    source = request.find(T_LINK_PROXY_SOURCE)
+    if source is not NULL and source.value_size:
+        return STREAM
+    if upgrade is not NULL and value_is(request, upgrade, b"control-stream", 14):
+        return CONTROL
+    return HTTP
+
+
+cdef bint value_is(Fields fields, Field* field, const char* text, uint32_t size) noexcept:
+    cdef const unsigned char* value = fields.value(field)
+    cdef uint32_t i
+    if field.value_size != size:
+        return False
+    for i in range(size):
+        if value[i] != <unsigned char>text[i]:
+            return False
+    return True
+
+
+cdef int join_cookies(Fields fields) except -1:
+    """RFC 9113 §8.2.3: several cookie fields become one before they leave HTTP/2."""
+    cdef uint32_t i
+    cdef int count = 0
+    cdef uint8_t flags = 0
+    for i in range(fields.count):
+        if fields.items[i].token == T_COOKIE and not fields.items[i].flags & HIDDEN:
+            count += 1
+            flags |= fields.items[i].flags
+    if count < 2:
+        return 0
+    crumbs = []
+    for i in range(fields.count):
+        if fields.items[i].token == T_COOKIE and not fields.items[i].flags & HIDDEN:
+            crumbs.append(fields._value(i))
+            fields.items[i].flags |= HIDDEN
+    joined = b"; ".join(crumbs)
+    return fields.add(<const unsigned char*>b"cookie", 6, <const unsigned char*>PyBytes_AS_STRING(joined),
+                      <size_t>PyBytes_GET_SIZE(joined), flags)
+
+
+# Rays: 64 bits that no two requests of a process share and nobody can guess the next of.
+cdef uint64_t ray_state = 0
+
+
+cdef uint64_t next_ray() noexcept:
+    """splitmix64 over a random start: unique in a process for 2^64 requests."""
+    global ray_state
+    cdef uint64_t z
+    ray_state += <uint64_t>0x9E3779B97F4A7C15
+    z = ray_state
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+ray_state = <uint64_t>int.from_bytes(os.urandom(8), "little")
+
+
+cdef bytes hex16(uint64_t value):
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, 16)
+    cdef char* at = PyBytes_AS_STRING(text)
+    cdef int i
+    for i in range(16):
+        at[15 - i] = b"0123456789abcdef"[value & 15]
+        value >>= 4
+    return text
+
+
+cdef bint starts_with(Fields fields, Field* field, const char* prefix, uint32_t size) noexcept:
+    cdef const unsigned char* name = fields.name(field)
+    cdef uint32_t i
+    if field.name_size < size:
+        return False
+    for i in range(size):
+        if (name[i] | 0x20 if 65 <= name[i] <= 90 else name[i]) != <unsigned char>prefix[i]:
+            return False
+    return True
+
+
+cdef class VisitorExchange(Exchange):
+    """An exchange on the edge: a visitor's request, carried to a connector.
+
+    `ray` names it in logs, in the request to the origin and in the response.
+    """
+
+    @property
+    def visitor(self):
+        """The visitor's address as text, in bytes."""
+        return self.client_address
+
+    cdef Fields outgoing_request(self):
+        cdef Fields request = self.request
+        cdef Fields link = Fields.__new__(Fields)
+        cdef Field* field
+        cdef uint32_t i
+        cdef bint secure = self.acceptor.scheme == b"https"
+        forwarded = self.client_address
+        for i in range(request.count):
+            field = request.items + i
+            if field.flags & HIDDEN:
+                continue
+            # What only an edge may say is not taken from a visitor; what belongs to a connection stays with it.
+            if field.token in (T_CF_CONNECTING_IP, T_CF_RAY, T_CF_VISITOR, T_X_FORWARDED_PROTO, T_UPGRADE,
+                               T_CONNECTION, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRANSFER_ENCODING, T_TRAILER,
+                               T_CF_TRACE_ID, T_HOST, T_EXPECT):
+                continue
+            if field.token == T_X_FORWARDED_FOR:
+                forwarded = request._value(i) + b", " + forwarded
+                continue
+            if field.token == T_CONTENT_LENGTH and self.wants_upgrade:
+                continue
+            if field.name_size > 8 and (starts_with(request, field, b"cf-cloudflared-", 15)
+                                        or starts_with(request, field, b"cf-warp-", 8)
+                                        or starts_with(request, field, b"cf-access-jwt-", 14)):
+                continue
+            link.add(request.name(field), field.name_size, request.value(field), field.value_size, field.flags)
+        link.add_pair(b"cf-connecting-ip", self.client_address)
+        link.add_pair(b"cf-ray", self.ray)
+        link.add_pair(b"x-forwarded-for", forwarded)
+        link.add_pair(b"x-forwarded-proto", b"https" if secure else b"http")
+        if self.wants_upgrade:
+            link.add_pair(b"cf-cloudflared-proxy-connection-upgrade", b"websocket")
+        return link
+
+    cdef int retry_elsewhere(self) except -1:
+        self.acceptor.accept(self)
+        return 1
+
+    cdef int response_head(self, Fields head, int status, bint end) except -1:
+        cdef Field* meta
+        if self.over or self.status:
+            return 0
+        if head.find(T_LINK_RESPONSE_HEADERS) is NULL:
+            # No origin made this: the connector says what went wrong (or is no connector).
+            meta = head.find(T_LINK_RESPONSE_META)
+            cause = head.get(b"cf-cloudflared-cause", b"connector")
+            if self.outbound is not None:
+                self.outbound.exchange = None
+                if not end:
+                    self.outbound.abandon(0)
+                self.outbound = None
+            self.fail(status if meta is not NULL and status >= 400 else 502, cause.decode("ascii", "replace"))
+            return 0
+        return Exchange.response_head(self, head, status, end)
+
+    cdef Fields incoming_response(self, Fields head, int status):
+        return self.visitor_response(head, status)
+
+    cdef Fields visitor_response(self, Fields head, int status):
+        cdef Fields response = Fields.__new__(Fields)
+        cdef Field* block = head.find(T_LINK_RESPONSE_HEADERS)
+        cdef Field* outer = head.find(T_CONTENT_LENGTH)
+        cdef Field* field
+        cdef uint32_t i
+        cdef bint upgraded
+        cdef bint length_seen = False
+        response.add_pair(b":status", b"%d" % status)
+        try:
+            parse(head.value(block), block.value_size, response)
+        except HeaderBlockError:
+            return None
+        upgraded = (self.wants_upgrade and status == 200
+                    and (response.find(T_UPGRADE) is not NULL or response.find(T_SEC_WEBSOCKET_ACCEPT) is not NULL))
+        for i in range(1, response.count):
+            field = response.items + i
+            if field.token in (T_TRANSFER_ENCODING, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_CF_RAY,
+                               T_CONNECTION, T_UPGRADE, T_TE):
+                field.flags |= HIDDEN
+            elif field.token == T_CONTENT_LENGTH:
+                # The link has checked its own against the content; a serialized one must not say otherwise.
+                if upgraded or outer is NULL or length_seen or not same_value(response, field, head, outer):
+                    field.flags |= HIDDEN
+                length_seen = True
+        if upgraded:
+            self.tunnel = True
+            response.add_pair(b"Connection", b"Upgrade")
+            response.add_pair(b"Upgrade", b"websocket")
+        response.add_pair(b"CF-Ray", self.ray)
+        return response
+
+    cdef int shown_status(self, int status) noexcept:
+        return 101 if self.tunnel else status
+
+    cdef Fields local_response(self, Fields head, int status):
+        head.add_pair(b"CF-Ray", self.ray)
+        return head
+
+    def fail(self, int status, str cause):
+        """Answer with a page that says what went wrong."""
+        if self.over or self.status or self.inbound is None:
+            return
+        self.counters.failed += 1
+        if self.acceptor.on_failure is None:
+            self.respond(status, ())
+        else:
+            self.acceptor.on_failure(self, status, cause)
+
+
+cdef bint same_value(Fields a, Field* x, Fields b, Field* y) noexcept:
+    cdef const unsigned char* p = a.value(x)
+    cdef const unsigned char* q = b.value(y)
+    cdef uint32_t i
+    if x.value_size != y.value_size:
+        return False
+    for i in range(x.value_size):
+        if p[i] != q[i]:
+            return False
+    return True
+
+
+cdef class VisitorAcceptor(Acceptor):
+    """Makes a `VisitorExchange` of every request of one visitor's connection.
+
+    handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
+    edge's own short name, which ends every ray.
+    """
+
+    def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,
+                 bytes location=b"LOCAL"):
+        Acceptor.__init__(self, handler, counters, on_error)
+        self.on_failure = on_failure
+        self.client_address = client_address
+        self.scheme = scheme
+        self.location = location
+
+    cdef Exchange new_exchange(self):
+        cdef VisitorExchange exchange = VisitorExchange.__new__(VisitorExchange)
+        exchange.counters = self.counters
+        exchange.acceptor = self
+        exchange.client_address = self.client_address
+        exchange.ray = hex16(next_ray()) + b"-" + self.location
+        exchange.times_out = True
+        return exchange
+
+
+cdef class EdgeExchange(Exchange):
+    """A request the edge itself makes of a connector, with a `PythonSide` as its inbound side."""
+
+    def __init__(self, counters):
+        self.counters = counters
