@@ -56,6 +56,7 @@ cdef class H2Connection(Endpoint):
     cdef StreamTable streams
     cdef H2Stream recent                # the last stream looked up
     cdef H2Stream receiving             # whose DATA frame is being read, if it still lives
+    cdef public uint32_t idle_at        # streams left at which `idle` is called
     # Receiving.
     cdef uint32_t preface_left
     cdef bint got_settings

@@ -178,7 +178,8 @@ cdef class H2Connection(Endpoint):
     """One HTTP/2 connection. `acceptor` makes it a server; without one it is a client.
 
     Hooks for Python subclasses, each called rarely: `connected()` after the peer's first SETTINGS, `going_away(code,
-    debug)` for a GOAWAY, `disconnected(reason)` once at the end, `idle()` when the last stream has ended.
+    debug)` for a GOAWAY, `disconnected(reason)` once at the end, `idle()` when a stream has ended and no more than
+    `idle_at` are left.
     """
 
     def __init__(self, turn, Acceptor acceptor=None, Limits limits=None):
@@ -234,7 +235,7 @@ cdef class H2Connection(Endpoint):
         """The connection has ended; `reason` is an exception or None."""
 
     def idle(self):
-        """No stream is open any more."""
+        """A stream has ended and no more than `idle_at` are left."""
 
     # Owners.
 
@@ -842,9 +843,9 @@ cdef class H2Connection(Endpoint):
         if self.recent is stream:
             self.recent = None
         self.streams.remove(stream.id)
-        if self.streams.count == 0:
-            if (self.goaway_sent or self.goaway_received) and not self.closed:
-                self.close_after_flush()
+        if self.streams.count == 0 and (self.goaway_sent or self.goaway_received) and not self.closed:
+            self.close_after_flush()
+        if self.streams.count <= self.idle_at:
             self.idle()
         return 0
 

@@ -350,6 +350,7 @@ cdef class OriginPool:
     def forward(self, Exchange exchange not None):
         """Carry `exchange` on a waiting connection, or have one dialled."""
         cdef Http1Client connection
+        exchange.carrier = self
         while self.idle:
             connection = self.idle.pop()
             if not connection.closed and not connection.closing:

@@ -54,6 +54,7 @@ cdef class Exchange:
     cdef bint replayable                    # nothing but the head has been sent
     cdef readonly int attempts              # outbound sides tried
     cdef public bint times_out              # a response that does not begin is given up by the carrier's sweep
+    cdef object carrier                     # what can send it again: has forward_afresh(exchange)
     cdef public object context              # whatever the owner wants to keep with it
 
     # From the inbound codec.

@@ -224,8 +224,11 @@ cdef class Exchange:
                 or same_text(text, method.value_size, b"options"))
 
     cdef int retry_elsewhere(self) except -1:
-        """Subclasses that can send the request again do, and return 1."""
-        return 0
+        """Have the request sent again by whoever can; 0 if nobody can."""
+        if self.carrier is None:
+            return 0
+        self.carrier.forward_afresh(self)
+        return 1
 
     cdef int finish(self) except -1:
         """Both directions have ended well, or nobody wants the rest."""

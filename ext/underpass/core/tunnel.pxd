@@ -14,17 +14,17 @@ cpdef enum Kind:
 cdef class OriginExchange(Exchange):
     # On the connector: inbound is a stream of a link, outbound an origin.
     cdef readonly int kind
-    cdef readonly bytes tag             # the connector's identity, for Cf-Warp-Tag-Id
+    cdef readonly OriginAcceptor acceptor
     cdef public bytes host              # goes to the origin instead of the visitor's, if not None
     cdef bint prepared                  # `request` has been made ready for the origin
-    cdef bint from_connector            # the response is ours, not the origin's
-    cdef object retry                   # retry(exchange): carry it on a fresh connection
 
     cdef Fields link_response(self, Fields head, int status, bytes meta)
 
 
 cdef class OriginAcceptor(Acceptor):
-    cdef readonly bytes tag
+    cdef bytes tag                      # the connector's identity, for Cf-Warp-Tag-Id
+    cdef list tags                      # (name, value) pairs
+    cdef object on_failure              # on_failure(exchange, status, cause)
 
 
 cdef class VisitorExchange(Exchange):

@@ -36,16 +36,6 @@ cdef class OriginExchange(Exchange):
     `fail` (502 of our own) or carry it to an origin.
     """
 
-    def retry_with(self, retry):
-        """`retry(exchange)` is called if the request may be, and should be, sent again."""
-        self.retry = retry
-
-    cdef int retry_elsewhere(self) except -1:
-        if self.retry is None:
-            return 0
-        self.retry(self)
-        return 1
-
     cdef Fields outgoing_request(self):
         cdef Fields request = self.request
         cdef Field* field
@@ -67,8 +57,10 @@ cdef class OriginExchange(Exchange):
                 request.hide(T_AUTHORITY)
                 request.add_pair(b"x-forwarded-host", name)
             request.add_pair(b":authority", self.host)
-        if self.tag is not None:
-            request.add_pair(b"cf-warp-tag-id", self.tag)
+        if self.acceptor.tag is not None:
+            request.add_pair(b"cf-warp-tag-id", self.acceptor.tag)
+        for name, text in self.acceptor.tags:
+            request.add_pair(name, text)
         if self.kind == WEBSOCKET:
             request.add_pair(b"upgrade", b"websocket")
             request.add_pair(b"sec-websocket-version", b"13")
@@ -108,7 +100,8 @@ cdef class OriginExchange(Exchange):
             return
         self.counters.failed += 1
         self.counters.by_status[status if 0 < status < 1000 else 0] += 1
-        self.notify_failure(cause)
+        if self.acceptor.on_failure is not None:
+            self.acceptor.on_failure(self, status, cause)
         link.add_pair(b":status", b"%d" % status)
         link.add_pair(b"content-length", b"0")
         link.add_pair(b"cf-cloudflared-response-meta", META_CONNECTOR)
@@ -119,22 +112,24 @@ cdef class OriginExchange(Exchange):
         self.response_ended = True
         self.response_over()
 
-    def notify_failure(self, str cause):
-        if self.context is not None:
-            self.context(self, cause)
-
 
 cdef class OriginAcceptor(Acceptor):
-    """Makes an `OriginExchange` of every request on a link. `tag`: the connector's UUID as text, in bytes."""
+    """Makes an `OriginExchange` of every request on a link.
 
-    def __init__(self, handler, counters=None, on_error=None, bytes tag=None):
+    tag: the connector's UUID as text. tags: more (name, value) pairs for every origin request.
+    on_failure(exchange, status, cause): told of every failure that is answered for an origin.
+    """
+
+    def __init__(self, handler, counters=None, on_error=None, bytes tag=None, tags=(), on_failure=None):
         Acceptor.__init__(self, handler, counters, on_error)
         self.tag = tag
+        self.tags = list(tags)
+        self.on_failure = on_failure
 
     cdef Exchange new_exchange(self):
         cdef OriginExchange exchange = OriginExchange.__new__(OriginExchange)
         exchange.counters = self.counters
-        exchange.tag = self.tag
+        exchange.acceptor = self
         return exchange
 
     cdef int accept(self, Exchange exchange) except -1:

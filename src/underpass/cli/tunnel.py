@@ -1,0 +1,210 @@
+"""`underpass tunnel`: publish an origin, run a named tunnel, ask a running one for its health."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import logging
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from underpass.cli.flags import GoGroup, given_levels, setting_options
+from underpass.connector.config import Config, config_directories, load_config
+from underpass.connector.document import ConfigError
+from underpass.connector.identity import IdentityError, find_credentials
+from underpass.connector.options import ConnectorOptions, build_options
+from underpass.connector.settings import SettingError, Settings, Source, resolve
+from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
+from underpass.wire.credentials import CredentialsError
+from underpass.wire.quick_tunnel import QuickTunnelError
+
+__all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
+
+_IDENTITY = ("token", "token-file", "credentials-contents", "credentials-file")
+_ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
+# Seconds for a running tunnel to answer `tunnel ready`.
+_READY_TIMEOUT = 10.0
+# Packages of the edge; a connector is installed without them.
+EDGE_PACKAGES = frozenset({"jinja2", "starlette", "uvicorn"})
+
+_log = logging.getLogger("underpass.cli")
+
+
+@click.group(
+    cls=GoGroup,
+    lazy={"ingress": "underpass.cli.ingress:ingress"},
+    invoke_without_command=True,
+    params=setting_options(),
+)
+@click.pass_context
+def tunnel(ctx: click.Context, /, **_: object) -> None:
+    """Publish an application.
+
+    \b
+    With an origin and nothing else, make a quick tunnel to it:
+        underpass tunnel --url http://localhost:8000
+    With a token or credentials, run that tunnel:
+        underpass tunnel run --token TOKEN
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.exit(run_tunnel(ctx))
+
+
+@tunnel.command("run", params=setting_options())
+@click.argument("tunnel_reference", metavar="[NAME|UUID]", required=False, default="")
+@click.pass_context
+def run(ctx: click.Context, /, tunnel_reference: str, **_: object) -> None:
+    """Run a tunnel that exists, with its token or credentials."""
+    settings, config = load(ctx)
+    ctx.exit(run_named_tunnel(settings, config, tunnel_reference))
+
+
+@tunnel.command("ready", params=setting_options(["metrics", "config"]))
+@click.pass_context
+def ready(ctx: click.Context, /, **_: object) -> None:
+    """Ask a running tunnel whether it is connected; exit code 0 if so.
+
+    Needs the address its metrics are served at.
+    """
+    settings, _config = load(ctx)
+    if not settings.is_set("metrics"):
+        fail("the address of the running tunnel is missing; give it with --metrics host:port")
+    address = settings.text("metrics")
+    connection = http.client.HTTPConnection(address, timeout=_READY_TIMEOUT)
+    try:
+        connection.request("GET", "/ready")
+        response = connection.getresponse()
+        body = response.read(4096).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        fail(f"nothing answers at http://{address}/ready: {error}")
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        fail(f"http://{address}/ready answers {response.status}: {body}")
+
+
+def is_any_given(ctx: click.Context) -> bool:
+    """Whether any setting stands on the command line of `ctx`."""
+    return any(given_levels(ctx))
+
+
+def load(ctx: click.Context) -> tuple[Settings, Config]:
+    """Gather settings and configuration, and set up logging. Errors end the command."""
+    levels = given_levels(ctx)
+    path = next((str(level["config"]) for level in levels if "config" in level), None)
+    try:
+        config = load_config(Path(path) if path is not None else None, config_directories())
+        settings = resolve(levels, os.environ, config.settings)
+        configure_logging(
+            LoggingOptions(
+                level=settings.text("loglevel"),
+                format=settings.text("output"),
+                logfile=settings.text("logfile"),
+                directory=settings.text("log-directory"),
+            )
+        )
+    except (ConfigError, SettingError, LoggingError) as error:
+        fail(str(error))
+    return settings, config
+
+
+def run_tunnel(ctx: click.Context) -> int:
+    """What `underpass tunnel` does without a subcommand: see its help."""
+    settings, config = load(ctx)
+    if any(settings.source(name) is Source.COMMAND_LINE for name in _IDENTITY):
+        return run_named_tunnel(settings, config, "")
+    if any(settings.is_set(name) for name in _ORIGINS):
+        return run_quick_tunnel(settings, config)
+    if any(settings.source(name) is Source.ENVIRONMENT for name in _IDENTITY):
+        return run_named_tunnel(settings, config, "")
+    if config.tunnel:
+        raise click.ClickException(
+            f"{config.path} names the tunnel {config.tunnel}; start it with `underpass tunnel run`"
+        )
+    raise click.ClickException(
+        "there is nothing to do: give --url ORIGIN or --hello-world for a quick tunnel, or use "
+        "`underpass tunnel run` for a tunnel that exists"
+    )
+
+
+def run_named_tunnel(settings: Settings, config: Config, reference: str) -> int:
+    """Run the tunnel that flags, configuration or `reference` name; return the exit code."""
+    _remark(settings, config)
+    try:
+        credentials = find_credentials(settings, reference or config.tunnel, config_directories())
+        options = build_options(settings, config)
+    except (IdentityError, CredentialsError, SettingError) as error:
+        fail(str(error))
+    if options.region and credentials.endpoint:
+        fail("--region cannot be used with credentials that name their own endpoint")
+    if config.ingress is None and not any(settings.is_set(name) for name in _ORIGINS):
+        _log.warning("No ingress rules and no origin are given; requests are answered with 503")
+    return _run_connector(dataclasses.replace(options, credentials=credentials))
+
+
+def run_quick_tunnel(settings: Settings, config: Config) -> int:
+    """Get a tunnel with a name of its own, from a service or an edge in this process; run it."""
+    _remark(settings, config)
+    try:
+        options = dataclasses.replace(build_options(settings, config), ha_connections=1)
+    except SettingError as error:
+        fail(str(error))
+    service = settings.text("quick-service")
+    if not service:
+        return _run_embedded(options)
+    from underpass.connector.quick import request_quick_tunnel_blocking
+
+    _log.info("Requesting a new quick tunnel from %s", service)
+    try:
+        quick = request_quick_tunnel_blocking(service, options.cacert)
+    except QuickTunnelError as error:
+        fail(str(error))
+    _show_url(quick.url)
+    return _run_connector(
+        dataclasses.replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
+    )
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with exit code 1."""
+    raise click.ClickException(message)
+
+
+def _run_connector(options: ConnectorOptions) -> int:
+    from underpass.connector.runner import run_connector
+
+    return run_connector(options)
+
+
+def _run_embedded(options: ConnectorOptions) -> int:
+    try:
+        from underpass.cli.embedded import run_embedded
+    except ModuleNotFoundError as error:
+        if error.name not in EDGE_PACKAGES:
+            raise
+        fail(
+            "a quick tunnel without --quick-service runs an edge in this process, which needs "
+            "more packages: pip install 'underpass[edge]'"
+        )
+    return run_embedded(options)
+
+
+def _remark(settings: Settings, config: Config) -> None:
+    if config.path is not None:
+        _log.info("Using configuration from %s", config.path)
+    for remark in config.remarks:
+        _log.warning(remark)
+    _log.info("Settings", extra={"settings": settings.shown()})
+    if settings.text("protocol") == "h2mux":
+        _log.warning("The protocol h2mux is gone; using http2")
+
+
+def _show_url(url: str) -> None:
+    lines = ["Your quick tunnel has been created. Visit it at:", url]
+    width = max(len(line) for line in lines) + 4
+    border = f"+{'-' * width}+"
+    for line in (border, *(f"|  {line.ljust(width - 2)}|" for line in lines), border):
+        _log.info(line)

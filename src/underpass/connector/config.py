@@ -1,0 +1,136 @@
+"""The configuration file: where it is looked for, and what it may say (docs: configuration §1, §2).
+
+Wilfully different from cloudflared: unknown keys are errors, and a value that would be ignored
+without a word (`grace-period: 0s`) is remarked on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from underpass.connector.document import ConfigError, Document, Section, parse_yaml
+from underpass.connector.ingress import Ingress, read_ingress
+from underpass.connector.origin_request import read_origin_request
+from underpass.connector.settings_table import SETTINGS, Setting, Value
+
+__all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
+
+# Keys that are no flags.
+_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+# Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
+_LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
+_WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
+_FILE_NAMES = ("config.yml", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a file says. `settings` are keyed by flag name; `remarks` are worth a warning each."""
+
+    path: Path | None = None
+    tunnel: str = ""
+    ingress: Ingress | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+
+def config_directories(
+    home: Path | None = None, *, windows: bool = os.name == "nt"
+) -> tuple[Path, ...]:
+    """Where configuration and credentials are looked for, in order."""
+    home = home or Path.home()
+    directories = [
+        home / ".underpass",
+        home / ".cloudflared",
+        home / ".cloudflare-warp",
+        home / "cloudflare-warp",
+    ]
+    if not windows:
+        directories += [Path("/etc/cloudflared"), Path("/usr/local/etc/cloudflared")]
+    return tuple(directories)
+
+
+def find_config(directories: Sequence[Path]) -> Path | None:
+    """The first configuration file that can be opened."""
+    for directory in directories:
+        for name in _FILE_NAMES:
+            path = directory / name
+            if path.is_file() and os.access(path, os.R_OK):
+                return path
+    return None
+
+
+def load_config(path: Path | None, directories: Sequence[Path]) -> Config:
+    """Read `path`, or the first file found in `directories`; without any, an empty Config.
+
+    Raises ConfigError.
+    """
+    chosen = path.expanduser() if path is not None else find_config(directories)
+    if chosen is None:
+        return Config()
+    try:
+        text = chosen.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration file {chosen}: {error.strerror}"
+        ) from None
+    return read_config(parse_yaml(text, str(chosen)), chosen)
+
+
+def read_config(document: Document, path: Path | None = None) -> Config:
+    """Read and check a whole document. Raises ConfigError."""
+    if document.value is None:
+        return Config(path, remarks=(f"{document.name} is empty",))
+    root = document.root
+    keys = {setting.name: setting for setting in SETTINGS.values() if setting.in_config}
+    root.refuse_unknown(_STRUCTURES | _LEFT_ALONE | frozenset(keys))
+    values: dict[str, Value] = {}
+    remarks: list[str] = []
+    for name, setting in keys.items():
+        value = _read_setting(root, setting)
+        if value is None:
+            continue
+        if _is_ignored(setting, value):
+            if value != setting.default:
+                problem = root.error(name, "is ignored; give it as a flag or in the environment")
+                remarks.append(str(problem))
+            continue
+        values[name] = value
+    if isinstance(host_key := values.get("host-key-path"), str) and path is not None:
+        values["host-key-path"] = str(path.parent / host_key)
+    read_origin_request(root.section("originRequest"))
+    _check_warp_routing(root.section("warp-routing"))
+    return Config(path, root.string("tunnel") or "", read_ingress(document), values, tuple(remarks))
+
+
+def _read_setting(root: Section, setting: Setting) -> Value | None:
+    if setting.kind == "boolean":
+        return root.boolean(setting.name)
+    if setting.kind == "integer":
+        return root.integer(setting.name)
+    if setting.kind == "duration":
+        return root.duration(setting.name)
+    if setting.kind == "list":
+        return root.strings(setting.name)
+    return root.string(setting.name)
+
+
+def _is_ignored(setting: Setting, value: Value) -> bool:
+    """Nothing, zero and false in a file count as not given."""
+    if setting.kind in ("integer", "duration"):
+        assert isinstance(value, (int, float))
+        return value <= 0
+    return not value
+
+
+def _check_warp_routing(section: Section) -> None:
+    section.refuse_unknown(_WARP_ROUTING_KEYS)
+    section.duration("connectTimeout")
+    section.duration("tcpKeepAlive")
+    section.boolean("enabled")
+    flows = section.integer("maxActiveFlows")
+    if flows is not None and flows < 0:
+        raise section.error("maxActiveFlows", "cannot be negative")

@@ -1,0 +1,127 @@
+"""From a request on a link to the service that answers it: decided once, then it is the core's.
+
+The ingress rules say which service; what a service is made of is in `connector.services`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
+
+from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.origins import HelloWorld, HttpService, HttpStatus, UnixService
+from underpass.connector.services.fixed import FixedStatus
+from underpass.connector.services.http import HttpOrigin
+from underpass.connector.services.private import PrivateNetwork
+from underpass.core.tunnel import Kind, OriginExchange
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["Dispatcher", "ServiceNotSupportedError"]
+
+log = logging.getLogger("underpass.connector.dispatch")
+
+Handler: TypeAlias = Callable[[OriginExchange], None]
+
+
+class ServiceNotSupportedError(Exception):
+    """A rule asks for what this version cannot do. Better not to start than to serve it wrongly."""
+
+
+class Service(Protocol):
+    """What answers the requests of a rule."""
+
+    @property
+    def forward(self) -> Handler:
+        """Called once a request."""
+        ...
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        ...
+
+
+class Dispatcher:
+    """The services of one set of ingress rules.
+
+    Raises ServiceNotSupportedError when a rule needs what is not there.
+    """
+
+    def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
+        self._turn = turn
+        self._services = [
+            self._service(number, rule) for number, rule in enumerate(ingress.rules, 1)
+        ]
+        self._forwards = tuple(service.forward for service in self._services)
+        self._match = ingress.match
+        self._private = PrivateNetwork(turn)
+
+    @property
+    def streams_active(self) -> int:
+        """Raw streams open now."""
+        return self._private.active
+
+    @property
+    def streams_total(self) -> int:
+        """Raw streams since the start."""
+        return self._private.total
+
+    def handler(self, special: Mapping[int, Handler]) -> Handler:
+        """What a link's acceptor calls for each request; `special` are kinds the link itself serves."""
+        match, forwards = self._match, self._forwards
+        websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._private.forward
+
+        def handle(exchange: OriginExchange) -> None:
+            kind = exchange.kind
+            if kind <= websocket:
+                forwards[match(exchange.authority, exchange.path)](exchange)
+            elif kind == stream:
+                private(exchange)
+            elif kind in special:
+                special[kind](exchange)
+            else:
+                # Configuration from the edge: this version runs the configuration it was started with.
+                exchange.respond(501, ())
+
+        return handle
+
+    def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
+        """A request was answered with an error of our own."""
+        log.error(
+            "Unable to reach the origin service",
+            extra={
+                "error": str(exchange.context or cause),
+                "cause": cause,
+                "status": status,
+                "host": exchange.authority.decode("ascii", "replace"),
+                "cfRay": (exchange.request.get(b"cf-ray") or b"").decode("ascii", "replace"),
+            },
+        )
+
+    def unexpected(self, exchange: OriginExchange, error: Exception) -> None:
+        """A handler raised: a fault of ours, and one request's."""
+        log.error("unexpected error while handling a request", exc_info=error)
+
+    def close(self) -> None:
+        """Let go of idle connections to origins."""
+        for service in self._services:
+            service.close()
+        self._private.close()
+
+    def _service(self, number: int, rule: Rule) -> Service:
+        service, settings = rule.service, rule.origin_request
+        if settings.access is not None:
+            # To serve such a rule unchecked would open what somebody meant to close.
+            raise ServiceNotSupportedError(
+                f"rule #{number}: originRequest.access is not supported yet; protect the "
+                "application itself, or leave the rule out"
+            )
+        if isinstance(service, HttpService | UnixService):
+            return HttpOrigin(self._turn, service, settings)
+        if isinstance(service, HttpStatus):
+            return FixedStatus(service.code)
+        if isinstance(service, HelloWorld):
+            from underpass.connector.services.hello_world import HelloWorldService
+
+            return HelloWorldService()
+        raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")

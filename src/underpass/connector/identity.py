@@ -1,0 +1,103 @@
+"""Which tunnel to run, and with which credentials (docs: command line §2, §5.1)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from underpass.connector.settings import Settings
+from underpass.wire.credentials import (
+    MAX_CREDENTIALS_BYTES,
+    Credentials,
+    CredentialsError,
+    read_credentials_file,
+)
+
+__all__ = ["IdentityError", "find_credentials"]
+
+
+class IdentityError(ValueError):
+    """No tunnel was named, or its credentials were not found; the text says what to give."""
+
+
+def find_credentials(
+    settings: Settings, reference: str, directories: Sequence[Path]
+) -> Credentials:
+    """The credentials of the tunnel to run.
+
+    A token wins over everything. Else `reference`, a UUID or a name, says which tunnel; it may be
+    empty when a credentials file says it. Raises IdentityError or CredentialsError.
+    """
+    if token := _token(settings):
+        return Credentials.from_token(token)
+    tunnel_id = _uuid(reference)
+    given = _given_credentials(settings, tunnel_id)
+    if given is not None:
+        if tunnel_id is None:
+            return given
+        return Credentials(given.account_tag, given.tunnel_secret, tunnel_id, given.endpoint)
+    if not reference:
+        raise IdentityError(
+            "no tunnel is named: give --token, or --credentials-file, or the tunnel's UUID, or a "
+            "configuration file with the key `tunnel`"
+        )
+    if tunnel_id is None:
+        raise IdentityError(
+            f"{reference!r} is no UUID, and a tunnel cannot be looked up by name: give its "
+            "credentials with --credentials-file, or its UUID"
+        )
+    return _search(settings, tunnel_id, directories)
+
+
+def _token(settings: Settings) -> str:
+    if token := settings.text("token"):
+        return token
+    name = settings.text("token-file")
+    if not name:
+        return ""
+    path = Path(name).expanduser()
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CREDENTIALS_BYTES + 1)
+    except OSError as error:
+        raise CredentialsError(f"cannot read the token file {path}: {error.strerror}") from None
+    try:
+        token = text.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise CredentialsError(f"the token file {path} does not hold a token") from None
+    if not token:
+        raise CredentialsError(f"the token file {path} is empty")
+    return token
+
+
+def _given_credentials(settings: Settings, tunnel_id: uuid.UUID | None) -> Credentials | None:
+    if contents := settings.text("credentials-contents"):
+        return Credentials.from_json(
+            contents, tunnel_id=tunnel_id, what="the value of --credentials-contents"
+        )
+    if name := settings.text("credentials-file"):
+        return read_credentials_file(Path(name).expanduser(), tunnel_id=tunnel_id)
+    return None
+
+
+def _search(settings: Settings, tunnel_id: uuid.UUID, directories: Sequence[Path]) -> Credentials:
+    file_name = f"{tunnel_id}.json"
+    certificate = settings.text("origincert")
+    places = [Path(certificate).expanduser().parent] if certificate else []
+    places += directories
+    for place in places:
+        path = place / file_name
+        if path.is_file():
+            return read_credentials_file(path, tunnel_id=tunnel_id)
+    looked = ", ".join(str(place) for place in places)
+    raise IdentityError(
+        f"the credentials file {file_name} is in none of {looked}; give it with --credentials-file"
+    )
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,147 @@
+"""What the control plane knows of a link: how one is dialled, watched and ended.
+
+The supervisor is written against these protocols; `connector.link` implements them over HTTP/2.
+The events are what the supervisor tells the rest of the connector.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from underpass.connector.edges import EdgeSlot
+from underpass.wire.registration import ConnectionDetails
+
+__all__ = [
+    "DialError",
+    "DialErrorKind",
+    "Link",
+    "LinkConnected",
+    "LinkConnecting",
+    "LinkDialer",
+    "LinkDisconnected",
+    "LinkEvent",
+    "LinkFailed",
+    "LinkReconnecting",
+    "LinkUnregistered",
+]
+
+
+class DialErrorKind(enum.Enum):
+    """The step at which dialling failed."""
+
+    RESOLVE = "resolve"
+    CONNECT = "connect"
+    TLS = "tls"
+    HANDSHAKE = "handshake"
+    REGISTER = "register"
+
+
+class DialError(Exception):
+    """A link could not be made; another address may do better."""
+
+    def __init__(self, kind: DialErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Link(Protocol):
+    """One registered connection to the edge."""
+
+    @property
+    def details(self) -> ConnectionDetails:
+        """What the edge answered to the registration."""
+
+    @property
+    def active(self) -> int:
+        """Exchanges in flight."""
+
+    async def wait_closed(self) -> Exception | None:
+        """Return when the connection is gone, with the reason if it was not a clean end."""
+
+    async def unregister(self, timeout: float) -> None:
+        """Ask the edge to send no new requests, for at most `timeout` seconds.
+
+        Raises OSError (TimeoutError included on Python 3.11) or asyncio.TimeoutError or RpcError.
+        """
+
+    async def drained(self) -> None:
+        """Return when no exchange is in flight and all that was answered has been written."""
+
+    def abort(self) -> None:
+        """Close at once; what is in flight is lost. Harmless when closed already."""
+
+
+class LinkDialer(Protocol):
+    """Makes links."""
+
+    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> Link:
+        """Connect to `slot` and register. Cleans up after itself when cancelled.
+
+        Raises DialError, or wire.registration.RegistrationRefused when the edge says no.
+        """
+
+
+@dataclass(frozen=True)
+class LinkConnecting:
+    """An attempt begins."""
+
+    conn_index: int
+    slot: EdgeSlot
+
+
+@dataclass(frozen=True)
+class LinkConnected:
+    """The edge accepted the registration."""
+
+    conn_index: int
+    slot: EdgeSlot
+    details: ConnectionDetails
+
+
+@dataclass(frozen=True)
+class LinkFailed:
+    """An attempt did not lead to a registered link: DialError or RegistrationRefused."""
+
+    conn_index: int
+    slot: EdgeSlot
+    error: Exception
+
+
+@dataclass(frozen=True)
+class LinkUnregistered:
+    """The edge has been asked to send nothing new; `error` says why that may not have worked."""
+
+    conn_index: int
+    slot: EdgeSlot
+    error: Exception | None
+
+
+@dataclass(frozen=True)
+class LinkDisconnected:
+    """A registered link is gone; `expected` when it was being shut down."""
+
+    conn_index: int
+    slot: EdgeSlot
+    error: Exception | None
+    expected: bool
+
+
+@dataclass(frozen=True)
+class LinkReconnecting:
+    """The next attempt follows within `longest_wait` seconds."""
+
+    conn_index: int
+    slot: EdgeSlot
+    longest_wait: float
+
+
+LinkEvent = (
+    LinkConnecting
+    | LinkConnected
+    | LinkFailed
+    | LinkUnregistered
+    | LinkDisconnected
+    | LinkReconnecting
+)

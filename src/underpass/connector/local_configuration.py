@@ -1,0 +1,63 @@
+"""The configuration in force here, as the edge is told of it (docs: wire protocol §6.4)."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from underpass.connector.ingress import Rule
+from underpass.connector.options import ConnectorOptions
+from underpass.connector.origin_request import OriginRequest
+from underpass.wire.remote_config import LocalRule, local_configuration
+
+__all__ = ["local_configuration_of"]
+
+_DEFAULTS = OriginRequest()
+# Fields whose name in the document is not their own in camel case, or whose value is no plain one.
+_NAMES = {
+    "match_sni_to_host": "matchSNItoHost",
+    "no_tls_verify": "noTLSVerify",
+    "tcp_keep_alive": "tcpKeepAlive",
+}
+_STRUCTURED = frozenset({"ip_rules", "access"})
+
+
+def local_configuration_of(options: ConnectorOptions) -> bytes:
+    """The JSON document for updateLocalConfiguration."""
+    rules = [_rule(rule) for rule in options.ingress.rules]
+    return local_configuration(rules, warp_routing={}, flags={"protocol": options.protocol})
+
+
+def _rule(rule: Rule) -> LocalRule:
+    return LocalRule(
+        service=str(rule.service),
+        hostname=rule.hostname,
+        path=rule.path.text if rule.path is not None else "",
+        origin_request=_origin_request(rule.origin_request),
+    )
+
+
+def _origin_request(settings: OriginRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in _STRUCTURED or value == getattr(_DEFAULTS, field.name):
+            continue
+        given[_NAMES.get(field.name) or _camel(field.name)] = value
+    if settings.ip_rules:
+        given["ipRules"] = [
+            {"prefix": str(rule.network), "ports": list(rule.ports), "allow": rule.allow}
+            for rule in settings.ip_rules
+        ]
+    if settings.access is not None:
+        given["access"] = {
+            "required": True,
+            "teamName": settings.access.team_name,
+            "audTag": list(settings.access.audience_tags),
+        }
+    return given
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)

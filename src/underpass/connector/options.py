@@ -1,0 +1,207 @@
+"""What a running connector is told: one frozen value, made from settings and configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from underpass.connector.config import Config
+from underpass.connector.durations import format_duration
+from underpass.connector.edges import parse_edge
+from underpass.connector.ingress import Ingress, single_rule
+from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origins import (
+    Bastion,
+    HelloWorld,
+    HttpStatus,
+    Service,
+    UnixService,
+    parse_url_flag,
+)
+from underpass.connector.settings import SettingError, Settings
+from underpass.wire.credentials import Credentials
+
+__all__ = ["DEFAULT_METRICS", "ConnectorOptions", "build_options"]
+
+DEFAULT_METRICS = "localhost:0"
+
+# Seconds; cloudflared's own limit.
+LONGEST_GRACE_PERIOD = 180.0
+# Links of one connector; conn_index is eight bits on the wire, and no edge wants that many.
+MAX_HA_CONNECTIONS = 64
+# 2^20 seconds are twelve days.
+MAX_RETRIES = 20
+MAX_TAGS = 64
+
+_TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
+
+
+@dataclass(frozen=True)
+class ConnectorOptions:
+    """Everything a connector needs. Durations are seconds.
+
+    `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned
+    and the system's roots. `quick_hostname` is the name a quick tunnel got, without a scheme.
+    `credentials` None is allowed only until a quick tunnel has supplied them.
+    """
+
+    ingress: Ingress
+    credentials: Credentials | None = None
+    edges: tuple[tuple[str, int], ...] = ()
+    cacert: Path | None = None
+    protocol: str = "http2"
+    region: str = ""
+    edge_ip_version: str = "auto"
+    edge_bind_address: str = ""
+    ha_connections: int = 4
+    retries: int = 5
+    grace_period: float = 30.0
+    rpc_timeout: float = 5.0
+    tags: tuple[tuple[str, str], ...] = ()
+    metrics: str = DEFAULT_METRICS
+    pidfile: Path | None = None
+    label: str = ""
+    quick_hostname: str = ""
+    connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+def build_options(settings: Settings, config: Config) -> ConnectorOptions:
+    """Check and gather everything but the credentials. Raises SettingError."""
+    cacert = settings.text("cacert")
+    pidfile = settings.text("pidfile")
+    return ConnectorOptions(
+        ingress=config.ingress or _single_origin(settings),
+        edges=_edges(settings.list("edge")),
+        cacert=Path(cacert).expanduser() if cacert else None,
+        protocol=_protocol(settings.text("protocol")),
+        region=settings.text("region"),
+        edge_ip_version=_ip_version(settings.text("edge-ip-version")),
+        edge_bind_address=_bind_address(settings.text("edge-bind-address")),
+        ha_connections=_within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS),
+        retries=_within(settings, "retries", 0, MAX_RETRIES),
+        grace_period=_grace_period(settings.seconds("grace-period")),
+        rpc_timeout=_positive(settings, "rpc-timeout"),
+        tags=_tags(settings.list("tag")),
+        metrics=settings.text("metrics") or DEFAULT_METRICS,
+        pidfile=Path(pidfile).expanduser() if pidfile else None,
+        label=settings.text("label"),
+    )
+
+
+def _single_origin(settings: Settings) -> Ingress:
+    """The origin given by flags; without one, every request is answered with 503."""
+    return single_rule(_single_service(settings), _origin_request(settings))
+
+
+def _single_service(settings: Settings) -> Service:
+    if settings.is_set("hello-world"):
+        return HelloWorld()
+    if settings.is_set("bastion"):
+        return Bastion()
+    if settings.is_set("url"):
+        try:
+            return parse_url_flag(settings.text("url"))
+        except ValueError as error:
+            raise SettingError(f"--url: {error}") from None
+    if settings.is_set("unix-socket"):
+        path = settings.text("unix-socket")
+        if not path:
+            raise SettingError("--unix-socket: the path is empty")
+        return UnixService(path)
+    return HttpStatus(503)
+
+
+def _origin_request(settings: Settings) -> OriginRequest:
+    connections = settings.integer("proxy-keepalive-connections")
+    if connections < 0:
+        raise SettingError("--proxy-keepalive-connections: cannot be smaller than 0")
+    return OriginRequest(
+        connect_timeout=settings.seconds("proxy-connect-timeout"),
+        tls_timeout=settings.seconds("proxy-tls-timeout"),
+        tcp_keep_alive=settings.seconds("proxy-tcp-keepalive"),
+        no_happy_eyeballs=settings.boolean("proxy-no-happy-eyeballs"),
+        keep_alive_connections=connections,
+        keep_alive_timeout=settings.seconds("proxy-keepalive-timeout"),
+        http_host_header=settings.text("http-host-header"),
+        origin_server_name=settings.text("origin-server-name"),
+        ca_pool=settings.text("origin-ca-pool"),
+        no_tls_verify=settings.boolean("no-tls-verify"),
+        disable_chunked_encoding=settings.boolean("no-chunked-encoding"),
+        http2_origin=settings.boolean("http2-origin"),
+        bastion_mode=settings.is_set("bastion"),
+        proxy_address=settings.text("proxy-address"),
+        proxy_port=_within(settings, "proxy-port", 0, 65535),
+        proxy_type="socks" if settings.boolean("socks5") else "",
+    )
+
+
+def _edges(entries: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    try:
+        return tuple(parse_edge(entry) for entry in entries)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def _protocol(text: str) -> str:
+    if text in ("auto", "http2", "h2mux"):
+        return "http2"
+    if text == "quic":
+        raise SettingError(
+            "--protocol quic is not supported yet; leave --protocol out or use --protocol http2"
+        )
+    raise SettingError(f"--protocol {text!r} is unknown; use auto or http2")
+
+
+def _ip_version(text: str) -> str:
+    if text not in ("auto", "4", "6"):
+        raise SettingError(f"--edge-ip-version {text!r} is not auto, 4 or 6")
+    return text
+
+
+def _bind_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError:
+        raise SettingError(f"--edge-bind-address {text!r} is not an IP address") from None
+
+
+def _grace_period(seconds: float) -> float:
+    if not 0 <= seconds <= LONGEST_GRACE_PERIOD:
+        longest = format_duration(LONGEST_GRACE_PERIOD)
+        raise SettingError(
+            f"--grace-period {format_duration(seconds)} is not between 0s and {longest}"
+        )
+    return seconds
+
+
+def _positive(settings: Settings, name: str) -> float:
+    seconds = settings.seconds(name)
+    if seconds <= 0:
+        raise SettingError(f"--{name} must be longer than 0s")
+    return seconds
+
+
+def _within(settings: Settings, name: str, low: int, high: int) -> int:
+    value = settings.integer(name)
+    if not low <= value <= high:
+        raise SettingError(f"--{name} {value} is not between {low} and {high}")
+    return value
+
+
+def _tags(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    if len(entries) > MAX_TAGS:
+        raise SettingError(f"more than {MAX_TAGS} tags")
+    tags = []
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not _TAG_NAME.match(name) or not _TAG_VALUE.match(value):
+            raise SettingError(
+                f"--tag {entry!r} is not KEY=VALUE with a KEY of letters, digits and hyphens"
+            )
+        tags.append((name, value))
+    return tuple(tags)

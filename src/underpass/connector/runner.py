@@ -1,0 +1,195 @@
+"""Runs a connector: event loop, signals, metrics server, supervisor; returns the exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
+from underpass.connector.edges import EdgePool, static_regions
+from underpass.connector.links import LinkConnected, LinkDialer, LinkEvent
+from underpass.connector.options import ConnectorOptions
+from underpass.connector.report import LinkReport
+from underpass.connector.status import ConnectorStatus
+from underpass.connector.supervisor import Supervisor, TunnelRefusedError
+from underpass.ops import event_loop
+from underpass.ops.metrics import Metrics, Snapshot
+from underpass.ops.metrics_server import MetricsAddressError, MetricsServer, serve_metrics
+from underpass.ops.signals import ShutdownSignals
+from underpass.version import VERSION
+
+__all__ = ["DataPath", "build_data_path", "run_connector", "serve_connector"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """The part of a connector that moves requests, as the control plane sees it.
+
+    `counters` returns the request metrics by their full names; `close` ends what is left open,
+    after the last link is gone.
+    """
+
+    dialer: LinkDialer
+    counters: Callable[[], Snapshot]
+    close: Callable[[], None]
+
+
+def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
+    """Put dialer, dispatcher and services together. Needs a running event loop."""
+    from underpass.connector.link import HttpLinkDialer
+
+    dialer = HttpLinkDialer(options, status)
+    return DataPath(dialer, dialer.counters, dialer.close)
+
+
+def run_connector(options: ConnectorOptions) -> int:
+    """Run until a signal or a final refusal. The exit code: 0 for a graceful end, 1 for an error,
+    128 + N when a second signal N cut the end short."""
+    return event_loop.run(serve_connector(options))
+
+
+async def serve_connector(
+    options: ConnectorOptions,
+    *,
+    ready: Callable[[], None] | None = None,
+    build: Callable[[ConnectorOptions, ConnectorStatus], DataPath] = build_data_path,
+) -> int:
+    """The connector as a coroutine on the running loop; cancelling it closes everything at once.
+
+    `ready` is called once, when the first link is registered.
+    """
+    if options.credentials is None:
+        raise ValueError("a connector needs credentials")
+    _announce(options)
+    with ShutdownSignals() as signals:
+        try:
+            pool = await signals.unless_stopped(_edge_pool(options))
+        except DiscoveryError as error:
+            _log.error("Cannot find the edge", extra={"error": str(error)})
+            return 1
+        if pool is None:
+            return 0
+        status = ConnectorStatus(options.connector_id, options.quick_hostname)
+        data_path = build(options, status)
+        try:
+            return await _serve(options, pool, status, data_path, signals, ready)
+        finally:
+            data_path.close()
+
+
+async def _serve(
+    options: ConnectorOptions,
+    pool: EdgePool,
+    status: ConnectorStatus,
+    data_path: DataPath,
+    signals: ShutdownSignals,
+    ready: Callable[[], None] | None,
+) -> int:
+    report = LinkReport(options.protocol, lambda: status.ready_connections)
+    first = _FirstLink(options.pidfile, ready)
+
+    def observe(event: LinkEvent) -> None:
+        status.observe(event)
+        report.observe(event)
+        first.observe(event)
+
+    supervisor = Supervisor(
+        data_path.dialer,
+        pool,
+        ha_connections=options.ha_connections,
+        retries=options.retries,
+        grace_period=options.grace_period,
+        observe=observe,
+    )
+    if supervisor.count < options.ha_connections:
+        _log.info(
+            "There are fewer edge addresses than connections asked for",
+            extra={"connections": supervisor.count, "asked": options.ha_connections},
+        )
+    signals.on_stop, signals.on_abort = supervisor.stop, supervisor.abort
+    if signals.stopping.is_set():
+        supervisor.stop()
+
+    def links() -> Snapshot:
+        return {"cloudflared_tunnel_ha_connections": supervisor.running}
+
+    metrics = MetricsServer(
+        Metrics([status.snapshot, data_path.counters, links]),
+        status.readiness,
+        lambda: status.quick_hostname,
+    )
+    try:
+        await serve_metrics(metrics, options.metrics)
+        await supervisor.run()
+    except (TunnelRefusedError, MetricsAddressError) as error:
+        _log.error("Initiating shutdown", extra={"error": str(error)})
+        return 1
+    finally:
+        await metrics.stop()
+    _log.info("Tunnel server stopped")
+    return signals.exit_code
+
+
+async def _edge_pool(options: ConnectorOptions) -> EdgePool:
+    if options.edges:
+        return EdgePool(static_regions(options.edges))
+    credentials = options.credentials
+    region = options.region or (credentials.endpoint if credentials is not None else "")
+    return EdgePool(
+        await discover_regions(DnsResolver(), region=region, ip_version=options.edge_ip_version)
+    )
+
+
+def _announce(options: ConnectorOptions) -> None:
+    assert options.credentials is not None
+    _log.info("Starting tunnel", extra={"tunnelID": str(options.credentials.tunnel_id)})
+    _log.info("Version %s (Python %s, %s)", VERSION, platform.python_version(), sys.platform)
+    _log.info("Generated Connector ID: %s", options.connector_id)
+    _log.info("Initial protocol %s", options.protocol)
+
+
+class _FirstLink:
+    """What happens once, when the first link is up: pid file, systemd, the caller's `ready`."""
+
+    def __init__(self, pidfile: Path | None, ready: Callable[[], None] | None) -> None:
+        self._pidfile = pidfile
+        self._ready = ready
+        self._is_done = False
+
+    def observe(self, event: LinkEvent) -> None:
+        if self._is_done or not isinstance(event, LinkConnected):
+            return
+        self._is_done = True
+        if self._pidfile is not None:
+            _write_pid(self._pidfile)
+        _notify_systemd()
+        if self._ready is not None:
+            self._ready()
+
+
+def _write_pid(path: Path) -> None:
+    try:
+        path.write_text(str(os.getpid()), encoding="ascii")
+    except OSError as error:
+        _log.error("Unable to write the pid file", extra={"path": str(path), "error": str(error)})
+
+
+def _notify_systemd() -> None:
+    """sd_notify(3): a datagram `READY=1` to the socket the service manager names."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if not name.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
+        return
+    address = "\0" + name[1:] if name.startswith("@") else name
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        try:
+            notifier.sendto(b"READY=1", address)
+        except OSError as error:
+            _log.error("Unable to notify the service manager", extra={"error": str(error)})

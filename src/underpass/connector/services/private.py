@@ -1,0 +1,105 @@
+"""Raw streams to an address the edge names: private networks (docs: wire protocol §2.8)."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import Final
+
+from underpass.core.stream import StreamClient
+from underpass.core.tunnel import OriginExchange
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["PrivateNetwork"]
+
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds, as `warp-routing.connectTimeout` is by default."""
+
+MAX_STREAMS: Final = 10000
+"""Raw streams of one connector at once."""
+
+
+class StreamConnection(StreamClient, asyncio.BufferedProtocol):
+    """The core's byte stream on a transport; `on_end` is called once when it is gone."""
+
+    def __init__(self, turn: LoopTurn, ended: asyncio.Future[None]) -> None:
+        super().__init__(turn)
+        self._ended = ended
+
+    def connection_lost(self, reason: Exception | None) -> None:
+        super().connection_lost(reason)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+class PrivateNetwork:
+    """Connects streams to IP addresses; names are not resolved, as the edge has done that."""
+
+    def __init__(self, turn: LoopTurn) -> None:
+        self._turn = turn
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.total = 0
+
+    @property
+    def active(self) -> int:
+        """Streams open now, those being connected included."""
+        return len(self._tasks)
+
+    def forward(self, exchange: OriginExchange) -> None:
+        """Connect `exchange` to its authority."""
+        try:
+            host, port = _address(exchange.authority)
+        except ValueError as error:
+            exchange.context = str(error)
+            exchange.fail(502, "bad_destination")
+            return
+        if len(self._tasks) >= MAX_STREAMS:
+            exchange.context = f"there are {MAX_STREAMS} streams already"
+            exchange.fail(502, "too_many_streams")
+            return
+        self.total += 1
+        task = self._loop.create_task(self._serve(exchange, host, port))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Give up every stream."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _serve(self, exchange: OriginExchange, host: str, port: int) -> None:
+        ended: asyncio.Future[None] = self._loop.create_future()
+        try:
+            _, connection = await asyncio.wait_for(
+                self._loop.create_connection(
+                    lambda: StreamConnection(self._turn, ended), host, port
+                ),
+                CONNECT_TIMEOUT,
+            )
+        except asyncio.TimeoutError:
+            exchange.context = f"{host}:{port} did not answer within {CONNECT_TIMEOUT:g} s"
+            exchange.fail(502, "dial_timeout")
+            return
+        except OSError as error:
+            exchange.context = f"cannot connect to {host}:{port}: {error}"
+            exchange.fail(502, "dial")
+            return
+        connection.attach(exchange)
+        try:
+            await ended
+        finally:
+            connection.abort()
+
+
+def _address(authority: bytes) -> tuple[str, int]:
+    """`IP:port` or `[IPv6]:port`. Raises ValueError."""
+    text = authority.decode("ascii", "replace")
+    host, colon, port = text.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ValueError(f"the destination {text!r} is not IP:port") from None
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
+        raise ValueError(f"the destination {text!r} has no port")
+    return str(address), int(port)

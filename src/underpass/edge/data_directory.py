@@ -1,0 +1,141 @@
+"""The edge's data directory: one edge's alone, readable by its user alone.
+
+It holds tunnel secrets and the key of the certificate authority, so a directory that others can
+enter is refused rather than mended: whoever could enter may already have read it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from underpass.edge.errors import DataDirectoryError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_DIRECTORY_MODE = 0o700
+_FILE_MODE = 0o600
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MAX_PID_LENGTH = 20
+"""Bytes read from a lock file; a decimal process id is shorter."""
+
+
+class DataDirectory:
+    """An open data directory. It stays locked against other edges until `close`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock: int | None = lock
+
+    @classmethod
+    def open(cls, path: Path) -> DataDirectory:
+        """Make the directory if it is missing (0700), check it, and lock it.
+
+        Raises:
+            DataDirectoryError: it cannot be made or written, is not a directory, belongs to
+                another user, can be entered by others, or is in use by a running edge.
+        """
+        path = path.absolute()
+        try:
+            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            _check_owner_and_mode(path)
+            lock = _lock(path / "edge.lock")
+            directory = cls(path, lock)
+        except FileExistsError as error:
+            raise DataDirectoryError(f"{path} is not a directory; choose another") from error
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot use {path} as data directory: {error.strerror or error} "
+                f"({error.filename or path})"
+            ) from error
+        try:
+            directory.scratch.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+            for left_over in directory.scratch.iterdir():
+                left_over.unlink()
+        except OSError as error:
+            directory.close()
+            raise DataDirectoryError(
+                f"cannot prepare {directory.scratch}: {error.strerror or error}"
+            ) from error
+        return directory
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The authority's certificate, PEM: what visitors and connectors are told to trust."""
+        return self.path / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """The authority's private key, PEM."""
+        return self.path / "ca-key.pem"
+
+    @property
+    def scratch(self) -> Path:
+        """Directory for files that live a moment; what a stopped edge left there is removed."""
+        return self.path / "scratch"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite store."""
+        return self.path / "edge.db"
+
+    def close(self) -> None:
+        """Release the lock. The lock file stays: removing it would let two edges lock two files."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _check_owner_and_mode(path: Path) -> None:
+    if sys.platform == "win32":
+        # Profile directories are private by their inherited access lists; mode bits say nothing.
+        return
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise DataDirectoryError(
+            f"data directory {path} belongs to user id {status.st_uid}, the edge runs as "
+            f"{os.geteuid()}: choose another directory or change its owner"
+        )
+    if status.st_mode & _OTHERS:
+        raise DataDirectoryError(
+            f"data directory {path} is open to other users (mode "
+            f"{stat.S_IMODE(status.st_mode):04o}) and will hold secrets: "
+            f"run 'chmod 700 {path}' if nobody else has used it"
+        )
+
+
+def _lock(path: Path) -> int:
+    """The descriptor that holds the lock; the system releases it when the process ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
+    try:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = _holder(descriptor)
+            raise DataDirectoryError(
+                f"data directory {path.parent} is in use by another edge{holder}: "
+                "stop it or choose another --data-dir"
+            ) from error
+        if sys.platform != "win32":
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    if sys.platform == "win32":
+        # The locked byte cannot be read there.
+        return ""
+    pid = os.pread(descriptor, _MAX_PID_LENGTH, 0).strip()
+    return f" (process {int(pid)})" if pid.isdigit() else ""

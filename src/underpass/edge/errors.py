@@ -1,0 +1,59 @@
+"""What can keep an edge from starting or from making a change.
+
+    EdgeError
+    ├── OptionsError         an option cannot be understood (also a ValueError)
+    ├── HostnameError        a hostname cannot be served (also a ValueError)
+    ├── DataDirectoryError   the data directory cannot be used
+    ├── ListenError          an address cannot be listened on
+    ├── CertificateError     the certificate authority cannot be used
+    ├── StoreError           the store cannot be used (its own tree: underpass.edge.store)
+    ├── Unauthorized         tunnel credentials that are not right
+    └── QuickTunnelLimit     no room for another quick tunnel
+
+Each says what is wrong, where, and what to do, and carries no secret: the text may be printed.
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of every refusal the edge's control plane makes by name."""
+
+
+class OptionsError(EdgeError, ValueError):
+    """An option's value cannot be understood."""
+
+
+class HostnameError(EdgeError, ValueError):
+    """A hostname is not one that an edge can serve."""
+
+
+class DataDirectoryError(EdgeError):
+    """The data directory cannot be made, is open to others, or belongs to a running edge."""
+
+
+class ListenError(EdgeError):
+    """An address cannot be listened on."""
+
+
+class CertificateError(EdgeError):
+    """The certificate authority's files are missing, unreadable, expired or no pair."""
+
+
+class StoreError(EdgeError):
+    """The store cannot be opened, read or changed."""
+
+
+class Unauthorized(EdgeError):  # noqa: N818 - the word that connectors look for in the text
+    """Tunnel credentials are not right.
+
+    The text is the same whatever part was wrong, and starts with `Unauthorized`: cloudflared
+    keeps retrying at start-up only when it finds that word (docs: wire protocol §3.6).
+    """
+
+    def __init__(self) -> None:
+        super().__init__("Unauthorized: no tunnel has these credentials")
+
+
+class QuickTunnelLimit(EdgeError):  # noqa: N818 - a limit, not a fault
+    """The edge holds as many quick tunnels as it may."""

@@ -1,0 +1,259 @@
+"""The public gateway: visitors' connections, and the way of each request into a tunnel.
+
+HTTP/1.1 on the plain listener; HTTP/1.1 and HTTP/2 by ALPN on the one with TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from typing import Final, TypeAlias
+
+from underpass.core.h2 import H2Connection, Limits
+from underpass.core.http1server import Http1Server
+from underpass.core.relay import Counters, Exchange
+from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
+from underpass.edge.links import EdgeLink
+from underpass.edge.pages import PageKind, render
+from underpass.edge.router import Router, UnknownHost
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger("underpass.edge.gateway")
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""For TLS with a visitor."""
+
+HEAD_SECONDS: Final = 15.0
+"""From the first byte of a request head to its last: slower is an attack, not a visitor."""
+
+IDLE_SECONDS: Final = 75.0
+"""An HTTP/1.1 connection without a request, or an HTTP/2 one without a stream. nginx has 75."""
+
+MAX_CONNECTIONS: Final = 16384
+"""Visitors' connections at once; about 10 kB each when idle."""
+
+MAX_HEAD: Final = 32768
+"""Bytes of an HTTP/1.1 request head. nginx allows 32 KiB, most servers 8 to 16."""
+
+_PAGES: Final = {
+    400: PageKind.BAD_REQUEST,
+    404: PageKind.UNKNOWN_HOST,
+    408: PageKind.BAD_REQUEST,
+    413: PageKind.PAYLOAD_TOO_LARGE,
+    431: PageKind.HEADER_TOO_LARGE,
+    503: PageKind.NO_LINK,
+    504: PageKind.GATEWAY_TIMEOUT,
+}
+
+
+def visitor_limits() -> Limits:
+    """What one HTTP/2 visitor may do. Browsers use about 100 streams and rarely reset."""
+    return Limits(
+        max_concurrent_streams=256,
+        stream_window=262144,
+        connection_window=4194304,
+        max_frame_size=16384,
+        max_header_list=65536,
+        allowance=1000,
+        allowance_per_second=200,
+    )
+
+
+class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
+    """A visitor who speaks HTTP/1.1."""
+
+    def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor, scheme: bytes) -> None:
+        super().__init__(gateway.turn, acceptor, scheme, MAX_HEAD)
+        self._gateway = gateway
+
+    def look(self) -> None:
+        """Once a tick: time out what waits too long."""
+        self.sweep(HEAD_SECONDS, IDLE_SECONDS)
+
+    def error_response(self, status: int) -> bytes:
+        page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
+        reason = {431: b"Request Header Fields Too Large", 408: b"Request Timeout"}.get(
+            status, b"Bad Request"
+        )
+        head = [b"HTTP/1.1 %d %b" % (status, reason), b"Connection: close"]
+        head.extend(name + b": " + value for name, value in page.headers)
+        return b"\r\n".join(head) + b"\r\n\r\n" + page.body
+
+    def disconnected(self, reason: Exception | None) -> None:
+        self._gateway.forget(self)
+
+
+class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
+    """A visitor who speaks HTTP/2."""
+
+    def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor) -> None:
+        super().__init__(gateway.turn, acceptor, visitor_limits())
+        self._gateway = gateway
+        self._quiet_ticks = 0
+
+    def look(self) -> None:
+        """Once a tick: say goodbye to a connection nobody uses."""
+        self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
+        if self._quiet_ticks >= IDLE_SECONDS:
+            self.shut_down()
+
+    def protocol_failure(self, code: int, why: str) -> None:
+        log.info("a visitor broke the HTTP/2 protocol: %s (error code %d)", why, code)
+
+    def disconnected(self, reason: Exception | None) -> None:
+        self._gateway.forget(self)
+
+
+class Doorman(asyncio.BufferedProtocol):
+    """Waits for the handshake to say which protocol is spoken, and hands over to it."""
+
+    def __init__(self, gateway: Gateway, scheme: bytes) -> None:
+        self._gateway = gateway
+        self._scheme = scheme
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._gateway.welcome(transport, self._scheme)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        raise RuntimeError("the doorman has handed over")
+
+    def buffer_updated(self, nbytes: int) -> None:
+        raise RuntimeError("the doorman has handed over")
+
+
+Visitor: TypeAlias = VisitorHttp1 | VisitorHttp2
+
+
+class Gateway:
+    """Serves visitors on the public listeners.
+
+    Args:
+        location: the edge's short name, which ends every ray.
+    """
+
+    def __init__(self, turn: LoopTurn, router: Router, *, location: str) -> None:
+        self.turn = turn
+        self.counters = Counters()
+        self._router = router
+        self._location = location.upper().encode("ascii")
+        self._servers: list[asyncio.AbstractServer] = []
+        self._visitors: set[Visitor] = set()
+        self._stopping = False
+        self._emptied = asyncio.Event()
+        turn.on_tick.add(self._look)
+
+    @property
+    def connections(self) -> int:
+        """Visitors' connections open now."""
+        return len(self._visitors)
+
+    async def start(
+        self, plain: socket.socket, secure: socket.socket, context: ssl.SSLContext
+    ) -> None:
+        """Begin to accept on bound sockets."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(
+            await loop.create_server(lambda: Doorman(self, b"http"), sock=plain)
+        )
+        self._servers.append(
+            await loop.create_server(
+                lambda: Doorman(self, b"https"),
+                sock=secure,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+        )
+
+    def welcome(self, transport: asyncio.Transport, scheme: bytes) -> None:
+        """A visitor has connected."""
+        if len(self._visitors) >= MAX_CONNECTIONS or self._stopping:
+            transport.abort()
+            return
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
+        acceptor = VisitorAcceptor(
+            self.route,
+            self.counters,
+            self._unexpected,
+            self._failed,
+            address,
+            scheme,
+            self._location,
+        )
+        tls = transport.get_extra_info("ssl_object")
+        visitor: Visitor
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            visitor = VisitorHttp2(self, acceptor)
+        else:
+            visitor = VisitorHttp1(self, acceptor, scheme)
+        self._visitors.add(visitor)
+        transport.set_protocol(visitor)
+        visitor.connection_made(transport)
+
+    def forget(self, visitor: Visitor) -> None:
+        """A visitor's connection has ended."""
+        self._visitors.discard(visitor)
+        if not self._visitors:
+            self._emptied.set()
+
+    def route(self, exchange: VisitorExchange) -> None:
+        """Send a request down a link. Called once a request."""
+        link = self._router.route(exchange.authority)
+        if link.__class__ is EdgeLink:
+            if not link.forward(exchange):
+                exchange.fail(503, "link_full")
+        elif isinstance(link, UnknownHost):
+            exchange.fail(404, "unknown_host")
+        else:
+            exchange.fail(503, "no_link")
+
+    def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
+        page = render(
+            _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
+            exchange.authority,
+            exchange.ray.decode("ascii"),
+            exchange.request.get(b"accept"),
+        )
+        log.info(
+            "answered for an origin",
+            extra={
+                "status": status,
+                "cause": cause,
+                "host": exchange.authority.decode("ascii", "replace"),
+                "cfRay": exchange.ray.decode("ascii"),
+            },
+        )
+        fields = [field for field in page.headers if field[0] != b"content-length"]
+        fields.append((b"underpass-cause", cause.encode("ascii", "replace")))
+        exchange.respond(page.status, fields, page.body)
+
+    def _unexpected(self, exchange: Exchange, error: Exception) -> None:
+        log.error("unexpected error while routing a request", exc_info=error)
+
+    def _look(self) -> None:
+        for visitor in tuple(self._visitors):
+            visitor.look()
+
+    async def stop(self, seconds: float) -> None:
+        """Accept no more; let requests under way finish for so long; close everything."""
+        self._stopping = True
+        for server in self._servers:
+            server.close()
+        for visitor in tuple(self._visitors):
+            visitor.shut_down()
+        if self._visitors:
+            self._emptied.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+        for visitor in tuple(self._visitors):
+            visitor.abort()
+        self.turn.on_tick.discard(self._look)
+        for server in self._servers:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(server.wait_closed(), 1.0)

@@ -1,0 +1,214 @@
+"""The edge's end of a link: open the control stream, let the connector register, carry requests.
+
+Docs: wire protocol §2.1 to §2.3, §2.11, and the hazards for edges in §8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+from underpass.core.fields import Fields
+from underpass.core.h2 import H2Connection
+from underpass.core.relay import Counters, PythonSide
+from underpass.core.tunnel import EdgeExchange
+from underpass.edge.registration import LinkRegistration
+from underpass.edge.registry import Registry
+from underpass.edge.router import Link, Router
+from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
+from underpass.wire.link import LinkConnection
+from underpass.wire.registration import ClientInfo, RegistrationServer
+from underpass.wire.rpc import RpcProtocolError
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["EdgeLink"]
+
+log = logging.getLogger("underpass.edge.links")
+
+REGISTRATION_SECONDS: Final = 15.0
+"""A connection that has not registered by then is not a connector."""
+
+DRAIN_SECONDS: Final = 180.0
+"""What an unregistered link may still take for its last requests: cloudflared's longest grace
+period."""
+
+NOBODY: Final = UUID(int=0)
+
+
+class EdgeLink(LinkConnection):
+    """One connection a connector has dialled. `router.Link` and `registration.RegistrableLink`.
+
+    Args:
+        location: what the connector is told it is connected to.
+        first_byte_seconds: how long a response may take to begin.
+        on_gone: called once when the link has ended.
+    """
+
+    load = H2Connection.active
+
+    def __init__(
+        self,
+        turn: LoopTurn,
+        registry: Registry,
+        router: Router,
+        *,
+        location: str,
+        first_byte_seconds: float,
+        on_gone: Callable[[EdgeLink], None],
+    ) -> None:
+        super().__init__(turn)
+        self.draining = False
+        self.tunnel_id = NOBODY
+        self.connector_id = NOBODY
+        self.connection_id = NOBODY
+        self.conn_index = 0
+        self.client: ClientInfo | None = None
+        self.registration = LinkRegistration(
+            registry,
+            router,
+            self,
+            location=location,
+            on_duplicate=_ask_whether_alive,
+            on_local_configuration=self._keep_configuration,
+        )
+        self.configuration: bytes = b""
+        self._turn = turn
+        self._router = router
+        self._first_byte_seconds = first_byte_seconds
+        self._on_gone = on_gone
+        self._side: PythonSide | None = None
+        self._rpc: RegistrationServer | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def registered(self) -> bool:
+        """Whether it takes, or has taken, requests."""
+        return self.client is not None
+
+    def identify(
+        self, tunnel_id: UUID, connection_id: UUID, conn_index: int, client: ClientInfo
+    ) -> None:
+        """Become connection `conn_index` of a connector."""
+        self.tunnel_id = tunnel_id
+        self.connection_id = connection_id
+        self.conn_index = conn_index
+        self.connector_id = client.client_id
+        self.client = client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._turn.on_tick.add(self._sweep)
+        self._deadline = asyncio.get_running_loop().call_later(
+            REGISTRATION_SECONDS, self._registration_due
+        )
+        self._open_control_stream()
+
+    def _open_control_stream(self) -> None:
+        # Its method, path and authority mean nothing; the connector waits for it, without a limit.
+        head = Fields(
+            [
+                (b":method", b"GET"),
+                (b":scheme", b"https"),
+                (b":authority", b"control.underpass"),
+                (b":path", b"/"),
+                (PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM),
+            ]
+        )
+        exchange = EdgeExchange(Counters())
+        side = self._side = PythonSide()
+        self._rpc = RegistrationServer(self.registration, side.write, on_end=self._rpc_ended)
+        side.on_head = self._control_answered
+        side.on_data = self._feed
+        side.on_end = side.on_abandoned = self._control_ended
+        side.request(exchange, head)
+        self.forward(exchange)
+
+    def _control_answered(self, status: int, fields: Fields) -> None:
+        if status != 200:
+            log.warning("the connector answered its control stream with status %d", status)
+            self.close()
+
+    def _feed(self, data: bytes) -> None:
+        assert self._rpc is not None
+        try:
+            self._rpc.feed(data)
+        except RpcProtocolError as error:
+            log.warning("malformed control stream from %s: %s", self.peer, error)
+            self.abort()
+            return
+        if self.registered and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self.registration.refused:
+            # Connectors wait for this: they do not close by themselves.
+            self.close()
+        elif self.registration.unregistered and self._finishing is None:
+            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+
+    def _rpc_ended(self, reason: str) -> None:
+        log.debug("control stream of %s ended: %s", self.peer, reason)
+
+    def _control_ended(self, code: int = 0) -> None:
+        if self._side is not None:
+            self._side.end()
+        if self._rpc is not None:
+            self._rpc.closed(None)
+        if self.registered and not self.draining and not self.is_closed:
+            # Nobody answers for this link any more, though it may still work off what it has.
+            self._router.drain(self)
+            if self._finishing is None:
+                self._finishing = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self) -> None:
+        """Wait for the last requests, then close: the connector is waiting for that."""
+        try:
+            await asyncio.wait_for(self.until_at_most(0), DRAIN_SECONDS)
+        except asyncio.TimeoutError:
+            log.info("link %d of %s still busy after its drain", self.conn_index, self.connector_id)
+        self.close()
+
+    def _registration_due(self) -> None:
+        self._deadline = None
+        if not self.registered:
+            log.info("%s connected and did not register", self.peer)
+            self.abort()
+
+    def _keep_configuration(self, document: bytes) -> None:
+        self.configuration = document
+
+    def _sweep(self) -> None:
+        self.sweep(self._first_byte_seconds)
+
+    def disconnected(self, reason: Exception | None) -> None:
+        self._turn.on_tick.discard(self._sweep)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._rpc is not None:
+            self._rpc.closed(reason)
+        self._router.remove_link(self)
+        super().disconnected(reason)
+        if self.registered:
+            log.info(
+                "connection %d of connector %s is gone%s",
+                self.conn_index,
+                self.connector_id,
+                f": {reason}" if reason is not None else "",
+            )
+        self._on_gone(self)
+
+    def prepare_stop(self) -> None:
+        """Take no new requests; `ended` is done once the last is answered, or the drain is over."""
+        if self.registered:
+            self._router.drain(self)
+        self.shut_down()
+
+
+def _ask_whether_alive(holder: Link) -> None:
+    """A connector has come back for an index whose link still seems to live."""
+    if isinstance(holder, EdgeLink):
+        holder.probe()

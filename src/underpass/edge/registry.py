@@ -1,0 +1,333 @@
+"""Tunnels as the edge serves them: loaded from the store, asked in memory, changed through it.
+
+Every change goes the same way: the store accepts it, then what changed is read back and applied to
+memory and to the router, in the order of revisions. So a change made by another edge on the same
+store comes in by the same door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Final
+from uuid import UUID, uuid4
+
+from underpass.edge.errors import QuickTunnelLimit, StoreError, Unauthorized
+from underpass.edge.router import Router
+from underpass.edge.store import ABSENT, Changes, Conflict, Route, Snapshot, Store, Tunnel
+from underpass.edge.words import ANIMALS, MATERIALS, MOODS, THINGS
+from underpass.wire.credentials import Credentials
+from underpass.wire.quick_tunnel import QuickTunnel
+
+log = logging.getLogger("underpass.edge.registry")
+
+MAX_QUICK_TUNNELS: Final = 1000
+"""Quick tunnels at one time. Anybody who reaches the API may ask for one."""
+
+QUICK_TUNNEL_UNUSED_SECONDS: Final = 10 * 60.0
+"""A quick tunnel that never had a link is removed after this; connectors dial within seconds."""
+
+QUICK_TUNNEL_ABANDONED_SECONDS: Final = 24 * 3600.0
+"""A quick tunnel whose last link is gone is removed after this: a laptop may sleep overnight."""
+
+HOUSEKEEPING_SECONDS: Final = 60.0
+"""Between two looks for quick tunnels to remove."""
+
+TOMBSTONE_DAYS: Final = 7
+"""How long the store remembers deletions; an edge that was away longer loads a snapshot."""
+
+TUNNEL_SECRET_BYTES: Final = 32
+"""As the command-line tool makes them (docs: wire protocol §1.10)."""
+
+_NAME_ATTEMPTS: Final = 16
+"""Names tried before giving up; with 1,000 of 30 million taken a second is hardly ever needed."""
+
+
+@dataclass(slots=True)
+class _Served:
+    """A live tunnel, the digest its credentials must have, and when it was last in use."""
+
+    tunnel: Tunnel
+    digest: bytes = field(repr=False)
+    linked: bool
+    """Whether it ever had a link, as far as is known."""
+    idle_since: float
+    """Seconds on the registry's clock."""
+
+
+class Registry:
+    """The tunnels of one edge. Belongs to one event loop; make it with `load`."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        *,
+        on_tunnel_deleted: Callable[[UUID], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._on_tunnel_deleted = on_tunnel_deleted
+        self._clock = clock
+        self._revision: int | None = None
+        """None until the first snapshot."""
+        self._served: dict[UUID, _Served] = {}
+        self._routes: dict[str, Route] = {}
+        self._refreshing = asyncio.Lock()
+        self._quick_tunnels = 0
+        self._being_made = 0
+        # What credentials for an unknown tunnel are compared with: nobody's.
+        self._nobody = secrets.token_bytes(hashlib.sha256().digest_size)
+
+    @classmethod
+    async def load(
+        cls,
+        store: Store,
+        router: Router,
+        *,
+        on_tunnel_deleted: Callable[[UUID], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Registry:
+        """A registry of what the store holds, its routes put into `router`.
+
+        Args:
+            on_tunnel_deleted: called with the id after a tunnel was deleted, so that links it
+                still has can be closed.
+            clock: seconds, monotonic.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        registry = cls(store, router, on_tunnel_deleted=on_tunnel_deleted, clock=clock)
+        await registry.refresh()
+        return registry
+
+    @property
+    def revision(self) -> int:
+        """The store's revision that is served."""
+        return self._revision or 0
+
+    def tunnel(self, tunnel_id: UUID) -> Tunnel | None:
+        """The live tunnel with this id."""
+        served = self._served.get(tunnel_id)
+        return None if served is None else served.tunnel
+
+    def authenticate(self, account_tag: str, secret: bytes, tunnel_id: UUID) -> Tunnel:
+        """The tunnel that these credentials may run.
+
+        Takes the same time whichever part is wrong, and says the same.
+
+        Raises:
+            Unauthorized: no live tunnel has these credentials.
+        """
+        served = self._served.get(tunnel_id)
+        expected = self._nobody if served is None else served.digest
+        if not hmac.compare_digest(_credentials_digest(account_tag, secret), expected):
+            raise Unauthorized
+        if served is None:
+            # 2**-256 likely; nobody's credentials are still nobody's.
+            raise Unauthorized
+        return served.tunnel
+
+    async def create_quick_tunnel(self, domain: str) -> QuickTunnel:
+        """Make a tunnel with a memorable hostname below `domain` (normalized) and a route to it.
+
+        Raises:
+            QuickTunnelLimit: there are MAX_QUICK_TUNNELS, or no free name was found.
+            StoreError: the store refuses changes now.
+        """
+        if self._quick_tunnels + self._being_made >= MAX_QUICK_TUNNELS:
+            raise QuickTunnelLimit(
+                f"this edge has {MAX_QUICK_TUNNELS} quick tunnels, as many as it may; "
+                f"unused ones are removed after {QUICK_TUNNEL_UNUSED_SECONDS / 60:.0f} minutes"
+            )
+        self._being_made += 1
+        try:
+            for _ in range(_NAME_ATTEMPTS):
+                name = "-".join(map(secrets.choice, (MOODS, ANIMALS, MATERIALS, THINGS)))
+                hostname = f"{name}.{domain}"
+                if hostname in self._routes:
+                    continue
+                tunnel = Tunnel(
+                    id=uuid4(),
+                    account_tag=secrets.token_hex(16),
+                    name=name,
+                    secret=secrets.token_bytes(TUNNEL_SECRET_BYTES),
+                    created_at=datetime.now(timezone.utc),
+                    quick=True,
+                )
+                try:
+                    await self._store.create_tunnel(tunnel, (hostname,))
+                except Conflict:
+                    # Another edge on this store took the name meanwhile.
+                    continue
+                await self.refresh()
+                return QuickTunnel(
+                    Credentials(tunnel.account_tag, tunnel.secret, tunnel.id), hostname, name
+                )
+        finally:
+            self._being_made -= 1
+        raise QuickTunnelLimit(f"no free name below {domain} was found; try again")
+
+    async def create_tunnel(self, tunnel: Tunnel, hostnames: tuple[str, ...] = ()) -> None:
+        """Add a tunnel with routes to it; hostnames normalized.
+
+        Raises:
+            StoreError: as `Store.create_tunnel`.
+        """
+        await self._store.create_tunnel(tunnel, hostnames)
+        await self.refresh()
+
+    async def delete_tunnel(self, tunnel_id: UUID) -> None:
+        """Delete a tunnel and its routes. One that does not exist is no error.
+
+        Raises:
+            StoreError: as `Store.delete_tunnel`.
+        """
+        served = self._served.get(tunnel_id)
+        if served is not None:
+            await self._store.delete_tunnel(tunnel_id, served.tunnel.revision)
+            await self.refresh()
+
+    async def put_route(self, hostname: str, tunnel_id: UUID) -> None:
+        """Lead a normalized hostname (or `*.suffix`) to a tunnel, wherever it led before.
+
+        Raises:
+            StoreError: as `Store.put_route`.
+        """
+        route = self._routes.get(hostname)
+        await self._store.put_route(
+            hostname, tunnel_id, ABSENT if route is None else route.revision
+        )
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Take over what changed in the store.
+
+        Raises:
+            StoreError: the store cannot be read; what is in memory stays.
+        """
+        async with self._refreshing:
+            changes = None
+            if self._revision is not None:
+                changes = await self._store.changes_since(self._revision)
+            if changes is None:
+                self._replace(await self._store.snapshot())
+            else:
+                self._apply(changes)
+
+    async def remove_unused_quick_tunnels(self) -> tuple[UUID, ...]:
+        """Remove quick tunnels without links for too long; their ids.
+
+        Raises:
+            StoreError: the store refuses changes now.
+        """
+        now = self._clock()
+        unused = []
+        for served in self._served.values():
+            if self._router.links_of(served.tunnel.id):
+                served.linked = True
+                served.idle_since = now
+            elif served.tunnel.quick:
+                limit = (
+                    QUICK_TUNNEL_ABANDONED_SECONDS if served.linked else QUICK_TUNNEL_UNUSED_SECONDS
+                )
+                if now - served.idle_since >= limit:
+                    unused.append(served.tunnel)
+        removed = []
+        for tunnel in unused:
+            if self._router.links_of(tunnel.id):
+                # It was linked while an earlier one was being deleted.
+                continue
+            try:
+                await self._store.delete_tunnel(tunnel.id, tunnel.revision)
+            except Conflict:
+                # Changed or deleted by someone else: not ours to judge by what we knew.
+                continue
+            removed.append(tunnel.id)
+        if removed:
+            await self.refresh()
+        return tuple(removed)
+
+    async def keep_house(self) -> None:
+        """Remove unused quick tunnels and old tombstones, now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                for tunnel_id in await self.remove_unused_quick_tunnels():
+                    log.info("removed quick tunnel %s: unused", tunnel_id)
+                await self._store.purge(datetime.now(timezone.utc) - timedelta(days=TOMBSTONE_DAYS))
+            except StoreError as error:
+                # Serving goes on from memory; the next round tries again.
+                log.warning("cannot remove unused quick tunnels: %s", error)
+
+    def _replace(self, snapshot: Snapshot) -> None:
+        """Make memory equal to a snapshot, deletions included."""
+        live_routes = {route.hostname for route in snapshot.routes}
+        live_tunnels = {tunnel.id for tunnel in snapshot.tunnels}
+        gone_routes = [name for name in self._routes if name not in live_routes]
+        gone_tunnels = [key for key in self._served if key not in live_tunnels]
+        for hostname in gone_routes:
+            self._forget_route(hostname)
+        first = self._revision is None
+        for tunnel in snapshot.tunnels:
+            # At start-up nobody knows whether a quick tunnel was in use before: be patient.
+            self._put_tunnel(tunnel, linked=first)
+        for route in snapshot.routes:
+            self._put_route(route)
+        self._revision = snapshot.revision
+        for key in gone_tunnels:
+            self._forget_tunnel(key)
+
+    def _apply(self, changes: Changes) -> None:
+        for route in changes.routes:
+            if route.deleted_at is not None:
+                self._forget_route(route.hostname)
+        for tunnel in changes.tunnels:
+            if tunnel.deleted_at is None:
+                self._put_tunnel(tunnel, linked=False)
+        for route in changes.routes:
+            if route.deleted_at is None:
+                self._put_route(route)
+        self._revision = changes.revision
+        for tunnel in changes.tunnels:
+            if tunnel.deleted_at is not None:
+                self._forget_tunnel(tunnel.id)
+
+    def _put_tunnel(self, tunnel: Tunnel, *, linked: bool) -> None:
+        known = self._served.get(tunnel.id)
+        digest = _credentials_digest(tunnel.account_tag, tunnel.secret)
+        if known is not None:
+            known.tunnel, known.digest = tunnel, digest
+            return
+        self._served[tunnel.id] = _Served(tunnel, digest, linked, self._clock())
+        self._quick_tunnels += tunnel.quick
+
+    def _forget_tunnel(self, tunnel_id: UUID) -> None:
+        served = self._served.pop(tunnel_id, None)
+        if served is not None:
+            self._quick_tunnels -= served.tunnel.quick
+            if self._on_tunnel_deleted is not None:
+                self._on_tunnel_deleted(tunnel_id)
+
+    def _put_route(self, route: Route) -> None:
+        self._routes[route.hostname] = route
+        self._router.put_route(route.hostname, route.tunnel_id)
+
+    def _forget_route(self, hostname: str) -> None:
+        self._routes.pop(hostname, None)
+        self._router.delete_route(hostname)
+
+
+def _credentials_digest(account_tag: str, secret: bytes) -> bytes:
+    """One value for both, of one length, so that comparing it tells nothing of either."""
+    tag = account_tag.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(len(tag).to_bytes(8, "big") + tag + secret).digest()

@@ -1,0 +1,47 @@
+"""Runs an edge as a process: event loop, signals, messages; returns the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from underpass.edge.errors import EdgeError
+from underpass.edge.options import EdgeOptions
+from underpass.edge.server import Edge
+from underpass.ops import event_loop
+from underpass.ops.signals import ShutdownSignals
+
+__all__ = ["run_edge"]
+
+log = logging.getLogger("underpass.edge")
+
+
+def run_edge(options: EdgeOptions) -> int:
+    """Serve until a signal. The exit code: 0 for a graceful end, 1 for an error, 128 + N when a
+    second signal N cut the end short."""
+    return event_loop.run(_serve(options))
+
+
+async def _serve(options: EdgeOptions) -> int:
+    edge = Edge(options)
+    with ShutdownSignals() as signals:
+        try:
+            await edge.start()
+        except EdgeError as error:
+            log.error("Cannot start the edge", extra={"error": str(error)})
+            return 1
+        try:
+            tunnels = ", ".join(map(str, edge.tunnels))
+            log.info("Edge is running, data in %s", options.data_dir)
+            log.info("Visitors:   https://%s  http://%s", edge.https, edge.http)
+            log.info("Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir)
+            log.info("API:        http://%s  (their --quick-service)", edge.api)
+            await signals.stopping.wait()
+            log.info("Stopping: requests under way may finish")
+        finally:
+            stopping = asyncio.ensure_future(edge.stop())
+            signals.on_abort = stopping.cancel
+            with contextlib.suppress(asyncio.CancelledError):
+                await stopping
+    return signals.exit_code

@@ -1,0 +1,106 @@
+"""The tunnel listeners: where connectors dial in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from typing import Final
+
+from underpass.edge.links import EdgeLink
+from underpass.edge.registry import Registry
+from underpass.edge.router import Router
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["TunnelListeners"]
+
+log = logging.getLogger("underpass.edge.tunnels")
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""For TLS; connectors allow 15."""
+
+MAX_UNREGISTERED: Final = 1024
+"""Connections that are not (yet) registered connectors. Refusing is cheap; keeping is not."""
+
+
+class TunnelListeners:
+    """Accepts links on one or more listening sockets."""
+
+    def __init__(
+        self,
+        turn: LoopTurn,
+        context: ssl.SSLContext,
+        registry: Registry,
+        router: Router,
+        *,
+        location: str,
+        first_byte_seconds: float,
+    ) -> None:
+        self._turn = turn
+        self._context = context
+        self._registry = registry
+        self._router = router
+        self._location = location
+        self._first_byte_seconds = first_byte_seconds
+        self._servers: list[asyncio.AbstractServer] = []
+        self.links: set[EdgeLink] = set()
+        """Every connection that is open, registered or not."""
+
+    async def start(self, listeners: list[socket.socket]) -> None:
+        """Begin to accept on bound sockets."""
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            self._servers.append(
+                await loop.create_server(
+                    self._new_link,
+                    sock=listener,
+                    ssl=self._context,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                )
+            )
+
+    def _new_link(self) -> EdgeLink:
+        link = EdgeLink(
+            self._turn,
+            self._registry,
+            self._router,
+            location=self._location,
+            first_byte_seconds=self._first_byte_seconds,
+            on_gone=self.links.discard,
+        )
+        self.links.add(link)
+        if len(self.links) > MAX_UNREGISTERED:
+            self._make_room(link)
+        return link
+
+    def _make_room(self, newest: EdgeLink) -> None:
+        """Drop the newcomer if too many of the open connections have not registered."""
+        unregistered = sum(not link.registered for link in self.links)
+        if unregistered > MAX_UNREGISTERED:
+            log.warning("%d connections have not registered: dropping one more", unregistered)
+            newest.abort()
+
+    def close_links_of(self, tunnel_id: object) -> None:
+        """Close what a deleted tunnel still holds."""
+        for link in tuple(self.links):
+            if link.tunnel_id == tunnel_id:
+                link.prepare_stop()
+
+    async def stop(self, seconds: float) -> None:
+        """Accept no more, let links drain for so long, then close them."""
+        for server in self._servers:
+            server.close()
+        for link in tuple(self.links):
+            link.prepare_stop()
+        waiting = [link.ended for link in self.links if link.transport is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=seconds)
+        for link in tuple(self.links):
+            link.abort()
+        if waiting:
+            await asyncio.wait(waiting, timeout=1.0)
+        for server in self._servers:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(server.wait_closed(), 1.0)

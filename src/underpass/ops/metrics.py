@@ -1,0 +1,216 @@
+"""Prometheus metrics under cloudflared's names (docs: observability §2).
+
+Counters live where the counting is done, as plain integers, and are read when somebody scrapes: a
+source is a callable that returns a snapshot, a mapping from metric name to a number, or for a
+metric with labels to a mapping from label values to numbers.
+
+prometheus_client is imported at the first scrape, so a connector nobody scrapes does not carry it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from underpass.version import VERSION
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["CONTENT_TYPE", "FAMILIES", "Family", "Metrics", "Snapshot", "SnapshotSource"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Number = int | float
+# One label value, or a tuple of them, to a number.
+Labelled = Mapping[Any, Number]
+Snapshot = Mapping[str, Number | Labelled]
+SnapshotSource = Callable[[], Snapshot]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric: its full name, kind, help text and label names."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_TUNNEL = "cloudflared_tunnel"
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            "build_info",
+            "gauge",
+            "Build and version information",
+            ("goversion", "type", "revision", "version"),
+        ),
+        Family(f"{_TUNNEL}_total_requests", "counter", "Requests proxied through the tunnel"),
+        Family(
+            f"{_TUNNEL}_concurrent_requests_per_tunnel", "gauge", "Requests in flight in the tunnel"
+        ),
+        Family(
+            f"{_TUNNEL}_response_by_code",
+            "counter",
+            "Origin responses by status code",
+            ("status_code",),
+        ),
+        Family(f"{_TUNNEL}_request_errors", "counter", "Requests that failed before the origin"),
+        Family("cloudflared_tcp_active_sessions", "gauge", "TCP sessions in flight"),
+        Family("cloudflared_tcp_total_sessions", "counter", "TCP sessions proxied"),
+        Family(
+            "cloudflared_proxy_connect_streams_errors", "counter", "Failed dials of TCP streams"
+        ),
+        Family(f"{_TUNNEL}_ha_connections", "gauge", "Links that are up or being made"),
+        Family(
+            f"{_TUNNEL}_server_locations",
+            "gauge",
+            "Where each link ends: 1 current, 0 former",
+            ("connection_id", "edge_location"),
+        ),
+        Family(
+            f"{_TUNNEL}_tunnel_register_success",
+            "counter",
+            "Successful registrations",
+            ("rpcName",),
+        ),
+        Family(
+            f"{_TUNNEL}_tunnel_register_fail",
+            "counter",
+            "Failed registrations",
+            ("error", "rpcName"),
+        ),
+        Family(
+            f"{_TUNNEL}_user_hostnames_counts",
+            "counter",
+            "Quick tunnel hostnames",
+            ("userHostname",),
+        ),
+        Family(
+            "cloudflared_config_local_config_pushes",
+            "counter",
+            "Local configurations sent to the edge",
+        ),
+        Family(
+            "cloudflared_config_local_config_pushes_errors",
+            "counter",
+            "Local configurations that could not be sent to the edge",
+        ),
+        Family(
+            "cloudflared_orchestration_config_version",
+            "gauge",
+            "Version of the remote configuration in force",
+        ),
+    )
+}
+
+
+def build_info() -> Snapshot:
+    """The one constant metric: which program this is."""
+    return {"build_info": {(f"python{platform.python_version()}", "underpass", "", VERSION): 1}}
+
+
+class Metrics:
+    """The exposition of some sources. Later sources win where two give the same metric."""
+
+    def __init__(self, sources: Sequence[SnapshotSource]) -> None:
+        self._sources = (build_info, *sources)
+        self._registry: CollectorRegistry | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `render` will be quick: prometheus_client has been imported."""
+        return self._registry is not None
+
+    def prepare(self) -> None:
+        """Do the slow part of the first scrape; may run in another thread than `render`."""
+        if self._registry is None:
+            from prometheus_client import CollectorRegistry, ProcessCollector
+
+            registry = CollectorRegistry(auto_describe=False)
+            ProcessCollector(registry=registry)
+            registry.register(_SnapshotCollector(self._sources))
+            self._registry = registry
+
+    def render(self) -> bytes:
+        """All metrics in the text format."""
+        self.prepare()
+        assert self._registry is not None
+        lines: list[str] = []
+        for metric in self._registry.collect():
+            lines.extend(_exposition(metric))
+        return "".join(lines).encode("utf-8")
+
+
+class _SnapshotCollector:
+    """What prometheus_client asks for the metrics of the sources."""
+
+    def __init__(self, sources: Sequence[SnapshotSource]) -> None:
+        self._sources = sources
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.metrics_core import Metric
+
+        merged: dict[str, Number | Labelled] = {}
+        for source in self._sources:
+            merged.update(source())
+        for name, values in merged.items():
+            family = FAMILIES[name]
+            metric = Metric(name, family.help, family.kind)
+            for labels, value in _samples(family, values):
+                metric.add_sample(name, labels, value)
+            yield metric
+
+
+def _samples(family: Family, values: Number | Labelled) -> Iterable[tuple[dict[str, str], Number]]:
+    if isinstance(values, (int, float)):
+        yield {}, values
+        return
+    for label_values, value in values.items():
+        if isinstance(label_values, str):
+            label_values = (label_values,)
+        yield dict(zip(family.labels, label_values, strict=True)), value
+
+
+def _exposition(metric: Any) -> Iterable[str]:
+    """One family in text format 0.0.4.
+
+    Written here because prometheus_client puts `_total` behind the name of every counter, and
+    cloudflared's dashboards ask for names without it.
+    """
+    samples = metric.samples
+    if not samples:
+        return
+    name = metric.name
+    if metric.type == "counter" and samples[0].name == f"{name}_total":
+        name = f"{name}_total"
+    yield f"# HELP {name} {_escape(metric.documentation)}\n"
+    yield f"# TYPE {name} {metric.type}\n"
+    for sample in samples:
+        labels = ",".join(
+            f'{label}="{_escape_label(value)}"' for label, value in sample.labels.items()
+        )
+        braces = f"{{{labels}}}" if labels else ""
+        yield f"{sample.name}{braces} {_number(sample.value)}\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _escape_label(text: str) -> str:
+    return _escape(text).replace('"', '\\"')
+
+
+def _number(value: Number) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))

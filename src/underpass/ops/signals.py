@@ -1,0 +1,82 @@
+"""Shutdown by signal: the first SIGTERM or SIGINT asks politely, the second one insists."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, final
+
+__all__ = ["ShutdownSignals"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@final
+class ShutdownSignals:
+    """Calls `on_stop` for the first signal and `on_abort` for the second, on the running loop.
+
+    Use as a context manager in the main thread; in another one it does nothing. Both callbacks may
+    be set late: `stopping` remembers a signal that came before.
+    """
+
+    WANTED = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self.exit_code = 0
+        self.on_stop: Callable[[], None] | None = None
+        self.on_abort: Callable[[], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._restore: list[Callable[[], object]] = []
+
+    def __enter__(self) -> ShutdownSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in self.WANTED:
+                self._install(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._restore:
+            self._restore.pop()()
+
+    async def unless_stopped(self, work: Awaitable[T]) -> T | None:
+        """The result of `work`, or None if a signal came first; `work` is then cancelled."""
+        task = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            stopping.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
+    def receive(self, number: signal.Signals) -> None:
+        """What a signal does."""
+        if not self.stopping.is_set():
+            _log.info("Initiating graceful shutdown due to signal %s", number.name)
+            self.stopping.set()
+            callback = self.on_stop
+        else:
+            _log.info("Shutting down at once due to signal %s", number.name)
+            self.exit_code = 128 + number
+            callback = self.on_abort
+        if callback is not None:
+            callback()
+
+    def _install(self, number: signal.Signals) -> None:
+        try:
+            self._loop.add_signal_handler(number, self.receive, number)
+        except NotImplementedError:  # Windows: its loops have no such thing
+            previous = signal.signal(number, self._receive_outside)
+            self._restore.append(lambda: signal.signal(number, previous))
+        else:
+            self._restore.append(lambda: self._loop.remove_signal_handler(number))
+
+    def _receive_outside(self, number: int, _: Any) -> None:
+        self._loop.call_soon_threadsafe(self.receive, signal.Signals(number))

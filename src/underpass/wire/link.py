@@ -1,0 +1,117 @@
+"""One connection between connector and edge, as both ends keep it: an HTTP/2 connection over TLS.
+
+The connector dials; then the roles turn, and it is the HTTP/2 server (docs: wire protocol §2.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from underpass.core.h2 import H2Connection, Limits
+from underpass.core.tunnel import OriginAcceptor
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["KEEPALIVE_DEAD", "KEEPALIVE_QUIET", "LinkConnection"]
+
+KEEPALIVE_QUIET: Final = 15.0
+"""Seconds without a byte from the peer after which it is asked for a sign of life. TCP alone would
+notice a vanished peer after a quarter of an hour."""
+
+KEEPALIVE_DEAD: Final = 30.0
+"""Seconds without a byte after which the link is given up."""
+
+PROBE_PATIENCE: Final = 5.0
+"""Seconds a link may take to answer when there is reason to doubt it."""
+
+log = logging.getLogger("underpass.wire.link")
+
+
+class LinkError(ConnectionError):
+    """The link ended otherwise than by a clean close."""
+
+
+class LinkConnection(H2Connection, asyncio.BufferedProtocol):
+    """A link. With an acceptor it is the connector's end, without one the edge's.
+
+    `ended` is done when the transport is gone: its result is the reason, or None.
+    """
+
+    def __init__(
+        self, turn: LoopTurn, acceptor: OriginAcceptor | None = None, limits: Limits | None = None
+    ) -> None:
+        super().__init__(turn, acceptor, limits)
+        self._loop_turn = turn
+        self.ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+        self._fault: str | None = None
+        self._heard = 0
+        self._heard_at = turn.coarse
+        self._asked = False
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        turn.on_tick.add(self._keep_alive)
+
+    def disconnected(self, reason: Exception | None) -> None:
+        self._loop_turn.on_tick.discard(self._keep_alive)
+        if reason is None and self._fault is not None:
+            reason = LinkError(self._fault)
+        if not self.ended.done():
+            self.ended.set_result(reason)
+        self.idle()
+
+    def protocol_failure(self, code: int, why: str) -> None:
+        self._fault = f"the peer broke the HTTP/2 protocol: {why} (error code {code})"
+        log.warning("link closed: %s", self._fault)
+
+    def going_away(self, code: int, debug: bytes) -> None:
+        if code:
+            text = debug[:200].decode("ascii", "replace")
+            self._fault = f"the peer gave the link up with HTTP/2 error code {code}: {text!r}"
+            log.warning("link closing: %s", self._fault)
+
+    def idle(self) -> None:
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def until_at_most(self, streams: int) -> None:
+        """Return when no more than `streams` are open and what they wrote has been handed to the
+        transport, or the link has ended."""
+        loop = asyncio.get_running_loop()
+        self.idle_at = streams
+        while not self.is_closed and self.active > streams:
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+        # The last stream's bytes are written at the end of the turn that wakes us.
+        await asyncio.sleep(0)
+
+    @property
+    def peer(self) -> str:
+        """The other end's address, for messages."""
+        name = self.transport.get_extra_info("peername") if self.transport is not None else None
+        return f"{name[0]}:{name[1]}" if name else "a closed connection"
+
+    def probe(self) -> None:
+        """Ask for a sign of life now; without one the link is given up after PROBE_PATIENCE."""
+        if self._asked or self.is_closed:
+            return
+        self._asked = True
+        self._heard = self.bytes_received
+        self._heard_at = self._loop_turn.coarse - (KEEPALIVE_DEAD - PROBE_PATIENCE)
+        self.ping()
+
+    def _keep_alive(self) -> None:
+        received = self.bytes_received
+        now = self._loop_turn.coarse
+        if received != self._heard:
+            self._heard = received
+            self._heard_at = now
+            self._asked = False
+        elif now - self._heard_at >= KEEPALIVE_DEAD:
+            self._fault = f"nothing was heard from the peer for {KEEPALIVE_DEAD:.0f} s"
+            self.abort()
+        elif now - self._heard_at >= KEEPALIVE_QUIET and not self._asked:
+            self._asked = True
+            self.ping()

@@ -1,0 +1,118 @@
+"""Options and addresses: what is understood, and what an operator is told otherwise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from underpass.edge.errors import EdgeError, OptionsError
+from underpass.edge.options import Address, EdgeOptions, default_data_dir
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8443", "127.0.0.1", 8443),
+        ("localhost:0", "localhost", 0),
+        (":443", "", 443),
+        ("[::1]:8443", "::1", 8443),
+        ("[2001:db8::1]:65535", "2001:db8::1", 65535),
+        ("edge_1.internal-net.example:80", "edge_1.internal-net.example", 80),
+    ],
+)
+def test_an_address_has_a_host_and_a_port(text: str, host: str, port: int) -> None:
+    address = Address.parse(text)
+    assert (address.host, address.port) == (host, port)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no port"),
+        ("8443", "no port"),
+        ("localhost", "no port"),
+        ("localhost:", "no port within"),
+        ("localhost:http", "no port within"),
+        ("localhost:65536", "no port within"),
+        ("localhost:-1", "no port within"),
+        ("localhost:000000080", "no port within"),
+        ("localhost:\u0661", "no port within"),
+        ("::1:8443", "in brackets"),
+        ("[::1]", "brackets"),
+        ("[::1:8443", "brackets"),
+        ("::1]:8443", "brackets"),
+        ("[127.0.0.1]:80", "brackets"),
+        ("[]:80", "brackets"),
+        ("[[::1]]:80", "brackets"),
+        ("http://localhost:80", "in brackets"),
+        ("-host:80", "malformed host"),
+        ("a b:80", "malformed host"),
+        ("a/b:80", "malformed host"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_reason(text: str, complaint: str) -> None:
+    with pytest.raises(OptionsError, match=complaint) as refused:
+        Address.parse(text)
+    assert repr(text) in str(refused.value)
+
+
+def test_everything_listens_on_loopback_unless_told_otherwise() -> None:
+    options = EdgeOptions.parse(data_dir="/somewhere")
+    assert str(options.https) == "127.0.0.1:8443"
+    assert str(options.http) == "127.0.0.1:8080"
+    assert [str(address) for address in options.tunnels] == ["127.0.0.1:7844"]
+    assert str(options.api) == "127.0.0.1:8081"
+    assert options.domain == "localhost"
+    assert options.data_dir == Path("/somewhere")
+
+
+def test_several_tunnel_addresses() -> None:
+    options = EdgeOptions.parse(data_dir="/d", tunnels=("127.0.0.1:0", "127.0.0.1:0"))
+    assert len(options.tunnels) == 2
+
+
+def test_the_complaint_names_the_option() -> None:
+    with pytest.raises(OptionsError, match=r"^--tunnel: "):
+        EdgeOptions.parse(data_dir="/d", tunnels=("127.0.0.1:1", "nonsense"))
+    with pytest.raises(OptionsError, match=r"^--domain: "):
+        EdgeOptions.parse(data_dir="/d", domain="*.example.com")
+
+
+def test_two_listeners_cannot_share_an_address_but_may_both_ask_for_any_port() -> None:
+    with pytest.raises(OptionsError, match=r"127\.0\.0\.1:8080 is given to two"):
+        EdgeOptions.parse(data_dir="/d", https="127.0.0.1:8080")
+    EdgeOptions.parse(data_dir="/d", https="127.0.0.1:0", http="127.0.0.1:0")
+
+
+def test_an_edge_needs_a_tunnel_listener() -> None:
+    with pytest.raises(OptionsError, match="at least one tunnel address"):
+        EdgeOptions.parse(data_dir="/d", tunnels=())
+
+
+@pytest.mark.parametrize("location", ["", "a" * 33, "Upper", "-a", "a b", 'a"b'])
+def test_a_location_is_a_plain_label(location: str) -> None:
+    with pytest.raises(OptionsError, match="location"):
+        EdgeOptions.parse(data_dir="/d", location=location)
+
+
+def test_domain_is_normalized() -> None:
+    assert EdgeOptions.parse(data_dir="/d", domain="Example.COM.").domain == "example.com"
+
+
+def test_refusals_can_be_caught_as_one_kind() -> None:
+    with pytest.raises(EdgeError):
+        Address.parse("x")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="XDG names the place on Linux")
+def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_data_dir() == Path("/data/underpass/edge")
+    assert EdgeOptions.parse().data_dir == Path("/data/underpass/edge")
+    for ignored in ("", "relative/path"):
+        monkeypatch.setenv("XDG_DATA_HOME", ignored)
+        assert default_data_dir() == Path("/home/someone/.local/share/underpass/edge")
