@@ -51,7 +51,7 @@ class TestSearch:
         assert load_config(None, [tmp_path]) == Config()
 
     def test_a_file_that_was_asked_for_must_exist(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="cannot read .*absent.yml: No such file"):
+        with pytest.raises(ConfigError, match=r"cannot read .*absent.yml: No such file"):
             load_config(tmp_path / "absent.yml", [])
 
     def test_an_empty_file_is_remarked_on(self, tmp_path: Path) -> None:

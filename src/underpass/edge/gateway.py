@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
@@ -117,8 +117,8 @@ class Doorman(asyncio.BufferedProtocol):
         self._scheme = scheme
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._gateway.welcome(transport, self._scheme)
+        # uvloop's transports are not registered as asyncio's.
+        self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         raise RuntimeError("the doorman has handed over")

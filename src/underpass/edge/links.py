@@ -65,7 +65,7 @@ class EdgeLink(LinkConnection):
         self.connector_id = NOBODY
         self.connection_id = NOBODY
         self.conn_index = 0
-        self.client: ClientInfo | None = None
+        self.client_info: ClientInfo | None = None
         self.registration = LinkRegistration(
             registry,
             router,
@@ -87,7 +87,7 @@ class EdgeLink(LinkConnection):
     @property
     def registered(self) -> bool:
         """Whether it takes, or has taken, requests."""
-        return self.client is not None
+        return self.client_info is not None
 
     def identify(
         self, tunnel_id: UUID, connection_id: UUID, conn_index: int, client: ClientInfo
@@ -97,7 +97,7 @@ class EdgeLink(LinkConnection):
         self.connection_id = connection_id
         self.conn_index = conn_index
         self.connector_id = client.client_id
-        self.client = client
+        self.client_info = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
