@@ -19,6 +19,7 @@ from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.runner import DataPath, serve_connector
 from underpass.connector.status import ConnectorStatus
+from underpass.ops import event_loop
 from underpass.wire.credentials import Credentials
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
 
@@ -206,6 +207,18 @@ def test_the_metrics_server_shows_all_sources() -> None:
     assert b"\ncloudflared_tunnel_total_requests 42\n" in metrics
     assert b"\ncloudflared_tunnel_ha_connections 1\n" in metrics
     assert b'{"hostname":"x.localhost"}' in quick
+
+
+@pytest.mark.parametrize("loop", ["asyncio", ""])
+def test_any_event_loop_will_do(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERPASS_LOOP", loop)
+    path = FakePath()
+
+    def ready() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert event_loop.run(serve_connector(OPTIONS, ready=ready, build=path.build)) == 0
+    assert path.is_closed
 
 
 def test_credentials_are_needed() -> None:

@@ -3,9 +3,9 @@
 """The tunnel's serialized response headers (docs: wire protocol §2.5).
 
 The connector sends an origin's header fields as one value: base64(name) ":" base64(value), pairs
-joined by ";", in the standard alphabet without padding, names in Go's canonical case. What is parsed
-here becomes the head of an HTTP/1.1 response, so a name that is no token and a value that could end
-its line are refused.
+joined by ";", in the standard alphabet without padding, names in Go's canonical case. What is
+parsed here becomes the head of an HTTP/1.1 response, so a name that is no token and a value that
+could end its line are refused.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -281,9 +281,9 @@ cdef int parse(const unsigned char* block, size_t size, Fields fields) except -1
 # The Python face, for tests and rare callers.
 
 def serialize_pairs(pairs):
-    """The block for pairs of bytes, without those that belong to the tunnel."""
+    """The block for Fields or pairs of bytes, without those that belong to the tunnel."""
     out = Output()
-    serialize(Fields(pairs), out)
+    serialize(pairs if isinstance(pairs, Fields) else Fields(pairs), out)
     return out.take()
 
 

@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
 from underpass.core.fields cimport Fields
-from underpass.core.hpacktable cimport DynamicTable, KnownName, Policy
+from underpass.core.hpacktable cimport DynamicTable
 from underpass.core.output cimport Output
 
 cdef enum DecodeResult:

@@ -19,8 +19,8 @@ from underpass.core.fields cimport (
 from underpass.core.huffman cimport huffman_bound, huffman_decode, huffman_encode, huffman_size
 from underpass.core.hpacktable cimport (
     ENTRY_OVERHEAD, INDEXED, LITERAL, NAME_LIMIT, NEVER, NEVER_WHEN_SHORT, STATIC_ENTRIES,
-    StaticEntry, TableEntry, hash_of, known_by_name, known_by_token, static_entry, table_entry,
-    table_free, table_init, table_insert, table_resize,
+    KnownName, StaticEntry, TableEntry, hash_of, known_by_name, known_by_token, static_entry,
+    table_entry, table_free, table_init, table_insert, table_resize,
 )
 
 cdef enum:
@@ -531,8 +531,9 @@ cdef class Encoder:
         to = write_integer(to, index, mask, pattern)
         if index == 0:
             if known is not NULL:
-                memcpy(to, known.wire, known.wire_size)
-                to += known.wire_size
+                # As it is: most of these are sent anew each time, and the peer would spend more on
+                # decoding them than the octets cost.
+                to = write_plain(to, name, known.size)
             elif name_size <= NAME_LIMIT:
                 to = write_text(to, name, <uint32_t>name_size)
             else:

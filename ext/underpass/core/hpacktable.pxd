@@ -28,8 +28,6 @@ cdef struct KnownName:
     uint8_t static_first            # index of its first entry in the static table, or 0
     uint8_t static_last
     uint8_t policy
-    uint8_t wire_size
-    const unsigned char* wire       # the name as a string literal, ready to be sent
 
 cdef struct TableEntry:
     uint32_t at                     # of the name in the table's arena; the value follows it

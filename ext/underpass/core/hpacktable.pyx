@@ -8,7 +8,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from underpass.core.fields cimport TOKEN_COUNT, T_OTHER, token_of
-from underpass.core.huffman cimport huffman_encode, huffman_size
 
 cdef tuple STATIC_TABLE = (
     (b":authority", b""),
@@ -100,7 +99,6 @@ cdef tuple FREQUENT_NAMES = (
 cdef enum:
     KNOWN_ROOM = 128
     KNOWN_BUCKETS = 256             # a power of two
-    WIRE_ROOM = 4096
 
 cdef StaticEntry static_table[STATIC_ENTRIES + 1]
 cdef KnownName known[KNOWN_ROOM]
@@ -108,8 +106,6 @@ cdef uint8_t known_count = 1                    # 0 stands for "none"
 cdef uint8_t known_bucket[KNOWN_BUCKETS]
 cdef uint8_t known_next[KNOWN_ROOM]
 cdef uint8_t known_token[TOKEN_COUNT]
-cdef unsigned char wires[WIRE_ROOM]
-cdef uint32_t wires_used = 0
 cdef list kept_text = []                        # owns what the tables point to
 
 
@@ -157,31 +153,22 @@ cdef const unsigned char* keep(bytes text):
 
 
 cdef KnownName* learn(bytes name, int policy) except NULL:
-    global known_count, wires_used
+    global known_count
     cdef const unsigned char* text = keep(name)
     cdef uint32_t size = <uint32_t>PyBytes_GET_SIZE(name)
     cdef uint32_t hash = hash_of(text, size)
     cdef KnownName* found = <KnownName*>known_by_name(text, size, hash)
-    cdef unsigned char* wire
-    cdef size_t coded
     cdef int token
     if found is not NULL:
         found.policy = <uint8_t>policy
         return found
-    coded = huffman_size(text, size)
-    if known_count == KNOWN_ROOM or wires_used + coded + 1 > WIRE_ROOM or coded >= 127:
-        raise AssertionError("the table of known names is too small")
+    if known_count == KNOWN_ROOM or size > NAME_LIMIT:
+        raise AssertionError("the table of known names has no room")
     found = &known[known_count]
     found.text = text
     found.size = size
     found.hash = hash
     found.policy = <uint8_t>policy
-    wire = wires + wires_used
-    wire[0] = <unsigned char>(0x80 | coded)
-    huffman_encode(wire + 1, text, size)
-    found.wire = wire
-    found.wire_size = <uint8_t>(coded + 1)
-    wires_used += <uint32_t>coded + 1
     known_next[known_count] = known_bucket[hash & (KNOWN_BUCKETS - 1)]
     known_bucket[hash & (KNOWN_BUCKETS - 1)] = known_count
     token = token_of(text, size)

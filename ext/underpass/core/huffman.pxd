@@ -6,10 +6,11 @@ cdef size_t huffman_size(const unsigned char* text, size_t size) noexcept
 cdef unsigned char* huffman_encode(
     unsigned char* to, const unsigned char* text, size_t size) noexcept
 
-# No code is shorter than five bits, so this is the most that `size` encoded octets can stand for.
+# Room to decode `size` encoded octets: no code is shorter than five bits, and one octet more may be
+# written than counts.
 cdef inline size_t huffman_bound(size_t size) noexcept:
-    return size * 8 // 5
+    return size * 8 // 5 + 1
 
-# Write the text that `code` stands for (huffman_bound() octets at most) and return its size; -1 if
+# Write the text that `code` stands for (room for huffman_bound() octets) and return its size; -1 if
 # `code` holds EOS or ends in padding that is longer than seven bits or not all ones.
 cdef Py_ssize_t huffman_decode(unsigned char* to, const unsigned char* code, size_t size) noexcept

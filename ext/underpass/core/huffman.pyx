@@ -14,7 +14,9 @@ cdef enum:
     SYMBOLS = 257
     EOS = 256
     LONGEST = 30            # bits in the longest code
-    PEEK = 10               # bits looked up at once: letters, digits, usual signs; a 2 KiB table
+    # Bits looked up at once: any letter, digit or usual sign fits, and most pairs of frequent ones.
+    # One bit more would find a fifth more pairs, but the table of 8 KiB would be one of 16.
+    PEEK = 11
 
 cdef tuple CODE_LENGTHS = (
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28,
@@ -39,9 +41,14 @@ assert len(CODE_LENGTHS) == SYMBOLS
 
 cdef uint8_t code_length[SYMBOLS]
 cdef uint32_t code_bits[SYMBOLS]            # right-aligned
-# Decoding: by the next PEEK bits, symbol << 8 | length, or 0 where the code is longer than that.
-cdef uint16_t short_code[1 << PEEK]
-# Longer codes: symbols in code order, and for each length its first code, the code after its last
+# Decoding: what the next PEEK bits begin with, or no symbols where one code is longer than that.
+cdef struct Step:
+    uint8_t text[2]
+    uint8_t symbols             # 0, 1 or 2
+    uint8_t bits                # that they take together
+
+cdef Step steps[1 << PEEK]
+# Any code: symbols in code order, and for each length its first code, the code after its last
 # one (both aligned to the left of 32 bits, the latter in 64 because it may be 2**32) and the rank
 # of its first symbol.
 cdef uint16_t ranked[SYMBOLS]
@@ -67,13 +74,26 @@ cdef int build_tables() except -1:
                 low = code << (PEEK - length)
                 high = (code + 1) << (PEEK - length)
                 while low < high:
-                    short_code[low] = <uint16_t>(symbol << 8 | length)
+                    steps[low].text[0] = <uint8_t>symbol
+                    steps[low].symbols = 1
+                    steps[low].bits = <uint8_t>length
                     low += 1
             code += 1
             rank += 1
         code_end[length] = <uint64_t>code << (32 - length)
     # A complete code uses up the whole space; a slip in the table above would not.
     assert code_end[LONGEST] == <uint64_t>1 << 32
+    for low in range(1 << PEEK):
+        # Where the bits left over by one code hold a second one whole. Entries looked up for that
+        # may be pairs already; their first symbol is what it was.
+        if steps[low].symbols:
+            length = steps[low].bits
+            high = low << length & ((1 << PEEK) - 1)
+            symbol = steps[high].text[0]
+            if steps[high].symbols and code_length[symbol] <= PEEK - length:
+                steps[low].text[1] = <uint8_t>symbol
+                steps[low].symbols = 2
+                steps[low].bits = <uint8_t>(length + code_length[symbol])
     return 0
 
 
@@ -112,56 +132,74 @@ cdef unsigned char* huffman_encode(
     return to
 
 
+cdef inline uint64_t load_big_endian(const unsigned char* at) noexcept:
+    return (<uint64_t>at[0] << 56 | <uint64_t>at[1] << 48 | <uint64_t>at[2] << 40
+            | <uint64_t>at[3] << 32 | <uint64_t>at[4] << 24 | <uint64_t>at[5] << 16
+            | <uint64_t>at[6] << 8 | at[7])
+
+
 cdef Py_ssize_t huffman_decode(unsigned char* to, const unsigned char* code, size_t size) noexcept:
-    # `window` holds the next `bits` bits of input at its left, zeros after them.
+    # `window` holds the next `bits` bits of input at its left. What is behind them is either right
+    # or zero: a refill ORs the same again, and nothing reads past `bits`.
     cdef unsigned char* start = to
     cdef const unsigned char* end = code + size
     cdef uint64_t window = 0
-    cdef uint32_t ahead, entry, rank
+    cdef uint32_t ahead, rank
     cdef int bits = 0, length
+    cdef Step step
     while True:
-        while bits <= 56 and code < end:
-            window |= <uint64_t>code[0] << (56 - bits)
-            bits += 8
-            code += 1
-        # Short codes while they are certainly whole.
+        if end - code >= 8:
+            window |= load_big_endian(code) >> bits
+            length = (63 - bits) >> 3
+            code += length
+            bits += length * 8
+        else:
+            while bits <= 56 and code < end:
+                window |= <uint64_t>code[0] << (56 - bits)
+                bits += 8
+                code += 1
+        # Frequent symbols, while they are certainly whole.
         while bits >= PEEK:
-            entry = short_code[window >> (64 - PEEK)]
-            if entry == 0:
+            step = steps[window >> (64 - PEEK)]
+            if step.symbols == 0:
                 break
-            to[0] = <unsigned char>(entry >> 8)
-            to += 1
-            window <<= entry & 0xFF
-            bits -= entry & 0xFF
+            to[0] = step.text[0]
+            to[1] = step.text[1]
+            to += step.symbols
+            window <<= step.bits
+            bits -= step.bits
         if bits < LONGEST and code < end:
             continue
         if bits == 0:
             return to - start
-        # A long code, or what is left at the end. Ones are put behind the input there: as a prefix
-        # of EOS they complete no code by themselves.
+        # A rare symbol, or what is left at the end. Ones are put behind the input there: being a
+        # prefix of EOS they complete no code by themselves.
         ahead = <uint32_t>(window >> 32)
         if bits < 32:
             ahead |= <uint32_t>0xFFFFFFFF >> bits
-        entry = short_code[ahead >> (32 - PEEK)]
-        if entry:
-            length = entry & 0xFF
+        if bits <= 7 and ahead == 0xFFFFFFFF:
+            return to - start       # padding
+        step = steps[ahead >> (32 - PEEK)]
+        if step.symbols and step.bits <= bits:
+            to[0] = step.text[0]
+            to[1] = step.text[1]
+            to += step.symbols
+            length = step.bits
+        elif step.symbols:
+            to[0] = step.text[0]
+            to += 1
+            length = code_length[step.text[0]]
         else:
             length = PEEK + 1
             while ahead >= code_end[length] and length < LONGEST:
                 length += 1
-        if length > bits:
-            # Not a whole code: it must be padding.
-            if bits > 7 or ahead != 0xFFFFFFFF:
-                return -1
-            return to - start
-        if entry:
-            to[0] = <unsigned char>(entry >> 8)
-        else:
             rank = first_rank[length] + ((ahead - first_code[length]) >> (32 - length))
             if ranked[rank] == EOS:
                 return -1
             to[0] = <unsigned char>ranked[rank]
-        to += 1
+            to += 1
+        if length > bits:
+            return -1               # no whole code, and no padding
         window <<= length
         bits -= length
 
@@ -180,7 +218,7 @@ def encode(bytes text not None):
 def decode(bytes code not None):
     """The text that `code` stands for. ValueError if it holds EOS or wrong padding."""
     cdef size_t size = <size_t>PyBytes_GET_SIZE(code)
-    room = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>huffman_bound(size) + 1)
+    room = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>huffman_bound(size))
     cdef unsigned char* to = <unsigned char*>PyBytes_AS_STRING(room)
     cdef Py_ssize_t written = huffman_decode(
         to, <const unsigned char*>PyBytes_AS_STRING(code), size)

@@ -16,6 +16,7 @@ from underpass.core.fields cimport (
     T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_STATUS, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UPGRADE,
     T_X_FORWARDED_FOR, T_X_FORWARDED_PROTO, Field, Fields,
 )
+from underpass.core.frames cimport CANCEL
 from underpass.core.headerblock cimport parse, serialize
 from underpass.core.heads cimport same_text
 from underpass.core.output cimport Output
@@ -386,3 +387,7 @@ cdef class EdgeExchange(Exchange):
 
     def __init__(self, counters):
         self.counters = counters
+
+    def fail(self, int status, str cause):
+        """There is no visitor to answer: the asking side learns by `on_abandoned`."""
+        self.drop(CANCEL)

@@ -7,7 +7,8 @@ the next word; short flags are not grouped. After rewriting, every known flag is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["Flag", "GoFlagError", "normalize"]
 
@@ -16,8 +17,7 @@ class GoFlagError(ValueError):
     """The flags contradict each other."""
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(Struct, frozen=True):
     """What the parser must know: the flag's own name, under which it is passed on, and its kind.
 
     A `bare` flag, such as help, takes no value at all.

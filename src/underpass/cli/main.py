@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 
 import click
@@ -22,7 +21,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def _long_version() -> str:
-    return f"underpass version {VERSION} (Python {platform.python_version()}, {sys.platform})"
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"underpass version {VERSION} (Python {python}, {sys.platform})"
 
 
 @click.group(

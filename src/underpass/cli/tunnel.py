@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import logging
 import os
 from pathlib import Path
@@ -69,6 +68,8 @@ def ready(ctx: click.Context, /, **_: object) -> None:
 
     Needs the address its metrics are served at.
     """
+    import http.client  # here, because only this command needs it
+
     settings, _config = load(ctx)
     if not settings.is_set("metrics"):
         fail("the address of the running tunnel is missing; give it with --metrics host:port")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
 from underpass.connector.ingress import Ingress, read_ingress
@@ -26,8 +27,7 @@ _WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlow
 _FILE_NAMES = ("config.yml", "config.yaml")
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Struct, frozen=True):
     """What a file says. `settings` are keyed by flag name; `remarks` are worth a warning each."""
 
     path: Path | None = None

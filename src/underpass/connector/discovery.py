@@ -12,8 +12,9 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from underpass.connector.edges import EdgeSlot, Region
 
@@ -46,8 +47,7 @@ class DiscoveryError(Exception):
     """The edge cannot be found; the text says which lookup failed and what to do."""
 
 
-@dataclass(frozen=True)
-class SrvTarget:
+class SrvTarget(Struct, frozen=True):
     """One SRV record."""
 
     host: str

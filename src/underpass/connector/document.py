@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
+
+from msgspec import Struct, field
 
 from underpass.connector.durations import parse_duration
 
@@ -35,13 +35,12 @@ class ConfigError(ValueError):
     """The configuration is wrong; the text says where, why and what to do."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(Struct, frozen=True):
     """A parsed document. `lines` maps a key path to its 1-based line."""
 
     name: str
     value: Any
-    lines: Mapping[KeyPath, int] = field(default_factory=dict, repr=False)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
     durations_in_seconds: bool = False
 
     def error(self, path: KeyPath, why: str) -> ConfigError:
@@ -69,8 +68,7 @@ def spell(path: KeyPath) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(Struct, frozen=True):
     """One mapping of a document, read key by key with the type each key must have.
 
     Every reader returns None when the key is absent or null, and raises ConfigError otherwise.
@@ -95,6 +93,8 @@ class Section:
         """Raise for the first key that is not in `known`, naming the nearest one that is."""
         for key in self.values:
             if key not in known:
+                from difflib import get_close_matches
+
                 near = get_close_matches(key, known, n=1)
                 folded = [name for name in known if name.lower() == key.lower()]
                 hint = f"; did you mean {(folded or near)[0]!r}?" if folded or near else ""

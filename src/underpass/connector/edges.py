@@ -15,7 +15,8 @@ import ipaddress
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 __all__ = ["EdgePool", "EdgeSlot", "Region", "parse_edge", "static_regions"]
 
@@ -25,8 +26,7 @@ SECONDARY_HOLD = 600.0
 MAX_STATIC_EDGES = 256
 
 
-@dataclass(frozen=True, eq=False)
-class EdgeSlot:
+class EdgeSlot(Struct, frozen=True, eq=False):
     """One place to dial. Compared by identity. `host` is a name or an address without brackets."""
 
     host: str
@@ -44,13 +44,12 @@ class EdgeSlot:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass
-class Region:
+class Region(Struct):
     """The slots of one region; `secondary` is the other address family, used when IPv6 fails."""
 
     primary: Sequence[EdgeSlot]
     secondary: Sequence[EdgeSlot] = ()
-    _secondary_until: float | None = field(default=None, repr=False)
+    _secondary_until: float | None = None
 
     @property
     def active(self) -> Sequence[EdgeSlot]:

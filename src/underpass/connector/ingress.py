@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct, field
 
 from underpass.connector.document import ConfigError, Document, Section
 from underpass.connector.origin_request import OriginRequest, read_origin_request
@@ -28,7 +29,9 @@ from underpass.connector.origins import (
     UnixService,
     parse_service,
 )
-from underpass.connector.path_pattern import PathPattern, PatternError
+
+if TYPE_CHECKING:
+    from underpass.connector.path_pattern import PathPattern
 
 __all__ = [
     "Bastion",
@@ -54,8 +57,7 @@ MAX_REMEMBERED_HOST = 262
 _RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule. `hostname` "" or "*" matches every host, `path` None every path."""
 
     service: Service
@@ -202,12 +204,7 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
     hostname = section.string("hostname") or ""
     path_text = section.string("path") or ""
     _check_hostname(section, hostname, number)
-    try:
-        path = PathPattern(path_text) if path_text else None
-    except PatternError as error:
-        raise section.error(
-            "path", f"rule #{number} has an invalid regular expression {path_text!r}: {error}"
-        ) from None
+    path = _path_pattern(section, path_text, number) if path_text else None
     rule = Rule(parsed, hostname, path, origin_request)
     if rule.is_catch_all and number < count:
         raise _order_error(
@@ -221,6 +218,18 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
             "path, for example `- service: http_status:404`",
         )
     return rule
+
+
+def _path_pattern(section: Section, text: str, number: int) -> PathPattern:
+    # Imported here because most configurations have no path, and start faster without.
+    from underpass.connector.path_pattern import PathPattern, PatternError
+
+    try:
+        return PathPattern(text)
+    except PatternError as error:
+        raise section.error(
+            "path", f"rule #{number} has an invalid regular expression {text!r}: {error}"
+        ) from None
 
 
 def _check_hostname(section: Section, hostname: str, number: int) -> None:

@@ -7,8 +7,9 @@ The events are what the supervisor tells the rest of the connector.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from underpass.connector.edges import EdgeSlot
 from underpass.wire.registration import ConnectionDetails
@@ -83,16 +84,14 @@ class LinkDialer(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class LinkConnecting:
+class LinkConnecting(Struct, frozen=True):
     """An attempt begins."""
 
     conn_index: int
     slot: EdgeSlot
 
 
-@dataclass(frozen=True)
-class LinkConnected:
+class LinkConnected(Struct, frozen=True):
     """The edge accepted the registration."""
 
     conn_index: int
@@ -100,8 +99,7 @@ class LinkConnected:
     details: ConnectionDetails
 
 
-@dataclass(frozen=True)
-class LinkFailed:
+class LinkFailed(Struct, frozen=True):
     """An attempt did not lead to a registered link: DialError or RegistrationRefused."""
 
     conn_index: int
@@ -109,8 +107,7 @@ class LinkFailed:
     error: Exception
 
 
-@dataclass(frozen=True)
-class LinkUnregistered:
+class LinkUnregistered(Struct, frozen=True):
     """The edge has been asked to send nothing new; `error` says why that may not have worked."""
 
     conn_index: int
@@ -118,8 +115,7 @@ class LinkUnregistered:
     error: Exception | None
 
 
-@dataclass(frozen=True)
-class LinkDisconnected:
+class LinkDisconnected(Struct, frozen=True):
     """A registered link is gone; `expected` when it was being shut down."""
 
     conn_index: int
@@ -128,8 +124,7 @@ class LinkDisconnected:
     expected: bool
 
 
-@dataclass(frozen=True)
-class LinkReconnecting:
+class LinkReconnecting(Struct, frozen=True):
     """The next attempt follows within `longest_wait` seconds."""
 
     conn_index: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from underpass.connector.ingress import Rule
@@ -39,11 +38,11 @@ def _rule(rule: Rule) -> LocalRule:
 
 def _origin_request(settings: OriginRequest) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if field.name in _STRUCTURED or value == getattr(_DEFAULTS, field.name):
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if name in _STRUCTURED or value == getattr(_DEFAULTS, name):
             continue
-        given[_NAMES.get(field.name) or _camel(field.name)] = value
+        given[_NAMES.get(name) or _camel(name)] = value
     if settings.ip_rules:
         given["ipRules"] = [
             {"prefix": str(rule.network), "ports": list(rule.ports), "allow": rule.allow}

@@ -7,16 +7,16 @@ here. `ipRules` and `access` count only where they stand on the rule itself.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from underpass.connector.document import Section
 
 __all__ = ["AccessRequirement", "IPRule", "OriginRequest", "read_origin_request"]
 
 
-@dataclass(frozen=True)
-class IPRule:
+class IPRule(Struct, frozen=True):
     """One line of the SOCKS proxy's access list; empty `ports` means every port."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -24,8 +24,7 @@ class IPRule:
     allow: bool
 
 
-@dataclass(frozen=True)
-class AccessRequirement:
+class AccessRequirement(Struct, frozen=True):
     """The rule lets a request through only with a valid Access token."""
 
     team_name: str
@@ -33,8 +32,7 @@ class AccessRequirement:
     environment: str
 
 
-@dataclass(frozen=True)
-class OriginRequest:
+class OriginRequest(Struct, frozen=True):
     """Settings in force for one rule. Durations are seconds.
 
     `connect_timeout` and `tls_timeout`: 0 means none. `tcp_keep_alive`: 0 means the system's own,

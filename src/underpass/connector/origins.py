@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from msgspec import Struct
 
 from underpass.connector.origin_request import IPRule
 
@@ -27,8 +28,7 @@ _URL_FLAG_SCHEMES = ("http", "https", "rdp", "ssh", "smb", "tcp")
 _STATUS_PREFIX = "http_status:"
 
 
-@dataclass(frozen=True)
-class HttpService:
+class HttpService(Struct, frozen=True):
     """HTTP over TCP; `scheme` is `http` or `https`, `host` a name or a bare address."""
 
     scheme: str
@@ -39,8 +39,7 @@ class HttpService:
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
 
-@dataclass(frozen=True)
-class UnixService:
+class UnixService(Struct, frozen=True):
     """HTTP over a unix socket, inside TLS when `tls`."""
 
     path: str
@@ -50,8 +49,7 @@ class UnixService:
         return f"unix{'+tls' if self.tls else ''}:{self.path}"
 
 
-@dataclass(frozen=True)
-class StreamService:
+class StreamService(Struct, frozen=True):
     """Bytes over TCP. `port` is 0 when the scheme has no port of its own and none was written."""
 
     host: str
@@ -63,16 +61,14 @@ class StreamService:
         return f"{self.scheme}://{_bracketed(self.host)}{port}"
 
 
-@dataclass(frozen=True)
-class HelloWorld:
+class HelloWorld(Struct, frozen=True):
     """The built-in test application."""
 
     def __str__(self) -> str:
         return "hello_world"
 
 
-@dataclass(frozen=True)
-class HttpStatus:
+class HttpStatus(Struct, frozen=True):
     """A fixed status without a body."""
 
     code: int
@@ -81,16 +77,14 @@ class HttpStatus:
         return f"{_STATUS_PREFIX}{self.code}"
 
 
-@dataclass(frozen=True)
-class Bastion:
+class Bastion(Struct, frozen=True):
     """Bytes to the address the visitor's client names."""
 
     def __str__(self) -> str:
         return "bastion"
 
 
-@dataclass(frozen=True)
-class SocksProxy:
+class SocksProxy(Struct, frozen=True):
     """A SOCKS5 server for the visitor; what no rule allows is denied."""
 
     rules: tuple[IPRule, ...] = ()

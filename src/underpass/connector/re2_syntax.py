@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = [
     "Alternatives",
@@ -41,32 +42,27 @@ class PatternError(ValueError):
     """The pattern is not valid; the text says where and why."""
 
 
-@dataclass(frozen=True)
-class Chars:
+class Chars(Struct, frozen=True):
     """One character out of sorted, disjoint, inclusive code point ranges."""
 
     ranges: Ranges
 
 
-@dataclass(frozen=True)
-class Assertion:
+class Assertion(Struct, frozen=True):
     """A place: `text_start`, `text_end`, `line_start`, `line_end`, `word` or `not_word`."""
 
     kind: str
 
 
-@dataclass(frozen=True)
-class Sequence:
+class Sequence(Struct, frozen=True):
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True)
-class Alternatives:
+class Alternatives(Struct, frozen=True):
     items: tuple[Node, ...]
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(Struct, frozen=True):
     """`item` at least `low` times and at most `high` times (None: no bound)."""
 
     item: Node

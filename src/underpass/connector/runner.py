@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import socket
 import sys
 from collections.abc import Callable
@@ -151,7 +150,8 @@ async def _edge_pool(options: ConnectorOptions) -> EdgePool:
 def _announce(options: ConnectorOptions) -> None:
     assert options.credentials is not None
     _log.info("Starting tunnel", extra={"tunnelID": str(options.credentials.tunnel_id)})
-    _log.info("Version %s (Python %s, %s)", VERSION, platform.python_version(), sys.platform)
+    python = ".".join(map(str, sys.version_info[:3]))
+    _log.info("Version %s (Python %s, %s)", VERSION, python, sys.platform)
     _log.info("Generated Connector ID: %s", options.connector_id)
     _log.info("Initial protocol %s", options.protocol)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from underpass.connector.durations import format_duration, parse_duration
 
@@ -41,8 +42,7 @@ class Group(enum.Enum):
     COMPATIBILITY = "Accepted for compatibility, without effect"
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """One setting. `name` is its flag and its key in the file; durations are seconds.
 
     `unsupported` says why giving it is an error. `secret` values are never shown.

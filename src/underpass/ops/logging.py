@@ -17,9 +17,10 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from msgspec import Struct
 
 __all__ = [
     "ConsoleFormatter",
@@ -63,8 +64,7 @@ class LoggingError(ValueError):
     """The log cannot be set up as asked."""
 
 
-@dataclass(frozen=True)
-class LoggingOptions:
+class LoggingOptions(Struct, frozen=True):
     """`format` is `default` or `json`; `logfile` wins over `directory`; "" means none."""
 
     level: str = "info"

@@ -9,10 +9,11 @@ prometheus_client is imported at the first scrape, so a connector nobody scrapes
 
 from __future__ import annotations
 
-import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from underpass.version import VERSION
 
@@ -31,8 +32,7 @@ Snapshot = Mapping[str, Number | Labelled]
 SnapshotSource = Callable[[], Snapshot]
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Struct, frozen=True):
     """One metric: its full name, kind, help text and label names."""
 
     name: str
@@ -114,7 +114,8 @@ FAMILIES: Mapping[str, Family] = {
 
 def build_info() -> Snapshot:
     """The one constant metric: which program this is."""
-    return {"build_info": {(f"python{platform.python_version()}", "underpass", "", VERSION): 1}}
+    python = "python" + ".".join(map(str, sys.version_info[:3]))
+    return {"build_info": {(python, "underpass", "", VERSION): 1}}
 
 
 class Metrics:

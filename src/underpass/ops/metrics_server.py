@@ -13,11 +13,10 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 import httptools
+from msgspec import Struct
 
 from underpass.ops.metrics import CONTENT_TYPE, Metrics
 
@@ -43,22 +42,28 @@ class MetricsAddressError(ValueError):
     """The metrics address cannot be used; the text says why."""
 
 
-@dataclass(frozen=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """What `/ready` tells: registered links, and the id of this connector."""
 
     ready_connections: int
     connector_id: str
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: HTTPStatus
+class _Answer(Struct, frozen=True):
+    status: int
     content_type: str
     body: bytes
 
 
 _TEXT = "text/plain; charset=utf-8"
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 class _Head:
@@ -157,7 +162,7 @@ class MetricsServer:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         method, answer = await asyncio.wait_for(self._read(reader), self._read_timeout)
         head = (
-            f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
+            f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\n"
             f"Content-Type: {answer.content_type}\r\n"
             f"Content-Length: {len(answer.body)}\r\n"
             "Connection: close\r\n\r\n"
@@ -175,46 +180,46 @@ class MetricsServer:
             if not chunk:
                 raise ConnectionResetError("the peer closed before its request was complete")
             if received > MAX_HEAD:
-                return b"", _error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return b"", _error(431)
             try:
                 parser.feed_data(chunk)
             except httptools.HttpParserUpgrade:
                 break  # an upgrade is not offered; the request is answered as it stands
             except httptools.HttpParserError:
-                return b"", _error(HTTPStatus.BAD_REQUEST)
+                return b"", _error(400)
         method = parser.get_method()
         return method, await self._answer(method, head.target)
 
     async def _answer(self, method: bytes, target: bytes) -> _Answer:
         route = self._routes.get(target.partition(b"?")[0])
         if route is None:
-            return _error(HTTPStatus.NOT_FOUND)
+            return _error(404)
         if method not in (b"GET", b"HEAD"):
-            return _error(HTTPStatus.METHOD_NOT_ALLOWED)
+            return _error(405)
         return await route()
 
     async def _answer_metrics(self) -> _Answer:
         if not self._metrics.is_ready:
             await asyncio.to_thread(self._metrics.prepare)  # an import; requests go on meanwhile
-        return _Answer(HTTPStatus.OK, CONTENT_TYPE, self._metrics.render())
+        return _Answer(200, CONTENT_TYPE, self._metrics.render())
 
     async def _answer_ready(self) -> _Answer:
         readiness = self._readiness()
-        status = HTTPStatus.OK if readiness.ready_connections else HTTPStatus.SERVICE_UNAVAILABLE
+        status = 200 if readiness.ready_connections else 503
         return _json(
             status,
             {
-                "status": status.value,
+                "status": status,
                 "readyConnections": readiness.ready_connections,
                 "connectorId": readiness.connector_id,
             },
         )
 
     async def _answer_healthcheck(self) -> _Answer:
-        return _Answer(HTTPStatus.OK, _TEXT, b"OK\n")
+        return _Answer(200, _TEXT, b"OK\n")
 
     async def _answer_quicktunnel(self) -> _Answer:
-        return _json(HTTPStatus.OK, {"hostname": self._quick_hostname()})
+        return _json(200, {"hostname": self._quick_hostname()})
 
 
 async def serve_metrics(server: MetricsServer, address: str) -> None:
@@ -262,10 +267,10 @@ async def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _error(status: HTTPStatus) -> _Answer:
-    return _Answer(status, _TEXT, f"{status.value} {status.phrase}\n".encode("ascii"))
+def _error(status: int) -> _Answer:
+    return _Answer(status, _TEXT, f"{status} {_REASONS[status]}\n".encode("ascii"))
 
 
-def _json(status: HTTPStatus, value: dict[str, Any]) -> _Answer:
+def _json(status: int, value: dict[str, Any]) -> _Answer:
     body = json.dumps(value, separators=(",", ":")).encode("utf-8")
     return _Answer(status, "application/json", body)

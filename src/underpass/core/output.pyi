@@ -1,0 +1,22 @@
+# ruff: noqa: PYI021 (docstrings here are what editors show for compiled modules)
+"""Byte holders: `Output` (gather, then hand over without a copy) and `Backlog` (wait in order)."""
+
+from typing_extensions import Buffer
+
+class Output:
+    """Bytes gathered for one write."""
+
+    def __len__(self) -> int: ...
+    def add(self, data: Buffer) -> None:
+        """Append a contiguous buffer."""
+    def collect(self) -> bytes:
+        """Return and forget everything gathered so far."""
+
+class Backlog:
+    """Bytes waiting in order; its owner bounds how many."""
+
+    def __len__(self) -> int: ...
+    def add(self, data: Buffer) -> None:
+        """Append a contiguous buffer."""
+    def remove(self, size: int) -> bytes:
+        """Return up to `size` of the oldest bytes and forget them. ValueError if it is negative."""
