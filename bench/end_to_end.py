@@ -114,9 +114,6 @@ http {{
   fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   server {{
     listen 127.0.0.1:{port} backlog=4096; root {directory}/www;
-    location /sink {{ client_body_buffer_size 64k; proxy_request_buffering off;
-      proxy_http_version 1.1; proxy_pass http://127.0.0.1:{port}/discard; }}
-    location /discard {{ return 200 "ok"; }}
   }}
 }}
 """
@@ -189,6 +186,10 @@ def main() -> None:
         stack.enter_context(
             process(["nginx", "-e", "stderr", "-c", str(directory / "nginx.conf")], directory / "nginx.log", "start worker process")
         )
+        sink_port = origin_port + 1
+        stack.enter_context(
+            process([sys.executable, "-m", "bench.sink", str(sink_port)], directory / "sink.log", "listening")
+        )
         program = [sys.executable, "-m", "underpass"]
         data = directory / "edge"
         edge, text = stack.enter_context(
@@ -202,10 +203,16 @@ def main() -> None:
         tunnel = re.search(r"Connectors: (\S+)", text)
         api = re.search(r"API: +http://(\S+)", text)
         assert https and tunnel and api
+        config = directory / "config.yml"
+        config.write_text(
+            "ingress:\n"
+            f"  - path: ^/sink$\n    service: http://127.0.0.1:{sink_port}\n"
+            f"  - service: http://127.0.0.1:{origin_port}\n"
+        )
         flags = [
             "tunnel", "--no-autoupdate", "--protocol=http2", f"--edge={tunnel[1]}",
             f"--edge={tunnel[1]}", f"--cacert={data}/ca.pem", f"--quick-service=http://{api[1]}",
-            f"--url=http://127.0.0.1:{origin_port}",
+            f"--config={config}", f"--url=http://127.0.0.1:{origin_port}",
         ]  # fmt: skip
         peers = {"underpass": program}
         if os.environ.get("UNDERPASS_CLOUDFLARED"):

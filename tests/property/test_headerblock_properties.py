@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from underpass.core.headerblock import HeaderBlockError, canonical, parse_block, serialize_pairs
@@ -57,6 +57,7 @@ def parsed(block: bytes) -> list[Pair] | None:
         return None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAME, VALUE), max_size=30))
 def test_round_trip(pairs: list[Pair]) -> None:
     kept = [
@@ -68,6 +69,7 @@ def test_round_trip(pairs: list[Pair]) -> None:
     assert parse_block(block) == model_parse(block) == kept
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=40)), max_size=10))
 def test_any_pairs_are_serialized(pairs: list[Pair]) -> None:
     block = b";".join(
@@ -96,16 +98,19 @@ ALMOST = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(ALMOST)
 def test_any_block_is_what_the_model_makes_of_it(block: bytes) -> None:
     assert parsed(block) == model_parse(block)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_canonical_case(name: bytes) -> None:
     assert canonical(name) == model_canonical(name)
 
 
+@settings(deadline=None)
 @given(st.from_regex(rb"[A-Za-z_-]{0,60}", fullmatch=True))
 def test_canonical_case_of_tokens_is_stable(name: bytes) -> None:
     once = canonical(name)
@@ -114,6 +119,7 @@ def test_canonical_case_of_tokens_is_stable(name: bytes) -> None:
     assert once.lower() == name.lower()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAME, VALUE), min_size=1, max_size=5), st.data())
 def test_a_damaged_block_is_what_the_model_makes_of_it(
     pairs: list[Pair], data: st.DataObject

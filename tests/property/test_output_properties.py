@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from underpass.core.fields import Fields
@@ -21,6 +21,7 @@ def text(step: int, size: int) -> bytes:
     return bytes((step * 31 + i) & 0xFF for i in range(min(size, 256))) * (size // 256 + 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(SIZE, st.none()), max_size=40))
 def test_output_is_a_bytearray_that_is_handed_over(steps: list[int | None]) -> None:
     out, model = Output(), bytearray()
@@ -39,6 +40,7 @@ def test_output_is_a_bytearray_that_is_handed_over(steps: list[int | None]) -> N
         assert got == wanted
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), SIZE), max_size=60))
 def test_backlog_is_a_queue_of_octets(steps: list[tuple[bool, int]]) -> None:
     backlog, model = Backlog(), bytearray()
@@ -62,6 +64,7 @@ STEP = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STEP, max_size=120))
 def test_fields_are_a_list_of_pairs(steps: list[tuple[str, bytes, bytes]]) -> None:
     fields, model = Fields(), list[tuple[bytes, bytes]]()

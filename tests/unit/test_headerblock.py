@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from underpass.core.fields import Fields
 from underpass.core.headerblock import HeaderBlockError, canonical, parse_block, serialize_pairs
 
 Pair = tuple[bytes, bytes]
@@ -171,6 +172,22 @@ def test_block_size_bound(excess: int, fits: bool) -> None:
     else:
         with pytest.raises(HeaderBlockError, match=f"more than {BLOCK_LIMIT} octets"):
             parse_block(block)
+
+
+def test_pairs_are_added_behind_what_is_there() -> None:
+    fields = Fields([(b"server", b"x")])
+    parse_block(b"YQ:Yg;Yw:ZA", fields)
+    assert list(fields) == [(b"server", b"x"), (b"a", b"b"), (b"c", b"d")]
+
+
+def test_a_malformed_block_adds_nothing() -> None:
+    fields = Fields([(b"server", b"x")])
+    for block in (b"YQ:Yg;Yw", b"YQ:Yg;Yw:Z", b"YQ:Yg;:ZA"):
+        with pytest.raises(HeaderBlockError):
+            parse_block(block, fields)
+        assert list(fields) == [(b"server", b"x")]
+    fields.append(b"via", b"y")
+    assert list(fields) == [(b"server", b"x"), (b"via", b"y")]
 
 
 # --- Serializing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import hpack
 import pytest
 
@@ -371,6 +373,23 @@ def test_a_name_may_come_from_the_entry_that_its_own_insertion_evicts() -> None:
     assert decoder.table_entries() == [(b"name", b"w" * 28)]
 
 
+@pytest.mark.parametrize("limit", [500, 4096, TABLE_SIZE_LIMIT])
+def test_entries_of_all_sizes_lie_apart(limit: int) -> None:
+    # The arena of the table is a ring: whatever the sizes, no entry may run into another.
+    decoder = Decoder(max_table_size=TABLE_SIZE_LIMIT)
+    decoder.decode_block(integer(limit, 5, 0x20))
+    model: list[Pair] = []
+    numbers = Random(7541)
+    for step in range(3000):
+        size = numbers.choice([0, 10, numbers.randrange(limit // 4), numbers.randrange(limit)])
+        pair = (b"%d" % step, bytes([step & 0xFF]) * size)
+        decoder.decode_block(literal(*pair))
+        model.insert(0, pair)
+        while sum(len(name) + len(value) + OVERHEAD for name, value in model) > limit:
+            model.pop()
+        assert decoder.table_entries() == model
+
+
 def test_a_lowered_setting_must_be_answered_first_thing() -> None:
     for block in (b"", b"\x82", integer(1001, 5, 0x20) + b"\x82"):
         decoder = Decoder()
@@ -498,15 +517,23 @@ def test_what_comes_after_the_limit_must_be_well_formed_all_the_same() -> None:
         Decoder(max_list_size=0).decode_block(b"\x82\x00\x01n\x81\xff")
 
 
-def test_a_name_first_seen_over_the_limit_is_known_afterwards() -> None:
-    # The encoder knows this name by its token and leaves its base64 as it is: were the token lost,
-    # the value would be Huffman-coded.
+@pytest.mark.parametrize("limit", [10, 1000], ids=["first seen over the limit", "first seen in it"])
+def test_a_name_from_the_table_keeps_its_token(limit: int) -> None:
+    # What a field is, is decided by token: a lost one would get transfer-encoding past those who
+    # look for it. It shows in the encoder, which leaves the base64 of this name as it is.
     name, value = b"cf-cloudflared-response-headers", b"aaaaaaaaaaaaaaaa"
-    decoder = Decoder(max_list_size=10)
-    with pytest.raises(HeaderListTooLarge):
-        decoder.decode_block(literal(name, value))
+    decoder = Decoder(max_list_size=limit)
+    block = b"\x82" + literal(name, value)
+    if limit < 42:
+        with pytest.raises(HeaderListTooLarge):
+            decoder.decode_block(block)
+    else:
+        assert value in Encoder().encode_block(decoder.decode_block(block))
     decoder.max_list_size = 1000
-    assert value in Encoder().encode_block(decoder.decode_block(b"\xbe"))
+    for again in (b"\x82\xbe", b"\x82\x7e" + plain(value), b"\x82\x0f\x2f" + plain(value)):
+        fields = decoder.decode_block(again)
+        assert list(fields) == [(b":method", b"GET"), (name, value)]
+        assert value in Encoder().encode_block(fields)
 
 
 # --- The encoder: what goes into the table.

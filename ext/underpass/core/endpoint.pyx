@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """The joint between a codec and a transport.
 
 An `Endpoint` has the methods of `asyncio.BufferedProtocol` (and `asyncio.Protocol`, for transports that know no

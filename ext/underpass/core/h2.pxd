@@ -19,6 +19,7 @@ cdef class Limits:
     cdef public uint32_t max_header_list            # advertised and enforced, bytes as RFC 9113 §6.5.2 counts
     cdef public uint32_t allowance                  # burst of frames that cost us and carry nothing
     cdef public uint32_t allowance_per_second       # how fast that is earned back
+    cdef public uint32_t linger                     # request bytes thrown away after a response; 0: reset at once
 
 
 cdef class H2Stream(Side):
@@ -39,7 +40,9 @@ cdef class H2Stream(Side):
     cdef bint got_head
     cdef bint response_bodiless         # the request was HEAD
     cdef bint times_out                 # `sweep` may give it up
-    cdef double opened_at               # Turn.coarse, seconds
+    cdef bint lingers                   # the response is complete, the request is not
+    cdef int64_t thrown_away            # request content nobody wanted, bytes
+    cdef double opened_at               # Turn.coarse, seconds; of a lingering stream: since when
 
     cdef int end_now(self) except -1
     cdef int local_end(self) except -1
@@ -56,6 +59,7 @@ cdef class H2Connection(Endpoint):
     cdef StreamTable streams
     cdef H2Stream recent                # the last stream looked up
     cdef H2Stream receiving             # whose DATA frame is being read, if it still lives
+    cdef uint32_t lingering             # streams that linger
     cdef public uint32_t idle_at        # streams left at which `idle` is called
     # Receiving.
     cdef uint32_t preface_left

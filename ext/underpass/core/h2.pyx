@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """One HTTP/2 connection (RFC 9113), client or server.
 
 Frames are parsed where they were read; content goes straight to the exchange of its stream. What is to be sent is
@@ -55,11 +55,12 @@ cdef class Limits:
     max_concurrent_streams: streams the peer may have open. stream_window, connection_window: bytes of content held
     for it. max_frame_size: bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry
     nothing useful (resets, pings, settings, empty frames) may come in a burst, and how many more each second.
+    linger: bytes of a request that are read on and thrown away after its response; 0 resets the stream at once.
     """
 
     def __init__(self, *, uint32_t max_concurrent_streams=20000, uint32_t stream_window=1048576,
                  uint32_t connection_window=16777216, uint32_t max_frame_size=65536, uint32_t max_header_list=262144,
-                 uint32_t allowance=20000, uint32_t allowance_per_second=10000):
+                 uint32_t allowance=20000, uint32_t allowance_per_second=10000, uint32_t linger=0):
         if not 65535 <= stream_window <= 0x7FFFFFFF or not 65535 <= connection_window <= 0x7FFFFFFF:
             raise ValueError("a window must be between 65,535 and 2^31-1 bytes")
         self.max_concurrent_streams = max_concurrent_streams
@@ -69,6 +70,7 @@ cdef class Limits:
         self.max_header_list = max_header_list
         self.allowance = allowance
         self.allowance_per_second = allowance_per_second
+        self.linger = linger
 
 
 @final
@@ -76,12 +78,14 @@ cdef class H2Stream(Side):
     """One stream, as a side of its exchange."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
+        cdef H2Stream alive = self
         if self.local_closed:
             return 0
         self.connection.write_fields(self, head, end)
         return self.local_end() if end else 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef H2Stream alive = self
         cdef H2Connection connection = self.connection
         cdef int64_t sent = 0
         cdef int64_t part
@@ -106,6 +110,7 @@ cdef class H2Stream(Side):
         return 0
 
     cdef int send_end(self, Fields trailers) except -1:
+        cdef H2Stream alive = self
         if self.local_closed or self.ends:
             return 0
         self.trailers = trailers
@@ -115,6 +120,7 @@ cdef class H2Stream(Side):
         return 0
 
     cdef int end_now(self) except -1:
+        cdef H2Stream alive = self
         cdef H2Connection connection = self.connection
         if self.trailers is not None and self.trailers.count:
             connection.write_fields(self, self.trailers, True)
@@ -128,14 +134,22 @@ cdef class H2Stream(Side):
         return self.local_end()
 
     cdef int local_end(self) except -1:
+        cdef H2Stream alive = self
         self.local_closed = True
-        if not self.remote_closed and not self.connection.client:
-            # RFC 9113 §8.1: the response is complete, the rest of the request is not wanted.
-            return self.connection.reset_stream(self, NO_ERROR)
-        return self.connection.settle(self)
+        if self.remote_closed or self.connection.client:
+            return self.connection.settle(self)
+        if self.connection.limits.linger:
+            # Some clients lose the response if the reset comes before they have read it.
+            self.lingers = True
+            self.opened_at = self.connection.turn.coarse
+            self.connection.lingering += 1
+            return 0
+        # RFC 9113 §8.1: the response is complete, the rest of the request is not wanted.
+        return self.connection.reset_stream(self, NO_ERROR)
 
     cdef int send_pending(self) except -1:
         """One quantum of what waits; the connection calls this in turn."""
+        cdef H2Stream alive = self
         cdef H2Connection connection = self.connection
         cdef int64_t part
         if self.local_closed or self.pending is None or self.pending.size == 0:
@@ -158,6 +172,7 @@ cdef class H2Stream(Side):
         return 0
 
     cdef int abandon(self, uint32_t code) except -1:
+        cdef H2Stream alive = self
         cdef H2Connection connection = self.connection
         if connection is None:
             return 0
@@ -166,6 +181,7 @@ cdef class H2Stream(Side):
         return connection.reset_stream(self, CANCEL if code == NO_ERROR and connection.client else code)
 
     cdef int release(self, Py_ssize_t size) except -1:
+        cdef H2Stream alive = self
         if self.unreleased < size:
             size = <Py_ssize_t>self.unreleased
         self.unreleased -= size
@@ -287,6 +303,14 @@ cdef class H2Connection(Endpoint):
                 exchange.outbound = None
                 exchange.fail(504, "timeout_first_byte")
         return given_up
+
+    def sweep_lingering(self, double seconds):
+        """Server role: reset streams whose response has been complete for so long while the request goes on."""
+        cdef H2Stream stream
+        if self.lingering:
+            for stream in self.streams.values():
+                if stream.lingers and self.turn.coarse - stream.opened_at >= seconds:
+                    self.reset_stream(stream, NO_ERROR)
 
     def ping(self):
         """Send a PING; the answer counts in `bytes_received`."""
@@ -427,7 +451,10 @@ cdef class H2Connection(Endpoint):
             stream.unreleased += size
             exchange = stream.exchange
             if exchange is None:
+                stream.thrown_away += size
                 stream.release(size)
+                if stream.thrown_away > self.limits.linger and stream.local_closed:
+                    return self.reset_stream(stream, NO_ERROR)
             elif self.client:
                 exchange.response_data(content, size)
             else:
@@ -834,6 +861,8 @@ cdef class H2Connection(Endpoint):
         if stream.connection is None:
             return 0
         stream.connection = None
+        if stream.lingers:
+            self.lingering -= 1
         if stream.unreleased:
             # Nobody will release these any more.
             self.return_credit(None, stream.unreleased)

@@ -287,9 +287,13 @@ def serialize_pairs(pairs):
     return out.take()
 
 
-def parse_block(bytes block not None):
-    """The pairs of bytes in a block. HeaderBlockError if it is malformed."""
-    fields = Fields()
+def parse_block(bytes block not None, Fields fields=None):
+    """The pairs of bytes in a block, behind those in `fields`, which they are added to.
+
+    HeaderBlockError if it is malformed; then nothing was added.
+    """
+    if fields is None:
+        fields = Fields()
     parse(<const unsigned char*>PyBytes_AS_STRING(block), <size_t>PyBytes_GET_SIZE(block), fields)
     return list(fields)
 

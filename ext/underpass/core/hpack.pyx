@@ -418,9 +418,8 @@ cdef class Encoder:
     cdef uint32_t find_pair(
             self, uint32_t hash, const unsigned char* name, uint32_t name_size,
             const unsigned char* value, uint32_t value_size) noexcept:
-        # Links are not cleared on eviction: one
-        # that is no longer among the `count` newest, or doesn't lead to an older entry, is the end
-        # of the chain.
+        # Links are not cleared on eviction: one that isn't among the `count` newest any more is the
+        # end of the chain; so is, after 2**32 insertions, one that leads to no older entry.
         cdef DynamicTable* table = &self.table
         cdef TableEntry* entry
         cdef const unsigned char* text

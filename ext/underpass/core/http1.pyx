@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """HTTP/1.1 heads (RFC 9112).
 
 httptools (llhttp) parses; this module finds where a head ends, gives it exactly that, and then applies the rules
@@ -47,6 +47,24 @@ cdef class HeadTarget:
 
     def on_message_complete(self):
         self.message_complete = True
+
+
+# Named by Connection or not, these are read for what they say, and hidden where that is due.
+cdef frozenset NOT_NOMINATED = frozenset(
+    (b"close", b"keep-alive", b"upgrade", b"te", b"host", b"content-length", b"transfer-encoding"))
+
+
+cdef int hide_nominated(Fields fields, set listed) except -1:
+    """RFC 9110 §7.6.1: a field that Connection names is for this connection alone."""
+    cdef uint32_t i
+    names = {name.strip(b" \t") for name in listed} - NOT_NOMINATED
+    if names:
+        for i in range(fields.count):
+            # Pseudo fields have a colon, which no list of names has a use for.
+            if fields.items[i].token > T_HOST or fields.items[i].token == 0:
+                if fields._name(i).lower() in names:
+                    fields.items[i].flags |= HIDDEN
+    return 0
 
 
 cdef class HeadReader:
@@ -167,6 +185,7 @@ cdef class HeadReader:
         cdef int64_t length
         cdef bint close = False, keep = False, chunked = False, coded = False
         cdef bint has_upgrade = False
+        cdef set nominated = None
         self.length = NO_LENGTH
         self.upgrade = self.expects_continue = False
         for i in range(fields.count):
@@ -183,6 +202,11 @@ cdef class HeadReader:
                 keep |= list_has(value, field.value_size, b"keep-alive")
                 self.upgrade |= list_has(value, field.value_size, b"upgrade")
                 field.flags |= HIDDEN
+                if not (same_text(value, field.value_size, b"keep-alive") or same_text(value, field.value_size, b"close")
+                        or same_text(value, field.value_size, b"upgrade")):
+                    if nominated is None:
+                        nominated = set()
+                    nominated.update(fields._value(i).lower().split(b","))
             elif field.token == T_UPGRADE:
                 has_upgrade = True
             elif field.token in (T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_HTTP2_SETTINGS):
@@ -210,6 +234,8 @@ cdef class HeadReader:
                 if same_text(value, field.value_size, b"100-continue"):
                     self.expects_continue = True
                     field.flags |= HIDDEN
+        if nominated is not None:
+            hide_nominated(fields, nominated)
         self.upgrade = self.upgrade and has_upgrade
         if not self.upgrade:
             fields.hide(T_UPGRADE)

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """HTTP/1.1 toward an origin (RFC 9112): one exchange at a time, connections kept for the next.
 
 A connection goes back to its pool only when both messages are complete, the origin agrees, and nothing is left in
@@ -48,6 +48,7 @@ cdef class Http1Request(Side):
     """One request on an origin connection."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
+        cdef Http1Request alive = self
         cdef Field* length = head.find(T_CONTENT_LENGTH)
         self.expected = NO_LENGTH
         self.upgrading = head.find(T_UPGRADE) is not NULL
@@ -63,6 +64,7 @@ cdef class Http1Request(Side):
         return self.write_head(True, False)
 
     cdef int write_head(self, bint content, bint ended) except -1:
+        cdef Http1Request alive = self
         cdef Http1Client connection = self.connection
         cdef Fields head = self.held
         self.held = None
@@ -84,6 +86,7 @@ cdef class Http1Request(Side):
         return connection.wake()
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Http1Request alive = self
         cdef Http1Client connection = self.connection
         if connection is None or self.sent_end:
             return self.exchange.drained(self, size) if self.exchange is not None else 0
@@ -101,6 +104,7 @@ cdef class Http1Request(Side):
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
+        cdef Http1Request alive = self
         cdef Http1Client connection = self.connection
         if connection is None or self.sent_end:
             return 0
@@ -119,6 +123,7 @@ cdef class Http1Request(Side):
         return connection.maybe_idle()
 
     cdef int abandon(self, uint32_t code) except -1:
+        cdef Http1Request alive = self
         # Whatever the reason, this connection is in the middle of something.
         if self.connection is not None:
             self.connection.current = None
@@ -127,6 +132,7 @@ cdef class Http1Request(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
+        cdef Http1Request alive = self
         self.unreleased -= size
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
             self.connection.resume_reading()

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """HTTP/1.1 toward a visitor (RFC 9112): persistent connections, pipelined requests taken one at a time.
 
 What comes while a request is being answered waits in `held`; once more than `MAX_HELD` wait, the transport is not
@@ -31,6 +31,7 @@ cdef class Http1Response(Side):
     """One response on a visitor's connection."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
+        cdef Http1Response alive = self
         cdef Http1Server connection = self.connection
         cdef Field* length
         if connection is None or self.head_sent:
@@ -68,6 +69,7 @@ cdef class Http1Response(Side):
         return self.send_end(None) if end else 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Http1Response alive = self
         cdef Http1Server connection = self.connection
         if connection is None:
             return 0
@@ -87,6 +89,7 @@ cdef class Http1Response(Side):
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
+        cdef Http1Response alive = self
         cdef Http1Server connection = self.connection
         if connection is None:
             return 0
@@ -102,6 +105,7 @@ cdef class Http1Response(Side):
         return connection.response_written()
 
     cdef int abandon(self, uint32_t code) except -1:
+        cdef Http1Response alive = self
         cdef Http1Server connection = self.connection
         if connection is not None:
             self.connection = None
@@ -110,12 +114,14 @@ cdef class Http1Response(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
+        cdef Http1Response alive = self
         self.unreleased -= size
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT and self.connection.held is None:
             self.connection.resume_reading()
         return 0
 
     cdef int become_tunnel(self) except -1:
+        cdef Http1Response alive = self
         cdef Http1Server connection = self.connection
         cdef Backlog held
         self.tunnel = True

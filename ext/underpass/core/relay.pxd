@@ -95,6 +95,9 @@ cdef class PythonSide(Side):
     cdef public object on_data
     cdef public object on_end
     cdef public object on_abandoned
+    cdef public object on_released          # on_released(): something written here has left by the other side
+    cdef public bint keeps_credit           # what `on_data` got stays charged to its sender until `take`
+    cdef readonly int64_t unreleased        # bytes written here that have not left yet
 
 
 cdef class Acceptor:

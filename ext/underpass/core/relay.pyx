@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """Exchanges: the relay between the side that received a request and the side that carries it on.
 
 An `Exchange` is joined to two `Side`s, each kept by a codec (an HTTP/2 stream, an HTTP/1.1 message pair, a byte
@@ -9,6 +9,10 @@ Backpressure: a side that could not yet write what it was given keeps it, and re
 have gone to its transport. The exchange passes that to the side which delivered them (`release`), and a codec
 never delivers more than a fixed number of unreleased bytes (a window, or a pause of its transport). So what an
 exchange can hold is bounded by the constants of the delivering codec.
+
+Ownership: a call of ours may make a callee let go of the last reference to the very object that is being called
+(an exchange that ends detaches both sides). Cython borrows `self` and attributes, so every method of an exchange or
+a side that calls out begins with `cdef ... alive = self`, which keeps it until it returns.
 
 Decisions are Python's: an `Acceptor` calls its handler once a request, with the exchange; the handler joins it to
 an outbound side, or answers it with `respond` or `fail`.
@@ -76,6 +80,7 @@ cdef class Exchange:
         return 0
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Exchange alive = self
         self.counters.request_bytes += <uint64_t>size
         if self.outbound is not None:
             self.replayable = False
@@ -88,6 +93,7 @@ cdef class Exchange:
         return self.waiting.append(data, size)
 
     cdef int request_end(self, Fields trailers) except -1:
+        cdef Exchange alive = self
         if self.request_ended:
             return 0
         self.request_ended = True
@@ -100,6 +106,7 @@ cdef class Exchange:
         return 0
 
     cdef int inbound_lost(self, uint32_t code) except -1:
+        cdef Exchange alive = self
         cdef Side outbound = self.outbound
         self.inbound = None
         if self.over:
@@ -119,6 +126,7 @@ cdef class Exchange:
         return 0
 
     cdef int response_head(self, Fields head, int status, bint end) except -1:
+        cdef Exchange alive = self
         cdef Fields passed
         if self.over or self.status:
             return 0
@@ -138,12 +146,14 @@ cdef class Exchange:
         return 0
 
     cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Exchange alive = self
         self.counters.response_bytes += <uint64_t>size
         if self.inbound is not None and not self.response_ended:
             return self.inbound.send_data(data, size)
         return 0
 
     cdef int response_end(self, Fields trailers) except -1:
+        cdef Exchange alive = self
         if self.response_ended or self.inbound is None:
             return 0
         self.response_ended = True
@@ -151,6 +161,7 @@ cdef class Exchange:
         return self.response_over()
 
     cdef int response_over(self) except -1:
+        cdef Exchange alive = self
         # RFC 9113 §8.1: a complete response may come before the end of the request; the rest is of no use then.
         cdef Side outbound = self.outbound
         if self.over:
@@ -162,6 +173,7 @@ cdef class Exchange:
         return self.finish()
 
     cdef int outbound_lost(self, uint32_t code, int seen, str cause) except -1:
+        cdef Exchange alive = self
         cdef bint again
         if self.over:
             return 0
@@ -178,6 +190,7 @@ cdef class Exchange:
         return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
 
     cdef int drained(self, Side side, Py_ssize_t size) except -1:
+        cdef Exchange alive = self
         if side is self.outbound:
             if self.inbound is not None:
                 return self.inbound.release(size)
@@ -189,6 +202,7 @@ cdef class Exchange:
 
     cdef int join(self, Side outbound, Fields head) except -1:
         """Send the request on by `outbound`, with what has come of it so far."""
+        cdef Exchange alive = self
         cdef Backlog waiting = self.waiting
         cdef bint ended = self.request_ended
         if self.over or self.inbound is None:
@@ -232,6 +246,7 @@ cdef class Exchange:
 
     cdef int finish(self) except -1:
         """Both directions have ended well, or nobody wants the rest."""
+        cdef Exchange alive = self
         cdef Side inbound = self.inbound, outbound = self.outbound
         if self.over:
             return 0
@@ -246,6 +261,7 @@ cdef class Exchange:
 
     cdef int drop(self, uint32_t code) except -1:
         """End both sides at once: the response is broken off, or was never wanted."""
+        cdef Exchange alive = self
         cdef Side inbound = self.inbound, outbound = self.outbound
         if self.over:
             return 0
@@ -389,9 +405,13 @@ cdef class PythonSide(Side):
     As the outbound side of an exchange it gets the request by `on_data(bytes)`, `on_end()` and
     `on_abandoned(code)`, and answers with `send_response`, `write`, `end`. As the inbound side (`request`) it is
     the origin of the request, and gets the response by `on_head(status, fields)` and the same.
+
+    Backpressure is asked for: with `keeps_credit` the sender may go on only when `take` says so, and `unreleased`
+    and `on_released()` tell how much of what was written still waits.
     """
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
+        cdef PythonSide alive = self
         if self.on_head is not None:
             self.on_head(status, head)
         if end and self.on_end is not None:
@@ -399,22 +419,37 @@ cdef class PythonSide(Side):
         return 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef PythonSide alive = self
         cdef Exchange exchange = self.exchange
         if self.on_data is not None:
             self.on_data(PyBytes_FromStringAndSize(<const char*>data, size))
-        if exchange is not None:
+        if exchange is not None and not self.keeps_credit:
             exchange.drained(self, size)
         return 0
 
     cdef int send_end(self, Fields trailers) except -1:
+        cdef PythonSide alive = self
         if self.on_end is not None:
             self.on_end()
         return 0
 
     cdef int abandon(self, uint32_t code) except -1:
+        cdef PythonSide alive = self
         if self.on_abandoned is not None:
             self.on_abandoned(code)
         return 0
+
+    cdef int release(self, Py_ssize_t size) except -1:
+        cdef PythonSide alive = self
+        self.unreleased -= size
+        if self.on_released is not None:
+            self.on_released()
+        return 0
+
+    def take(self, Py_ssize_t size):
+        """`size` bytes that `on_data` got are done with (for `keeps_credit`)."""
+        if self.exchange is not None and size > 0:
+            self.exchange.drained(self, size)
 
     def request(self, Exchange exchange not None, Fields head not None):
         """Become the inbound side of `exchange`, whose request head is `head`."""
@@ -436,6 +471,7 @@ cdef class PythonSide(Side):
         cdef Exchange exchange = self.exchange
         if exchange is None or not data:
             return
+        self.unreleased += PyBytes_GET_SIZE(data)
         if exchange.inbound is self:
             exchange.request_data(start, PyBytes_GET_SIZE(data))
         else:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """A raw byte stream to an origin: request content goes out as it is, what comes back is response content."""
 
 from cython cimport final
@@ -17,6 +17,7 @@ cdef class StreamSide(Side):
     """The outbound side of a tunnelled stream."""
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef StreamSide alive = self
         cdef StreamClient connection = self.connection
         if connection is None:
             return 0
@@ -25,10 +26,12 @@ cdef class StreamSide(Side):
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
+        cdef StreamSide alive = self
         # The tunnel's streams end as a whole: there is no half-close.
         return self.connection.close_after_flush() if self.connection is not None else 0
 
     cdef int abandon(self, uint32_t code) except -1:
+        cdef StreamSide alive = self
         if self.connection is not None:
             self.connection.current = None
             self.connection.close_at_once()
@@ -36,6 +39,7 @@ cdef class StreamSide(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
+        cdef StreamSide alive = self
         self.unreleased -= size
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
             self.connection.resume_reading()

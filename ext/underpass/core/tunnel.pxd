@@ -1,5 +1,7 @@
 # How an exchange crosses a link: what the connector makes of requests and responses, and what the edge does.
 
+from libc.stdint cimport int64_t
+
 from underpass.core.fields cimport Fields
 from underpass.core.relay cimport Acceptor, Exchange
 
@@ -32,6 +34,7 @@ cdef class VisitorExchange(Exchange):
     cdef readonly VisitorAcceptor acceptor
     cdef readonly bytes ray
     cdef bytes client_address
+    cdef int64_t body                   # request content so far, bytes
 
     cdef Fields visitor_response(self, Fields head, int status)
 
@@ -39,6 +42,7 @@ cdef class VisitorExchange(Exchange):
 cdef class VisitorAcceptor(Acceptor):
     cdef object on_failure              # on_failure(exchange, status, cause): answer with a page
     cdef public bytes client_address    # of the connection's peer, as text
+    cdef public int64_t max_body        # bytes of request content; -1: no limit
     cdef public bytes scheme            # b"http" or b"https"
     cdef bytes location                 # the edge's own name, the tail of every ray
 

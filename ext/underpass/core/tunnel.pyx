@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, nonecheck=True
 """How an exchange crosses a link (docs: wire protocol §2.2 to §2.10).
 
 A request travels as an ordinary HTTP/2 request, an upgrade being a field of its own. A response travels with the
@@ -18,9 +18,9 @@ from underpass.core.fields cimport (
 )
 from underpass.core.frames cimport CANCEL
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport same_text
+from underpass.core.heads cimport parse_length
 from underpass.core.output cimport Output
-from underpass.core.relay cimport SEEN, Acceptor, Exchange
+from underpass.core.relay cimport Acceptor, Exchange, Side
 
 import os
 
@@ -272,10 +272,25 @@ cdef class VisitorExchange(Exchange):
         return link
 
     cdef int retry_elsewhere(self) except -1:
+        cdef VisitorExchange alive = self
         self.acceptor.accept(self)
         return 1
 
+    cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef VisitorExchange alive = self
+        cdef Side outbound
+        if self.acceptor.max_body >= 0:
+            self.body += size
+            if self.body > self.acceptor.max_body and not self.status and not self.over:
+                outbound, self.outbound = self.outbound, None
+                if outbound is not None:
+                    outbound.exchange = None
+                    outbound.abandon(CANCEL)
+                self.fail(413, "body_too_large")
+        return Exchange.request_data(self, data, size)
+
     cdef int response_head(self, Fields head, int status, bint end) except -1:
+        cdef VisitorExchange alive = self
         cdef Field* meta
         if self.over or self.status:
             return 0
@@ -361,7 +376,8 @@ cdef class VisitorAcceptor(Acceptor):
     """Makes a `VisitorExchange` of every request of one visitor's connection.
 
     handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
-    edge's own short name, which ends every ray.
+    edge's own short name, which ends every ray. `max_body` may be set: bytes of content a request may have, -1 for
+    any number; more is answered with 413.
     """
 
     def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,
@@ -371,6 +387,16 @@ cdef class VisitorAcceptor(Acceptor):
         self.client_address = client_address
         self.scheme = scheme
         self.location = location
+        self.max_body = -1
+
+    cdef int accept(self, Exchange exchange) except -1:
+        cdef Field* length
+        if self.max_body >= 0:
+            length = exchange.request.find(T_CONTENT_LENGTH)
+            if length is not NULL and parse_length(exchange.request.value(length), length.value_size) > self.max_body:
+                exchange.fail(413, "body_too_large")
+                return 0
+        return Acceptor.accept(self, exchange)
 
     cdef Exchange new_exchange(self):
         cdef VisitorExchange exchange = VisitorExchange.__new__(VisitorExchange)

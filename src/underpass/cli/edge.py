@@ -34,8 +34,20 @@ def edge() -> None:
 )
 @click.option("--api", metavar="ADDR", help="The control API.")
 @click.option("--domain", metavar="NAME", help="Quick tunnels get names below it.")
+@click.option(
+    "--max-body",
+    metavar="BYTES",
+    type=int,
+    help="The largest request body to let through. Without it, any size.",
+)
 @click.pass_context
-def run(ctx: click.Context, /, tunnels: tuple[str, ...], **given: str | None) -> None:
+def run(
+    ctx: click.Context,
+    /,
+    tunnels: tuple[str, ...],
+    max_body: int | None,
+    **given: str | None,
+) -> None:
     """Serve visitors and connectors on this machine. Without options, on loopback only."""
     try:
         settings = resolve(given_levels(ctx), os.environ, {})
@@ -55,7 +67,11 @@ def run(ctx: click.Context, /, tunnels: tuple[str, ...], **given: str | None) ->
     names = ("data_dir", "https", "http", "api", "domain")
     chosen = {name: given[name] for name in names if given.get(name) is not None}
     try:
-        options = EdgeOptions.parse(**chosen, **({"tunnels": tunnels} if tunnels else {}))  # type: ignore[arg-type]
+        options = EdgeOptions.parse(
+            **chosen,  # type: ignore[arg-type]
+            **({"tunnels": tunnels} if tunnels else {}),
+            max_body=max_body,
+        )
     except EdgeError as error:
         raise click.UsageError(str(error), ctx) from None
     try:

@@ -11,7 +11,6 @@ import logging
 import platform
 import ssl
 import sys
-from pathlib import Path
 from typing import Final
 
 from underpass.connector.dispatch import Dispatcher
@@ -20,6 +19,7 @@ from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
+from underpass.connector.trust import certificate_trouble, edge_context
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import Kind, OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Snapshot
@@ -233,7 +233,7 @@ class HttpLinkDialer:
             )
         except ssl.SSLCertVerificationError as error:
             raise DialError(
-                DialErrorKind.TLS, _certificate_trouble(error, self._options)
+                DialErrorKind.TLS, certificate_trouble(error, self._options.cacert)
             ) from error
         except ssl.SSLError as error:
             raise DialError(DialErrorKind.TLS, f"TLS with {slot}: {error}") from error
@@ -271,25 +271,6 @@ class HttpLinkDialer:
         """End what is left open, after the last link is gone."""
         self._dispatcher.close()
         self._turn.stop()
-
-
-def edge_context(cacert: Path | None) -> ssl.SSLContext:
-    """TLS toward the edge: `cacert` alone if given, else Cloudflare's roots and the system's."""
-    if cacert is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cacert)
-    else:
-        context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _certificate_trouble(error: ssl.SSLCertVerificationError, options: ConnectorOptions) -> str:
-    trusted = f"the certificates in {options.cacert}" if options.cacert else "the system's roots"
-    return (
-        f"the edge's certificate is not to be trusted: {error.verify_message} (checked against "
-        f"{trusted}; for an edge of your own give its ca.pem with --cacert)"
-    )
 
 
 def _local_address(

@@ -41,11 +41,23 @@ class DataPath:
     close: Callable[[], None]
 
 
-def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
-    """Put dialer, dispatcher and services together. Needs a running event loop."""
-    from underpass.connector.link import HttpLinkDialer
+class DataPathError(Exception):
+    """The options ask for what cannot be done; the text says what."""
 
-    dialer = HttpLinkDialer(options, status)
+
+def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
+    """Put dialer, dispatcher and services together. Needs a running event loop.
+
+    Raises DataPathError.
+    """
+    from underpass.connector.dispatch import ServiceNotSupportedError
+    from underpass.connector.link import HttpLinkDialer
+    from underpass.connector.trust import TrustError
+
+    try:
+        dialer = HttpLinkDialer(options, status)
+    except (ServiceNotSupportedError, TrustError) as error:
+        raise DataPathError(str(error)) from error
     return DataPath(dialer, dialer.counters, dialer.close)
 
 
@@ -77,7 +89,11 @@ async def serve_connector(
         if pool is None:
             return 0
         status = ConnectorStatus(options.connector_id, options.quick_hostname)
-        data_path = build(options, status)
+        try:
+            data_path = build(options, status)
+        except DataPathError as error:
+            _log.error("Cannot start", extra={"error": str(error)})
+            return 1
         try:
             return await _serve(options, pool, status, data_path, signals, ready)
         finally:

@@ -11,8 +11,11 @@ class HeaderBlockError(ValueError):
 def serialize_pairs(pairs: Fields | Iterable[tuple[bytes, bytes]]) -> bytes:
     """The block for Fields or pairs of bytes, without those that belong to the tunnel."""
 
-def parse_block(block: bytes) -> list[tuple[bytes, bytes]]:
-    """The pairs of bytes in a block. HeaderBlockError if it is malformed."""
+def parse_block(block: bytes, fields: Fields | None = None) -> list[tuple[bytes, bytes]]:
+    """The pairs of bytes in a block, behind those in `fields`, which they are added to.
+
+    HeaderBlockError if it is malformed; then nothing was added.
+    """
 
 def canonical(name: bytes) -> bytes:
     """The name in Go's canonical case."""

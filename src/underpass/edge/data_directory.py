@@ -11,7 +11,7 @@ import stat
 import sys
 from pathlib import Path
 
-from underpass.edge.errors import DataDirectoryError
+from underpass.edge.errors import DataDirectoryError, DataDirectoryInUseError
 
 if sys.platform == "win32":
     import msvcrt
@@ -120,7 +120,7 @@ def _lock(path: Path) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             holder = _holder(descriptor)
-            raise DataDirectoryError(
+            raise DataDirectoryInUseError(
                 f"data directory {path.parent} is in use by another edge{holder}: "
                 "stop it or choose another --data-dir"
             ) from error

@@ -4,6 +4,7 @@
     ├── OptionsError         an option cannot be understood (also a ValueError)
     ├── HostnameError        a hostname cannot be served (also a ValueError)
     ├── DataDirectoryError   the data directory cannot be used
+    │   └── DataDirectoryInUseError   by another edge that runs
     ├── ListenError          an address cannot be listened on
     ├── CertificateError     the certificate authority cannot be used
     ├── StoreError           the store cannot be used (its own tree: underpass.edge.store)
@@ -30,6 +31,10 @@ class HostnameError(EdgeError, ValueError):
 
 class DataDirectoryError(EdgeError):
     """The data directory cannot be made, is open to others, or belongs to a running edge."""
+
+
+class DataDirectoryInUseError(DataDirectoryError):
+    """The data directory belongs to a running edge."""
 
 
 class ListenError(EdgeError):

@@ -40,6 +40,12 @@ MAX_CONNECTIONS: Final = 16384
 MAX_HEAD: Final = 32768
 """Bytes of an HTTP/1.1 request head. nginx allows 32 KiB, most servers 8 to 16."""
 
+LINGER_BYTES: Final = 1048576
+"""Of an HTTP/2 upload that are read on and thrown away when the answer came early, for at most..."""
+
+LINGER_SECONDS: Final = 2.0
+"""...so long: some clients lose an early answer when the reset is close behind it."""
+
 _PAGES: Final = {
     400: PageKind.BAD_REQUEST,
     404: PageKind.UNKNOWN_HOST,
@@ -61,6 +67,7 @@ def visitor_limits() -> Limits:
         max_header_list=65536,
         allowance=1000,
         allowance_per_second=200,
+        linger=LINGER_BYTES,
     )
 
 
@@ -98,6 +105,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
 
     def look(self) -> None:
         """Once a tick: say goodbye to a connection nobody uses."""
+        self.sweep_lingering(LINGER_SECONDS)
         self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
         if self._quiet_ticks >= IDLE_SECONDS:
             self.shut_down()
@@ -135,12 +143,16 @@ class Gateway:
 
     Args:
         location: the edge's short name, which ends every ray.
+        max_body: bytes of content a request may have; None for any number.
     """
 
-    def __init__(self, turn: LoopTurn, router: Router, *, location: str) -> None:
+    def __init__(
+        self, turn: LoopTurn, router: Router, *, location: str, max_body: int | None = None
+    ) -> None:
         self.turn = turn
         self.counters = Counters()
         self._router = router
+        self._max_body = -1 if max_body is None else max_body
         self._location = location.upper().encode("ascii")
         self._servers: list[asyncio.AbstractServer] = []
         self._visitors: set[Visitor] = set()
@@ -186,6 +198,7 @@ class Gateway:
             scheme,
             self._location,
         )
+        acceptor.max_body = self._max_body
         tls = transport.get_extra_info("ssl_object")
         visitor: Visitor
         if tls is not None and tls.selected_alpn_protocol() == "h2":

@@ -81,6 +81,8 @@ class EdgeOptions:
     """Quick tunnels get names below it."""
     location: str = DEFAULT_LOCATION
     """What connectors are told they are connected to."""
+    max_body: int | None = None
+    """Bytes of content a visitor's request may have; more is answered with 413. None: no limit."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -90,6 +92,8 @@ class EdgeOptions:
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)
+        if self.max_body is not None and self.max_body < 0:
+            raise OptionsError(f"--max-body {self.max_body}: a size cannot be negative")
         if not _LOCATION.fullmatch(self.location):
             raise OptionsError(
                 f"location {self.location!r}: use 1 to 32 lower-case letters, digits and hyphens"
@@ -106,6 +110,7 @@ class EdgeOptions:
         api: str = DEFAULT_API,
         domain: str = DEFAULT_DOMAIN,
         location: str = DEFAULT_LOCATION,
+        max_body: int | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -124,6 +129,7 @@ class EdgeOptions:
             api=_parse_option("--api", api),
             domain=domain,
             location=location,
+            max_body=max_body,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 from underpass.edge.errors import EdgeError
 from underpass.edge.options import EdgeOptions
@@ -41,7 +42,11 @@ async def _serve(options: EdgeOptions) -> int:
             log.info("Stopping: requests under way may finish")
         finally:
             stopping = asyncio.ensure_future(edge.stop())
-            signals.on_abort = stopping.cancel
+            signals.on_abort = partial(_cut_short, stopping)
             with contextlib.suppress(asyncio.CancelledError):
                 await stopping
     return signals.exit_code
+
+
+def _cut_short(stopping: asyncio.Future[None]) -> None:
+    stopping.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -37,7 +38,8 @@ STOP_SECONDS: Final = 10.0
 class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
-    After `start`, `https`, `http`, `api` and `tunnels` say where it listens.
+    After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
+    visitors and connectors have to trust.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Edge:
         self.gateway: Gateway
         self.registry: Registry
         self.authority: CertificateAuthority
+        self.ca_certificate: Path
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -70,6 +73,7 @@ class Edge:
         options = self._options
         directory = DataDirectory.open(options.data_dir)
         self._closing.callback(directory.close)
+        self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
         https, http, api = (
             self._listen(address) for address in (options.https, options.http, options.api)
@@ -99,7 +103,9 @@ class Edge:
         )
         await self.listeners.start(tunnels)
         self._closing.push_async_callback(self.listeners.stop, STOP_SECONDS)
-        self.gateway = Gateway(turn, router, location=options.location)
+        self.gateway = Gateway(
+            turn, router, location=options.location, max_body=options.max_body
+        )
         await self.gateway.start(
             http,
             https,

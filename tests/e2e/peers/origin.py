@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as WebSocketRequest
 from websockets.server import ServerProtocol
@@ -101,9 +100,6 @@ class Conversation:
             lines.append(f"Content-Length: {len(body)}")
         await self.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
-    async def content(self) -> asyncio.Queue[bytes]:
-        raise NotImplementedError
-
     async def read_content(self, take: Callable[[bytes], Awaitable[None] | None]) -> None:
         """Hand every piece of the request's content to `take`."""
         request = self.request
@@ -115,40 +111,23 @@ class Conversation:
                 await result
 
         if "chunked" in request.header("transfer-encoding").lower():
-            while True:
-                size = int((await self.reader.readline()).split(b";")[0], 16)
-                while size > 0:
-                    piece = await self.read_some(size)
-                    size -= len(piece)
-                    await deliver(piece)
-                    if size == 0:
-                        await self.reader.readexactly(2)
-                if size == 0 and not await self._more_chunks():
-                    break
+            while size := int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16):
+                await self._read_exactly(size, deliver)
+                await self.reader.readexactly(2)
+            while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
+                name, _, value = line.decode("latin-1").strip().partition(":")
+                request.trailers.append((name, value.strip()))
         else:
-            left = int(request.header("content-length", "0"))
-            while left:
-                piece = await self.read_some(left)
-                left -= len(piece)
-                await deliver(piece)
+            await self._read_exactly(int(request.header("content-length", "0")), deliver)
         request.complete = True
 
-    async def _more_chunks(self) -> bool:
-        line = await self.reader.readuntil(b"\r\n")
-        if not line.startswith(b"0"):
-            # Put the size line back: the caller reads it again.
-            self.reader._buffer[:0] = line  # type: ignore[attr-defined]
-            return True
-        while (line := await self.reader.readuntil(b"\r\n")) != b"\r\n":
-            name, _, value = line.decode("latin-1").strip().partition(":")
-            self.request.trailers.append((name, value.strip()))
-        return False
-
-    async def read_some(self, most: int) -> bytes:
-        piece = await self.reader.read(min(most, PIECE))
-        if not piece:
-            raise Gone
-        return piece
+    async def _read_exactly(self, size: int, deliver: Callable[[bytes], Awaitable[None]]) -> None:
+        while size:
+            piece = await self.reader.read(min(size, PIECE))
+            if not piece:
+                raise Gone
+            size -= len(piece)
+            await deliver(piece)
 
     async def gone(self) -> None:
         """Return when the client has gone away."""
@@ -508,17 +487,14 @@ async def websocket(c: Conversation) -> None:
     """Echoes messages. `close CODE REASON` and `reset` are obeyed."""
     c.keep = False
     protocol = ServerProtocol(max_size=None)
-    request = WebSocketRequest(c.request.target, Headers(c.request.headers))
-    response = protocol.accept(request)
+    protocol.receive_data(c.head)
+    (handshake,) = protocol.events_received()
+    assert isinstance(handshake, WebSocketRequest)
+    response = protocol.accept(handshake)
     subprotocols = c.request.header("sec-websocket-protocol")
     if subprotocols:
         response.headers["Sec-WebSocket-Protocol"] = subprotocols.split(",")[0].strip()
     protocol.send_response(response)
-    # The head was read by the origin already: only frames come from here on.
-    protocol.parser = protocol.parse()
-    next(protocol.parser)
-    protocol.reader.feed_data(c.head)
-    protocol.events.clear()
     gathered: list[Frame] = []
     while True:
         for data in protocol.data_to_send():

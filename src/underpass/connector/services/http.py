@@ -16,6 +16,7 @@ from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
+from underpass.connector.trust import origin_context
 from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -53,7 +54,7 @@ class HttpOrigin:
         )
         self._dials: set[asyncio.Task[None]] = set()
         is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
-        self._context = _origin_context(settings) if is_tls else None
+        self._context = origin_context(settings) if is_tls else None
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
         self._ticks = 0
         turn.on_tick.add(self._tick)
@@ -141,22 +142,6 @@ class HttpOrigin:
 
     def _new_connection(self) -> OriginConnection:
         return OriginConnection(self._turn, self._pool)
-
-
-def _origin_context(settings: OriginRequest) -> ssl.SSLContext:
-    context: ssl.SSLContext
-    if sys.platform in ("win32", "darwin"):
-        import truststore
-
-        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        context = ssl.create_default_context()
-    if settings.ca_pool:
-        context.load_verify_locations(settings.ca_pool)
-    if settings.no_tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _tls_trouble(error: ssl.SSLError) -> str:

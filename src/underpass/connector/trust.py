@@ -1,0 +1,69 @@
+"""Whose certificates are believed: of the edge, pinned roots (docs: wire protocol §1.7); of origins,
+the operating system's, and what the configuration adds."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from underpass.connector.origin_request import OriginRequest
+
+__all__ = ["TrustError", "certificate_trouble", "edge_context", "origin_context"]
+
+
+class TrustError(Exception):
+    """A file of certificates cannot be used."""
+
+
+def edge_context(cacert: Path | None) -> ssl.SSLContext:
+    """TLS toward the edge: `cacert` alone if given, else Cloudflare's own roots and the system's.
+
+    Raises TrustError.
+    """
+    if cacert is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _load(context, cacert, "--cacert")
+    else:
+        context = ssl.create_default_context()
+        roots = files("underpass.connector").joinpath("cloudflare_roots.pem")
+        context.load_verify_locations(cadata=roots.read_text("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def origin_context(settings: OriginRequest) -> ssl.SSLContext:
+    """TLS toward one origin. Raises TrustError."""
+    context: ssl.SSLContext
+    if sys.platform in ("win32", "darwin"):
+        # OpenSSL does not know these systems' stores.
+        import truststore
+
+        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        context = ssl.create_default_context()
+    if settings.ca_pool:
+        _load(context, Path(settings.ca_pool), "originRequest.caPool")
+    if settings.no_tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def certificate_trouble(error: ssl.SSLCertVerificationError, cacert: Path | None) -> str:
+    """What to tell an operator whose edge was not trusted."""
+    trusted = f"the certificates in {cacert}" if cacert else "Cloudflare's and the system's roots"
+    return (
+        f"the edge's certificate is not to be trusted: {error.verify_message} (checked against "
+        f"{trusted}; for an edge of your own give its ca.pem with --cacert)"
+    )
+
+
+def _load(context: ssl.SSLContext, path: Path, what: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise TrustError(f"{what} {path}: there is no PEM certificate in it") from None
+    except OSError as error:
+        raise TrustError(f"{what} {path}: {error.strerror}") from error

@@ -1,0 +1,330 @@
+"""Edges and connectors as processes, watched through their logs, always stopped and looked over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+import underpass
+from underpass.edge.registry import Registry
+from underpass.edge.router import Router
+from underpass.edge.store import Tunnel
+from underpass.edge.store.sqlite import SqliteStore
+from underpass.wire.credentials import Credentials
+
+from .patience import PATIENCE, eventually
+
+UNDERPASS: Final = (sys.executable, "-X", "faulthandler", "-W", "default", "-m", "underpass")
+
+_TROUBLE: Final = re.compile(
+    r"Traceback|[A-Za-z]Warning:|never retrieved|was destroyed|Exception ignored|unexpected error"
+)
+"""What no log may contain."""
+
+Line = dict[str, Any]
+
+
+class Process:
+    """A program that logs JSON lines on standard error. `stop` it; `Process.running` does."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        self.lines: list[Line] = []
+        self.text: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment() | (environment or {}),
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """Everything it wrote, for messages."""
+        with self._changed:
+            return "".join(self.text)
+
+    @property
+    def open_files(self) -> int:
+        """Its file descriptors."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def wait_for(self, message: str, *, count: int = 1, **fields: Any) -> Line:
+        """The `count`th log line with `message` in its text and these fields."""
+
+        def found() -> list[Line]:
+            return [
+                line
+                for line in self.lines
+                if message in str(line.get("message"))
+                and all(line.get(name) == value for name, value in fields.items())
+            ][count - 1 :]
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, PATIENCE)
+            lines = found()
+        if not lines:
+            state = "ended" if self._ended else f"waited {PATIENCE:.0f} s"
+            raise AssertionError(f"no line {message!r} {fields} ({state}):\n{self.log}")
+        return lines[0]
+
+    def has_logged(self, message: str) -> bool:
+        with self._changed:
+            return any(message in str(line.get("message")) for line in self.lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code."""
+        try:
+            code = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it does not end:\n{self.log}") from None
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self, expected: int = 0) -> None:
+        """SIGTERM; check the exit code, and that nothing unexpected was logged."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+        self.check(expected)
+
+    def check(self, expected: int = 0) -> None:
+        """Wait for the end; check the exit code, and that nothing unexpected was logged."""
+        code = self.wait()
+        trouble = _TROUBLE.search(self.log)
+        assert trouble is None, f"{trouble.group()!r} in the log:\n{self.log}"
+        assert code == expected, f"exit code {code}:\n{self.log}"
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        self._process.kill()
+        self.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for raw in stream:
+                text = raw.decode("utf-8", "replace")
+                line: Any = {}
+                with contextlib.suppress(ValueError):
+                    line = json.loads(text)
+                with self._changed:
+                    self.text.append(text)
+                    if isinstance(line, dict):
+                        self.lines.append(line)
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+class EdgeProcess(Process):
+    """`underpass edge run`, ready. Ports are the system's choice unless given."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        tunnels: Sequence[str] = ("127.0.0.1:0",),
+        http: str = "127.0.0.1:0",
+        https: str = "127.0.0.1:0",
+        api: str = "127.0.0.1:0",
+        environment: dict[str, str] | None = None,
+        more: Sequence[str] = (),
+    ) -> None:
+        self.data_dir = data_dir
+        listeners = [f"--tunnel={tunnel}" for tunnel in tunnels]
+        super().__init__(
+            [
+                *UNDERPASS,
+                *("edge", "run", "--output=json", f"--data-dir={data_dir}"),
+                *(f"--http={http}", f"--https={https}", f"--api={api}", *listeners, *more),
+            ],
+            environment,
+        )
+        try:
+            self._find_addresses()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _find_addresses(self) -> None:
+        visitors = str(self.wait_for("Visitors:")["message"])
+        connectors = str(self.wait_for("Connectors:")["message"])
+        self.api = re.findall(r"http://(\S+)", str(self.wait_for("API:")["message"]))[0]
+        (self.https,) = re.findall(r"https://(\S+)", visitors)
+        (self.http,) = re.findall(r"http://(\S+)", visitors)
+        self.tunnels = re.findall(r"127\.0\.0\.1:\d+", connectors)
+
+    @property
+    def ca(self) -> Path:
+        return self.data_dir / "ca.pem"
+
+    @property
+    def https_port(self) -> int:
+        return int(self.https.rpartition(":")[2])
+
+    @property
+    def http_port(self) -> int:
+        return int(self.http.rpartition(":")[2])
+
+    @property
+    def edge_arguments(self) -> list[str]:
+        """What a connector is told to find this edge."""
+        return [*(f"--edge={tunnel}" for tunnel in self.tunnels), f"--cacert={self.ca}"]
+
+    def again(self) -> EdgeProcess:
+        """Another edge with the same data on the same addresses, after this one's end."""
+        return EdgeProcess(
+            self.data_dir, tunnels=self.tunnels, http=self.http, https=self.https, api=self.api
+        )
+
+
+class ConnectorProcess(Process):
+    """`underpass tunnel …`, begun; `ready` waits for its links."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: dict[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            [
+                *UNDERPASS,
+                *("tunnel", "--output=json", "--metrics=127.0.0.1:0", *settings, *arguments),
+            ],
+            environment,
+        )
+
+    def ready(self, links: int = 1) -> ConnectorProcess:
+        """Wait until so many links are registered."""
+        for number in range(1, links + 1):
+            self.wait_for("Registered tunnel connection", count=number)
+        return self
+
+    @property
+    def metrics_address(self) -> str:
+        message = str(self.wait_for("Starting metrics server on")["message"])
+        return re.findall(r"127\.0\.0\.1:\d+", message)[0]
+
+    @property
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        """Status and body of /ready."""
+        status, body = self._ask("/ready")
+        return status, json.loads(body)
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """A metric's value now; 0 if it is not there."""
+        _, body = self._ask("/metrics")
+        found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    def _ask(self, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+class QuickTunnelProcess(ConnectorProcess):
+    """A quick tunnel of `edge`, with its hostname."""
+
+    def __init__(
+        self,
+        edge: EdgeProcess,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            [f"--quick-service=http://{edge.api}", *edge.edge_arguments, *arguments],
+            environment=environment,
+            settings=settings,
+        )
+
+    @property
+    def hostname(self) -> str:
+        """The quick tunnel's name, without port."""
+        self.wait_for("Your quick tunnel has been created")
+        return str(re.findall(r"https://([a-z-]+\.localhost)", self.log)[0])
+
+
+@contextlib.contextmanager
+def running(*processes: Process) -> Iterator[None]:
+    """Stops the processes in turn, whatever happens; looks them over if all else went well."""
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.kill()
+            print(f"\n--- {type(process).__name__}\n{process.log}")
+        raise
+    for process in processes:
+        process.stop()
+
+
+def new_tunnel(data_dir: Path, *hostnames: str) -> Credentials:
+    """Make a tunnel with these hostnames in an edge's data directory, while no edge has it."""
+
+    async def create() -> Credentials:
+        store = await SqliteStore.open(data_dir / "edge.db")
+        try:
+            registry = await Registry.load(store, Router())
+            tunnel = Tunnel(
+                id=uuid.uuid4(),
+                account_tag="account",
+                name=f"tunnel-{uuid.uuid4()}",
+                secret=os.urandom(32),
+                created_at=datetime.now(timezone.utc),
+            )
+            await registry.create_tunnel(tunnel, hostnames)
+        finally:
+            await store.close()
+        return Credentials(tunnel.account_tag, tunnel.secret, tunnel.id)
+
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return asyncio.run(create())
+
+
+def _environment() -> dict[str, str]:
+    """The environment without what would change a tunnel: settings, proxies, configuration files."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TUNNEL_", "UNDERPASS_")) and not name.lower().endswith("_proxy")
+    }
+    return kept | {
+        "HOME": "/nonexistent",
+        "PYTHONUNBUFFERED": "1",
+        # The same package as under test here, wherever the tests were started.
+        "PYTHONPATH": str(Path(underpass.__file__).parents[1]),
+    }
