@@ -42,6 +42,7 @@ for extension in extensions:
     ]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         include_path=["ext"],

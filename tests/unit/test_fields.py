@@ -69,6 +69,14 @@ def test_a_list_may_grow_while_it_is_walked() -> None:
     assert next(walk) == (b"b", b"2")
 
 
+def test_a_list_may_be_cleared_while_it_is_walked() -> None:
+    fields = Fields((b"n", b"v" * 100) for _ in range(200))
+    walk = iter(fields)
+    next(walk)
+    fields.clear()
+    assert list(walk) == []
+
+
 def test_any_octets_are_kept() -> None:
     every = bytes(range(256))
     assert list(Fields([(every, every), (b"", b"")])) == [(every, every), (b"", b"")]

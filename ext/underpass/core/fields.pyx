@@ -104,6 +104,8 @@ cdef class Fields:
         wanted = self.used + size
         if wanted < self.room * <size_t>2:
             wanted = self.room * <size_t>2
+        if wanted > ARENA_LIMIT:
+            wanted = ARENA_LIMIT
         if wanted < 1024:
             wanted = 1024
         grown = <unsigned char*>realloc(self.arena, wanted)
@@ -220,10 +222,12 @@ cdef class Fields:
             <const char*>self.arena + self.items[i].at + self.items[i].name_size, self.items[i].value_size)
 
     def __iter__(self):
-        cdef uint32_t i
-        for i in range(self.count):
+        # The list may change between two steps.
+        cdef uint32_t i = 0
+        while i < self.count:
             if not self.items[i].flags & HIDDEN:
                 yield self._name(i), self._value(i)
+            i += 1
 
     def __len__(self):
         cdef uint32_t i

@@ -208,7 +208,8 @@ cdef class HeadReader:
                         nominated = set()
                     nominated.update(fields._value(i).lower().split(b","))
             elif field.token == T_UPGRADE:
-                has_upgrade = True
+                # Of a request to change to anything but a WebSocket nothing comes (RFC 9110 §7.8: ignoring is fine).
+                has_upgrade |= not self.request or list_has(value, field.value_size, b"websocket")
             elif field.token in (T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_HTTP2_SETTINGS):
                 field.flags |= HIDDEN
             elif field.token == T_TE:

@@ -397,12 +397,12 @@ cdef class OriginPool:
         self.idle = kept
 
     def close(self):
-        """Close every waiting connection; those in use close when their exchange ends."""
+        """Close waiting connections at once: the loop may end next. Those in use close when their exchange ends."""
         cdef Http1Client connection
         self.closed = True
         waiting, self.idle = self.idle, []
         for connection in waiting:
-            connection.close_after_flush()
+            connection.close_at_once()
 
     def __len__(self):
         return len(self.idle)

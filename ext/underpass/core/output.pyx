@@ -14,7 +14,7 @@ cdef extern from "Python.h":
 # The first store is small, because most turns write one head; it follows what recent turns needed up to a
 # size that malloc still serves from its arena rather than by mapping fresh pages.
 cdef Py_ssize_t SMALLEST_STORE = 512
-cdef Py_ssize_t LARGEST_FIRST_STORE = 65536
+cdef Py_ssize_t LARGEST_FIRST_STORE = 327680
 # A Backlog that grew beyond this gives its memory back when it runs empty.
 cdef Py_ssize_t KEPT_BACKLOG = 16384
 

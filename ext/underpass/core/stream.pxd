@@ -16,3 +16,5 @@ cdef class StreamClient(Endpoint):
     cdef int64_t undrained
 
     cdef int finish(self) except -1
+    cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int give_response(self, Exchange exchange, const unsigned char* data, Py_ssize_t size) except -1

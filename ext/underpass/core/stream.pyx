@@ -21,8 +21,8 @@ cdef class StreamSide(Side):
         cdef StreamClient connection = self.connection
         if connection is None:
             return 0
-        connection.out.append(data, size)
         connection.undrained += size
+        connection.take_request(data, size)
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
@@ -40,7 +40,8 @@ cdef class StreamSide(Side):
 
     cdef int release(self, Py_ssize_t size) except -1:
         cdef StreamSide alive = self
-        self.unreleased -= size
+        # Framing adds bytes that were never counted as delivered.
+        self.unreleased = self.unreleased - size if self.unreleased > size else 0
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
             self.connection.resume_reading()
         return 0
@@ -49,8 +50,8 @@ cdef class StreamSide(Side):
 cdef class StreamClient(Endpoint):
     """One connection to a stream origin, for one exchange."""
 
-    def attach(self, Exchange exchange not None, pairs=()):
-        """Acknowledge the exchange with 200 and `pairs`, then join both directions."""
+    def attach(self, Exchange exchange not None, pairs=(), int status=200):
+        """Acknowledge the exchange with `status` (200 or 101) and `pairs`, then join both directions."""
         cdef StreamSide side = StreamSide.__new__(StreamSide)
         cdef Fields head = Fields()
         if exchange.over or self.closed:
@@ -60,13 +61,13 @@ cdef class StreamClient(Endpoint):
             return
         side.connection = self
         self.current = side
-        head.append(b":status", b"200")
+        head.append(b":status", b"%d" % status)
         for name, value in pairs:
             head.append(name, value)
         exchange.tunnel = True
         exchange.outbound = side
         side.exchange = exchange
-        exchange.response_head(head, 200, False)
+        exchange.response_head(head, status, False)
         exchange.deliver_waiting()
 
     cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -74,10 +75,18 @@ cdef class StreamClient(Endpoint):
         if side is None or side.exchange is None:
             return self.close_at_once()
         side.unreleased += size
-        side.exchange.response_data(data, size)
+        self.give_response(side.exchange, data, size)
         if side.unreleased >= SOURCE_CREDIT and self.current is side:
             self.stop_reading()
         return 0
+
+    cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Request content on its way to the origin."""
+        return self.out.append(data, size)
+
+    cdef int give_response(self, Exchange exchange, const unsigned char* data, Py_ssize_t size) except -1:
+        """Bytes of the origin's on their way to the visitor."""
+        return exchange.response_data(data, size)
 
     cdef int input_ended(self) except -1:
         self.finish()

@@ -10,7 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.origins import HelloWorld, HttpService, HttpStatus, UnixService
+from underpass.connector.origins import (
+    HelloWorld,
+    HttpService,
+    HttpStatus,
+    StreamService,
+    UnixService,
+)
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.connector.services.private import PrivateNetwork
@@ -120,6 +126,10 @@ class Dispatcher:
             return HttpOrigin(self._turn, service, settings)
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
+        if isinstance(service, StreamService) and not settings.proxy_type:
+            from underpass.connector.services.stream import StreamOrigin
+
+            return StreamOrigin(self._turn, service, settings)
         if isinstance(service, HelloWorld):
             from underpass.connector.services.hello_world import HelloWorldService
 

@@ -146,8 +146,8 @@ class EdgeLink(LinkConnection):
         if self.registration.refused:
             # Connectors wait for this: they do not close by themselves.
             self.close()
-        elif self.registration.unregistered and self._finishing is None:
-            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+        elif self.registration.unregistered:
+            self._finish_soon()
 
     def _rpc_ended(self, reason: str) -> None:
         log.debug("control stream of %s ended: %s", self.peer, reason)
@@ -160,13 +160,16 @@ class EdgeLink(LinkConnection):
         if self.registered and not self.draining and not self.is_closed:
             # Nobody answers for this link any more, though it may still work off what it has.
             self._router.drain(self)
-            if self._finishing is None:
-                self._finishing = asyncio.get_running_loop().create_task(self._finish())
+            self._finish_soon()
 
-    async def _finish(self) -> None:
-        """Wait for the last requests, then close: the connector is waiting for that."""
+    def _finish_soon(self) -> None:
+        if self._finishing is None:
+            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self, kept: int = 0) -> None:
+        """Wait for the last requests, all streams but `kept`, then close: the connector waits for it."""
         try:
-            await asyncio.wait_for(self.until_at_most(0), DRAIN_SECONDS)
+            await asyncio.wait_for(self.until_at_most(kept), DRAIN_SECONDS)
         except asyncio.TimeoutError:
             log.info("link %d of %s still busy after its drain", self.conn_index, self.connector_id)
         self.close()
@@ -206,6 +209,9 @@ class EdgeLink(LinkConnection):
         if self.registered:
             self._router.drain(self)
         self.shut_down()
+        if self._finishing is None:
+            # The control stream would stay for ever.
+            self._finishing = asyncio.get_running_loop().create_task(self._finish(kept=1))
 
 
 def _ask_whether_alive(holder: Link) -> None:

@@ -85,16 +85,16 @@ class Curl:
                 command += [*more, "-D", f"{directory}/{number}.head"]
                 command += ["-o", f"{directory}/{number}.body", "-w", "%{json}\n"]
                 command.append(self.url(path, scheme))
-            done = subprocess.run(
-                command, capture_output=True, timeout=2 * PATIENCE, check=False
-            )
+            done = subprocess.run(command, capture_output=True, timeout=2 * PATIENCE, check=False)
             return [
                 _answer(Path(directory, str(number)), json.loads(line), done.stderr.decode())
                 for number, line in enumerate(done.stdout.splitlines())
             ]
 
     @contextlib.contextmanager
-    def begun(self, path: str, *more: str, scheme: str = "https") -> Iterator[subprocess.Popen[bytes]]:
+    def begun(
+        self, path: str, *more: str, scheme: str = "https"
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """A run of curl whose output can be read while it comes; killed at the end."""
         command = [*self.arguments(scheme), "-N", *more, self.url(path, scheme)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

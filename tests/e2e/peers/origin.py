@@ -19,7 +19,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.frames import Frame, Opcode
@@ -28,6 +28,9 @@ from websockets.server import ServerProtocol
 
 from .content import blocks
 from .patience import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -66,7 +69,7 @@ class Request:
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The client has gone away."""
 
 
@@ -125,7 +128,7 @@ class Conversation:
         while size:
             piece = await self.reader.read(min(size, PIECE))
             if not piece:
-                raise Gone
+                raise GoneError
             size -= len(piece)
             await deliver(piece)
 
@@ -212,7 +215,7 @@ class Origin:
             self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
-    def __enter__(self) -> Origin:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -260,7 +263,7 @@ class Origin:
         try:
             while await self._answer(number, reader, writer):
                 pass
-        except (OSError, Gone, asyncio.IncompleteReadError):
+        except (OSError, GoneError, asyncio.IncompleteReadError):
             # The other end may leave at any time.
             pass
         except asyncio.CancelledError:
@@ -275,7 +278,12 @@ class Origin:
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Serve one request; whether the connection may be used for another."""
-        head = await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readexactly(1)
+        if not head.isalpha():
+            # TLS, for example: say what servers say then.
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            return False
+        head += await reader.readuntil(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
         method, target, version = first.split(" ", 2)
         headers = [(name, value.strip()) for name, _, value in (s.partition(":") for s in lines)]
@@ -286,7 +294,7 @@ class Origin:
         handler = HANDLERS.get("/" + request.path.split("/")[1], not_found)
         try:
             await handler(conversation)
-        except (OSError, Gone, asyncio.IncompleteReadError):
+        except (OSError, GoneError, asyncio.IncompleteReadError):
             request.gone = True
             raise
         return conversation.keep
@@ -312,7 +320,9 @@ async def not_found(c: Conversation) -> None:
 async def hello(c: Conversation) -> None:
     await c.read_content(lambda piece: None)
     body = b"" if c.request.method == "HEAD" else b"hello\n"
-    await c.respond(200, body, ("Content-Type", "text/plain"), ("Content-Length", "6"), length=False)
+    await c.respond(
+        200, body, ("Content-Type", "text/plain"), ("Content-Length", "6"), length=False
+    )
 
 
 @at("/shown")
@@ -545,8 +555,8 @@ RAW: dict[str, bytes] = {
     "two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
     "no-number": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc",
     "negative": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nabc",
-    "length-and-chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"3\r\nabc\r\n0\r\n\r\n",
+    "length-and-chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     "unknown-coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: sorcery\r\n\r\nabc",
     "bare-nul": b"HTTP/1.1 200 OK\r\nX-Bad: a\x00b\r\nContent-Length: 0\r\n\r\n",
     "name-with-space": b"HTTP/1.1 200 OK\r\nX Bad: a\r\nContent-Length: 0\r\n\r\n",
@@ -558,7 +568,9 @@ RAW: dict[str, bytes] = {
     "bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
     "unfinished-chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
     "huge-trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
-    + b"X-Trailer: " + b"x" * 300_000 + b"\r\n\r\n",
+    + b"X-Trailer: "
+    + b"x" * 300_000
+    + b"\r\n\r\n",
     "too-much": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more",
     "second-answer": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
     b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen",

@@ -25,7 +25,7 @@ from underpass.edge.store import Tunnel
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.wire.credentials import Credentials
 
-from .patience import PATIENCE, eventually
+from .patience import PATIENCE
 
 UNDERPASS: Final = (sys.executable, "-X", "faulthandler", "-W", "default", "-m", "underpass")
 
@@ -316,7 +316,7 @@ def new_tunnel(data_dir: Path, *hostnames: str) -> Credentials:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without what would change a tunnel: settings, proxies, configuration files."""
+    """The environment without what changes a tunnel: settings, proxies, configuration files."""
     kept = {
         name: value
         for name, value in os.environ.items()

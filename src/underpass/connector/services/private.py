@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import ipaddress
 from typing import Final
 
@@ -17,6 +19,9 @@ CONNECT_TIMEOUT: Final = 5.0
 
 MAX_STREAMS: Final = 10000
 """Raw streams of one connector at once."""
+
+WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455 §1.3."""
 
 
 class StreamConnection(StreamClient, asyncio.BufferedProtocol):
@@ -59,7 +64,8 @@ class PrivateNetwork:
             exchange.fail(502, "too_many_streams")
             return
         self.total += 1
-        task = self._loop.create_task(self._serve(exchange, host, port))
+        handshake = _handshake(exchange.request.get(b"sec-websocket-key"))
+        task = self._loop.create_task(self._serve(exchange, host, port, handshake))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -68,7 +74,13 @@ class PrivateNetwork:
         for task in self._tasks:
             task.cancel()
 
-    async def _serve(self, exchange: OriginExchange, host: str, port: int) -> None:
+    async def _serve(
+        self,
+        exchange: OriginExchange,
+        host: str,
+        port: int,
+        handshake: tuple[tuple[bytes, bytes], ...],
+    ) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
         try:
             _, connection = await asyncio.wait_for(
@@ -85,11 +97,23 @@ class PrivateNetwork:
             exchange.context = f"cannot connect to {host}:{port}: {error}"
             exchange.fail(502, "dial")
             return
-        connection.attach(exchange)
+        connection.attach(exchange, handshake)
         try:
             await ended
         finally:
             connection.abort()
+
+
+def _handshake(key: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
+    """The fields that a visitor's WebSocket client waits for (RFC 6455 §4.2.2)."""
+    if not key:
+        return ()
+    accept = hashlib.sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest()
+    return (
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"websocket"),
+        (b"Sec-Websocket-Accept", base64.b64encode(accept)),
+    )
 
 
 def _address(authority: bytes) -> tuple[str, int]:

@@ -1,0 +1,44 @@
+# WebSocket framing toward a visitor's client (RFC 6455), in front of a raw byte stream to an origin.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from underpass.core.relay cimport Exchange
+from underpass.core.stream cimport StreamClient
+
+cdef enum WebSocketEvent:
+    WS_MORE = 0         # all input is used up
+    WS_DATA = 1         # payload of a data frame: `payload`, `size`, still masked from `mask_at` on
+    WS_PING = 2         # a whole ping: `control`, `control_size`
+    WS_CLOSE = 3        # a whole close, likewise
+    WS_BROKEN = 4
+
+
+cdef class WebSocketReader:
+    cdef const unsigned char* payload
+    cdef Py_ssize_t size
+    cdef bint text                      # the payload belongs to a text message
+    cdef unsigned char control[125]     # unmasked
+    cdef uint8_t control_size
+    cdef unsigned char mask[4]
+    cdef uint64_t mask_at               # offset of `payload` in its frame
+    cdef uint64_t left
+    cdef uint64_t taken                 # payload bytes of the frame handed out
+    cdef unsigned char head[14]
+    cdef uint8_t head_size
+    cdef uint8_t opcode
+    cdef bint in_message                # a fragmented message is under way
+    cdef bint message_is_text
+    cdef bint in_payload
+    cdef bint broken
+
+    cdef int next(self, const unsigned char** data, Py_ssize_t* size) except -1
+    cdef int start_frame(self) noexcept
+    cdef void unmask(self, unsigned char* place) noexcept
+
+
+cdef class WebSocketStream(StreamClient):
+    cdef WebSocketReader reader
+    cdef bint close_sent
+
+    cdef int send_frame(self, Exchange exchange, uint8_t opcode, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int end_messages(self, Exchange exchange, uint32_t code) except -1
