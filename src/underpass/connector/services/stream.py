@@ -4,12 +4,11 @@ visitors' clients speak (docs: wire protocol §2.7)."""
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import StreamService
+from underpass.connector.services.websocket import accept_key
 from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
 from underpass.core.websocket import WebSocketStream
@@ -23,8 +22,6 @@ which proxies forget a connection."""
 
 MAX_STREAMS: Final = 10000
 """Streams of one rule at once."""
-
-_ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 
 
 class StreamConnection(WebSocketStream, asyncio.BufferedProtocol):
@@ -103,11 +100,19 @@ class StreamOrigin:
             exchange.fail(502, "shutdown")
             raise
         else:
-            key = exchange.header(Token.T_SEC_WEBSOCKET_KEY)
-            if key is None:
-                stream.attach(exchange)
-                return
-            digest = hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest()
-            accept = base64.b64encode(digest)
-            fields = [(b"upgrade", b"websocket"), (b"sec-websocket-accept", accept)]
-            stream.attach(exchange, fields, 101)
+            _acknowledge(stream, exchange)
+
+
+def _acknowledge(stream: StreamConnection, exchange: OriginExchange) -> None:
+    """Answer as RFC 6455 §4.2.2 has it, or plainly where nobody asked for a WebSocket."""
+    key = exchange.header(Token.T_SEC_WEBSOCKET_KEY)
+    if key is None:
+        stream.attach(exchange)
+        return
+    try:
+        accept = accept_key(key)
+    except ValueError:
+        stream.abort()
+        exchange.respond(400, [(b"content-type", b"text/plain")], b"malformed Sec-WebSocket-Key\n")
+        return
+    stream.attach(exchange, [(b"upgrade", b"websocket"), (b"sec-websocket-accept", accept)], 101)
