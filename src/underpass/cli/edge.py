@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
@@ -65,13 +66,11 @@ def run(
     from underpass.edge.options import EdgeOptions
 
     names = ("data_dir", "https", "http", "api", "domain")
-    chosen = {name: given[name] for name in names if given.get(name) is not None}
+    chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
+    if tunnels:
+        chosen["tunnels"] = tunnels
     try:
-        options = EdgeOptions.parse(
-            **chosen,  # type: ignore[arg-type]
-            **({"tunnels": tunnels} if tunnels else {}),
-            max_body=max_body,
-        )
+        options = EdgeOptions.parse(**chosen, max_body=max_body)
     except EdgeError as error:
         raise click.UsageError(str(error), ctx) from None
     try:

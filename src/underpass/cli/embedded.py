@@ -114,10 +114,14 @@ async def _stop_edge(edge: Edge) -> None:
         # One signal has come already, if any: the next one insists.
         signals.stopping.set()
         stopping = asyncio.ensure_future(edge.stop())
-        signals.on_abort = stopping.cancel
+        signals.on_abort = lambda: _cancel(stopping)
         await asyncio.wait({stopping})
     if not stopping.cancelled():
         stopping.result()
+
+
+def _cancel(stopping: asyncio.Future[None]) -> None:
+    stopping.cancel()
 
 
 def _show(quick: QuickTunnel, edge: Edge) -> None:

@@ -12,6 +12,7 @@ import socket
 import ssl
 from typing import Final, TypeAlias, cast
 
+from underpass.core.endpoint import Endpoint
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
@@ -33,6 +34,10 @@ HEAD_SECONDS: Final = 15.0
 
 IDLE_SECONDS: Final = 75.0
 """An HTTP/1.1 connection without a request, or an HTTP/2 one without a stream. nginx has 75."""
+
+SEND_SECONDS: Final = 60
+"""Without a byte taken of what waits for a visitor. What it holds up is a window of a link that
+others use; nginx gives 60 s too."""
 
 MAX_CONNECTIONS: Final = 16384
 """Visitors' connections at once; about 10 kB each when idle."""
@@ -71,16 +76,38 @@ def visitor_limits() -> Limits:
     )
 
 
+class SendWatch:
+    """Notices a visitor that takes nothing of what is waiting for it."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._ticks = 0
+
+    def is_stuck(self, visitor: Endpoint) -> bool:
+        """Asked once a tick: whether nothing has been taken for SEND_SECONDS."""
+        transport = visitor.transport
+        if transport is None or not visitor.write_paused:
+            self._ticks = 0
+            return False
+        waiting = transport.get_write_buffer_size()
+        self._ticks = self._ticks + 1 if waiting == self._waiting else 0
+        self._waiting = waiting
+        return self._ticks >= SEND_SECONDS
+
+
 class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
     """A visitor who speaks HTTP/1.1."""
 
     def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor, scheme: bytes) -> None:
         super().__init__(gateway.turn, acceptor, scheme, MAX_HEAD)
         self._gateway = gateway
+        self._sending = SendWatch()
 
     def look(self) -> None:
         """Once a tick: time out what waits too long."""
         self.sweep(HEAD_SECONDS, IDLE_SECONDS)
+        if self._sending.is_stuck(self):
+            self.abort()
 
     def error_response(self, status: int) -> bytes:
         page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
@@ -101,11 +128,15 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
     def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor) -> None:
         super().__init__(gateway.turn, acceptor, visitor_limits())
         self._gateway = gateway
+        self._sending = SendWatch()
         self._quiet_ticks = 0
 
     def look(self) -> None:
         """Once a tick: say goodbye to a connection nobody uses."""
         self.sweep_lingering(LINGER_SECONDS)
+        if self._sending.is_stuck(self):
+            self.abort()
+            return
         self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
         if self._quiet_ticks >= IDLE_SECONDS:
             self.shut_down()
@@ -170,9 +201,7 @@ class Gateway:
     ) -> None:
         """Begin to accept on bound sockets."""
         loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(lambda: Doorman(self, b"http"), sock=plain)
-        )
+        self._servers.append(await loop.create_server(lambda: Doorman(self, b"http"), sock=plain))
         self._servers.append(
             await loop.create_server(
                 lambda: Doorman(self, b"https"),
@@ -220,11 +249,18 @@ class Gateway:
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink:
             if not link.forward(exchange):
-                exchange.fail(503, "link_full")
+                self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
             exchange.fail(404, "unknown_host")
         else:
             exchange.fail(503, "no_link")
+
+    def _route_by_another(self, refused: EdgeLink, exchange: VisitorExchange) -> None:
+        """The link that was chosen takes no more: it is full, or about to close."""
+        for link in self._router.links_of(refused.tunnel_id):
+            if isinstance(link, EdgeLink) and not link.draining and link.forward(exchange):
+                return
+        exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         page = render(

@@ -167,7 +167,7 @@ class EdgeLink(LinkConnection):
             self._finishing = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self, kept: int = 0) -> None:
-        """Wait for the last requests, all streams but `kept`, then close: the connector waits for it."""
+        """Wait until only `kept` streams are left, then close: the connector waits for that."""
         try:
             await asyncio.wait_for(self.until_at_most(kept), DRAIN_SECONDS)
         except asyncio.TimeoutError:
@@ -186,6 +186,11 @@ class EdgeLink(LinkConnection):
     def _sweep(self) -> None:
         self.sweep(self._first_byte_seconds)
 
+    def connection_lost(self, reason: Exception | None) -> None:
+        # First of all: requests that may be asked again must not find this link.
+        self._router.remove_link(self)
+        super().connection_lost(reason)
+
     def disconnected(self, reason: Exception | None) -> None:
         self._turn.on_tick.discard(self._sweep)
         if self._deadline is not None:
@@ -193,7 +198,6 @@ class EdgeLink(LinkConnection):
             self._deadline = None
         if self._rpc is not None:
             self._rpc.closed(reason)
-        self._router.remove_link(self)
         super().disconnected(reason)
         if self.registered:
             log.info(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import partial
 
 from underpass.edge.errors import EdgeError
 from underpass.edge.options import EdgeOptions
@@ -36,17 +35,15 @@ async def _serve(options: EdgeOptions) -> int:
             tunnels = ", ".join(map(str, edge.tunnels))
             log.info("Edge is running, data in %s", options.data_dir)
             log.info("Visitors:   https://%s  http://%s", edge.https, edge.http)
-            log.info("Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir)
+            log.info(
+                "Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir
+            )
             log.info("API:        http://%s  (their --quick-service)", edge.api)
             await signals.stopping.wait()
             log.info("Stopping: requests under way may finish")
         finally:
             stopping = asyncio.ensure_future(edge.stop())
-            signals.on_abort = partial(_cut_short, stopping)
+            signals.on_abort = stopping.cancel
             with contextlib.suppress(asyncio.CancelledError):
                 await stopping
     return signals.exit_code
-
-
-def _cut_short(stopping: asyncio.Future[None]) -> None:
-    stopping.cancel()

@@ -48,6 +48,7 @@ class Edge:
         self._options = options
         self._first_byte_seconds = first_byte_seconds
         self._closing = contextlib.AsyncExitStack()
+        self._patience = STOP_SECONDS
         self.https = options.https
         self.http = options.http
         self.api = options.api
@@ -86,9 +87,7 @@ class Edge:
         store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
         router = Router()
-        self.registry = await Registry.load(
-            store, router, on_tunnel_deleted=self._close_links_of
-        )
+        self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
         turn = LoopTurn(asyncio.get_running_loop())
         turn.start()
         self._closing.callback(turn.stop)
@@ -102,10 +101,8 @@ class Edge:
             first_byte_seconds=self._first_byte_seconds,
         )
         await self.listeners.start(tunnels)
-        self._closing.push_async_callback(self.listeners.stop, STOP_SECONDS)
-        self.gateway = Gateway(
-            turn, router, location=options.location, max_body=options.max_body
-        )
+        self._closing.push_async_callback(self._stop_links)
+        self.gateway = Gateway(turn, router, location=options.location, max_body=options.max_body)
         await self.gateway.start(
             http,
             https,
@@ -114,7 +111,7 @@ class Edge:
             ),
         )
         # Stopped before the links: what visitors still wait for comes through those.
-        self._closing.push_async_callback(self.gateway.stop, STOP_SECONDS)
+        self._closing.push_async_callback(self._stop_gateway)
         server = ApiServer(
             create_application(self.registry, options.domain, public_port=self.https.port), api
         )
@@ -132,8 +129,32 @@ class Edge:
         self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:
-        """Accept no more, let requests under way finish for STOP_SECONDS, close everything."""
-        await self._closing.aclose()
+        """Accept no more, let requests under way finish for STOP_SECONDS, close everything.
+
+        Cancelled, it waits for no request any more, and still closes everything.
+        """
+        closing = asyncio.ensure_future(self._closing.aclose())
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            self._patience = 0.0
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+            raise
+
+    async def _stop_gateway(self) -> None:
+        try:
+            await self.gateway.stop(self._patience)
+        except asyncio.CancelledError:
+            await self.gateway.stop(0.0)
+            raise
+
+    async def _stop_links(self) -> None:
+        try:
+            await self.listeners.stop(self._patience)
+        except asyncio.CancelledError:
+            await self.listeners.stop(0.0)
+            raise
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

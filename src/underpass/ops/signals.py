@@ -29,8 +29,8 @@ class ShutdownSignals:
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
         self.exit_code = 0
-        self.on_stop: Callable[[], None] | None = None
-        self.on_abort: Callable[[], None] | None = None
+        self.on_stop: Callable[[], object] | None = None
+        self.on_abort: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._restore: list[Callable[[], object]] = []
 

@@ -59,7 +59,11 @@ class Stream:
 
     async def received(self, size: int) -> Stream:
         """So many bytes of content have come."""
-        return await self.until(lambda s: len(s.data) >= size or s.reset is not None)
+        await self.until(lambda s: len(s.data) >= size or s.ended or s.reset is not None)
+        assert len(self.data) >= size, (
+            f"only {len(self.data)} of {size} bytes: status {self.status}, reset {self.reset}"
+        )
+        return self
 
     async def finished(self) -> Stream:
         """The response has ended, or was reset."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import ipaddress
 from typing import Final
 
+from underpass.connector.services.websocket import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -20,16 +20,26 @@ CONNECT_TIMEOUT: Final = 5.0
 MAX_STREAMS: Final = 10000
 """Raw streams of one connector at once."""
 
-WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-"""RFC 6455 §1.3."""
-
 
 class StreamConnection(StreamClient, asyncio.BufferedProtocol):
-    """The core's byte stream on a transport; `on_end` is called once when it is gone."""
+    """The core's byte stream on a transport, for one exchange; `ended` is done when it is gone."""
 
-    def __init__(self, turn: LoopTurn, ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        turn: LoopTurn,
+        exchange: OriginExchange,
+        acknowledgement: Acknowledgement,
+        ended: asyncio.Future[None],
+    ) -> None:
         super().__init__(turn)
+        self._exchange = exchange
+        self._acknowledgement = acknowledgement
         self._ended = ended
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # At once: what the server says first must find the exchange in place.
+        self.attach(self._exchange, self._acknowledgement.fields, self._acknowledgement.status)
 
     def connection_lost(self, reason: Exception | None) -> None:
         super().connection_lost(reason)
@@ -63,9 +73,13 @@ class PrivateNetwork:
             exchange.context = f"there are {MAX_STREAMS} streams already"
             exchange.fail(502, "too_many_streams")
             return
+        try:
+            acknowledgement = acknowledge(exchange.header(Token.T_SEC_WEBSOCKET_KEY))
+        except ValueError:
+            exchange.respond(*MALFORMED_KEY)
+            return
         self.total += 1
-        handshake = _handshake(exchange.request.get(b"sec-websocket-key"))
-        task = self._loop.create_task(self._serve(exchange, host, port, handshake))
+        task = self._loop.create_task(self._serve(exchange, host, port, acknowledgement))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,17 +89,15 @@ class PrivateNetwork:
             task.cancel()
 
     async def _serve(
-        self,
-        exchange: OriginExchange,
-        host: str,
-        port: int,
-        handshake: tuple[tuple[bytes, bytes], ...],
+        self, exchange: OriginExchange, host: str, port: int, acknowledgement: Acknowledgement
     ) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
         try:
             _, connection = await asyncio.wait_for(
                 self._loop.create_connection(
-                    lambda: StreamConnection(self._turn, ended), host, port
+                    lambda: StreamConnection(self._turn, exchange, acknowledgement, ended),
+                    host,
+                    port,
                 ),
                 CONNECT_TIMEOUT,
             )
@@ -97,23 +109,10 @@ class PrivateNetwork:
             exchange.context = f"cannot connect to {host}:{port}: {error}"
             exchange.fail(502, "dial")
             return
-        connection.attach(exchange, handshake)
         try:
             await ended
         finally:
             connection.abort()
-
-
-def _handshake(key: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The fields that a visitor's WebSocket client waits for (RFC 6455 §4.2.2)."""
-    if not key:
-        return ()
-    accept = hashlib.sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest()
-    return (
-        (b"Connection", b"Upgrade"),
-        (b"Upgrade", b"websocket"),
-        (b"Sec-Websocket-Accept", base64.b64encode(accept)),
-    )
 
 
 def _address(authority: bytes) -> tuple[str, int]:

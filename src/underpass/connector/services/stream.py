@@ -8,7 +8,7 @@ from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import StreamService
-from underpass.connector.services.websocket import accept_key
+from underpass.connector.services.websocket import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
 from underpass.core.websocket import WebSocketStream
@@ -25,12 +25,25 @@ MAX_STREAMS: Final = 10000
 
 
 class StreamConnection(WebSocketStream, asyncio.BufferedProtocol):
-    """The core's framed byte stream on a transport."""
+    """The core's framed byte stream on a transport, for one exchange."""
 
-    def __init__(self, turn: LoopTurn, open_streams: set[StreamConnection]) -> None:
+    def __init__(
+        self,
+        turn: LoopTurn,
+        exchange: OriginExchange,
+        acknowledgement: Acknowledgement,
+        open_streams: set[StreamConnection],
+    ) -> None:
         super().__init__(turn)
+        self._exchange = exchange
+        self._acknowledgement = acknowledgement
         self._open_streams = open_streams
         open_streams.add(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # At once: what the origin says first must find the exchange in place.
+        self.attach(self._exchange, self._acknowledgement.fields, self._acknowledgement.status)
 
     def connection_lost(self, reason: Exception | None) -> None:
         self._open_streams.discard(self)
@@ -56,7 +69,12 @@ class StreamOrigin:
             exchange.context = f"there are {MAX_STREAMS} streams to {self._service} already"
             exchange.fail(502, "too_many_streams")
             return
-        task = self._loop.create_task(self._connect(exchange))
+        try:
+            acknowledgement = acknowledge(exchange.header(Token.T_SEC_WEBSOCKET_KEY))
+        except ValueError:
+            exchange.respond(*MALFORMED_KEY)
+            return
+        task = self._loop.create_task(self._connect(exchange, acknowledgement))
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
@@ -74,7 +92,7 @@ class StreamOrigin:
             for stream in tuple(self._open_streams):
                 stream.ping()
 
-    async def _connect(self, exchange: OriginExchange) -> None:
+    async def _connect(self, exchange: OriginExchange, acknowledgement: Acknowledgement) -> None:
         service = self._service
         timeout = self._settings.connect_timeout or None
         if not service.port:
@@ -82,9 +100,11 @@ class StreamOrigin:
             exchange.fail(502, "dial")
             return
         try:
-            _, stream = await asyncio.wait_for(
+            await asyncio.wait_for(
                 self._loop.create_connection(
-                    lambda: StreamConnection(self._turn, self._open_streams),
+                    lambda: StreamConnection(
+                        self._turn, exchange, acknowledgement, self._open_streams
+                    ),
                     service.host,
                     service.port,
                 ),
@@ -99,20 +119,3 @@ class StreamOrigin:
         except asyncio.CancelledError:
             exchange.fail(502, "shutdown")
             raise
-        else:
-            _acknowledge(stream, exchange)
-
-
-def _acknowledge(stream: StreamConnection, exchange: OriginExchange) -> None:
-    """Answer as RFC 6455 §4.2.2 has it, or plainly where nobody asked for a WebSocket."""
-    key = exchange.header(Token.T_SEC_WEBSOCKET_KEY)
-    if key is None:
-        stream.attach(exchange)
-        return
-    try:
-        accept = accept_key(key)
-    except ValueError:
-        stream.abort()
-        exchange.respond(400, [(b"content-type", b"text/plain")], b"malformed Sec-WebSocket-Key\n")
-        return
-    stream.attach(exchange, [(b"upgrade", b"websocket"), (b"sec-websocket-accept", accept)], 101)

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "MALFORMED_KEY",
     "MAX_MESSAGE",
+    "Acknowledgement",
     "CloseCode",
     "Message",
     "WebSocketError",
     "WebSocketServer",
     "accept_key",
+    "acknowledge",
     "encode_close",
     "encode_frame",
 ]
@@ -94,6 +97,31 @@ def accept_key(key: bytes) -> bytes:
         raise ValueError("Sec-WebSocket-Key is not sixteen bytes in base64")
     # SHA-1 is the protocol's choice and protects nothing here.
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+MALFORMED_KEY: Final = (
+    400,
+    ((b"content-type", b"text/plain"),),
+    b"malformed Sec-WebSocket-Key\n",
+)
+"""Status, fields and content of the answer to a handshake that cannot be accepted."""
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """What a stream's opening is answered with."""
+
+    status: int
+    fields: tuple[tuple[bytes, bytes], ...]
+
+
+def acknowledge(key: bytes | None) -> Acknowledgement:
+    """The answer to a client that sent `key`, or none because it wants no WebSocket handshake
+    (RFC 6455 §4.2.2). Raises ValueError if the key is malformed."""
+    if key is None:
+        return Acknowledgement(200, ())
+    accept = accept_key(key)
+    return Acknowledgement(101, ((b"upgrade", b"websocket"), (b"sec-websocket-accept", accept)))
 
 
 def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
