@@ -34,6 +34,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 GIB = 1 << 30
 BULK = 256 << 20
 """Bytes of one bulk transfer."""
+ORIGIN_PORT = 19080
+"""Where nginx listens; the sink has the next one."""
 
 
 @dataclass
@@ -83,7 +85,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def process(command: list[str], log: Path, wanted: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def process(
+    command: list[str], log: Path, wanted: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A child and its log's text, once a line of it matches `wanted`; ended on leaving."""
     with log.open("wb") as sink:
         child = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
@@ -119,11 +123,13 @@ http {{
 """
 
 
-def run_load(load: Load, url: str, connect_to: str, body: Path | None, log: Path) -> tuple[float, list[float]]:
+def run_load(
+    load: Load, url: str, connect_to: str, body: Path | None, log: Path
+) -> tuple[float, list[float]]:
     """Requests per second and the response times in milliseconds."""
     log.unlink(missing_ok=True)
     command = [
-        "h2load", "--h1", f"-n{load.requests}", f"-c{load.clients}", f"-t1",
+        "h2load", "--h1", f"-n{load.requests}", f"-c{load.clients}", "-t1",
         f"--connect-to={connect_to}", f"--log-file={log}",
     ]  # fmt: skip
     if body is not None:
@@ -161,8 +167,91 @@ def measure(
     )
 
 
+@dataclass(frozen=True)
+class EdgeProcess:
+    """A running edge and where it listens."""
+
+    pid: int
+    http: str
+    tunnel: str
+    api: str
+    cacert: Path
+
+
+class Bench:
+    """The processes of one run, and what they read and write."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.files = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="underpass-bench-"))
+        )
+        self._program = [sys.executable, "-m", "underpass"]
+
+    def _start(self, command: list[str], name: str, wanted: str) -> tuple[int, str]:
+        child, text = self._stack.enter_context(
+            process(command, self.files / f"{name}.log", wanted)
+        )
+        return child.pid, text
+
+    def start_origins(self) -> Path:
+        """nginx for what is fetched, the sink for what is sent; returns the ingress rules."""
+        site = self.files / "www"
+        site.mkdir()
+        (site / "1k").write_bytes(os.urandom(1024))
+        (site / "bulk").write_bytes(os.urandom(BULK))
+        # nginx's workers run as nobody, and read these.
+        for path in (self.files, *self.files.rglob("*")):
+            path.chmod(0o755)
+        config = self.files / "nginx.conf"
+        config.write_text(nginx_config(self.files, ORIGIN_PORT))
+        self._start(["nginx", "-e", "stderr", "-c", str(config)], "nginx", "start worker process")
+        sink = [sys.executable, "-m", "bench.sink", str(ORIGIN_PORT + 1)]
+        self._start(sink, "sink", "listening")
+        rules = self.files / "config.yml"
+        rules.write_text(
+            "ingress:\n"
+            f"  - path: ^/sink$\n    service: http://127.0.0.1:{ORIGIN_PORT + 1}\n"
+            f"  - service: http://127.0.0.1:{ORIGIN_PORT}\n"
+        )
+        return rules
+
+    def start_edge(self) -> EdgeProcess:
+        """An edge with a data directory of its own."""
+        data = self.files / "edge"
+        addresses = [f"--{name}=127.0.0.1:0" for name in ("https", "http", "tunnel", "api")]
+        pid, text = self._start(
+            [*self._program, "edge", "run", f"--data-dir={data}", *addresses], "edge", r"API: .*\n"
+        )
+        found = [
+            re.search(pattern, text)
+            for pattern in (r"  http://(\S+)", r"Connectors: (\S+)", r"API: +http://(\S+)")
+        ]
+        http, tunnel, api = (match[1] if match else "" for match in found)
+        return EdgeProcess(pid, http, tunnel, api, data / "ca.pem")
+
+    def start_connectors(self, edge: EdgeProcess, rules: Path) -> dict[str, tuple[str, int]]:
+        """Hostname and process of each connector that is compared."""
+        programs = {"underpass": self._program}
+        if os.environ.get("UNDERPASS_CLOUDFLARED"):
+            programs["cloudflared"] = [os.environ["UNDERPASS_CLOUDFLARED"]]
+        flags = [
+            "tunnel", "--no-autoupdate", "--protocol=http2", f"--edge={edge.tunnel}",
+            f"--edge={edge.tunnel}", f"--cacert={edge.cacert}", f"--config={rules}",
+            f"--quick-service=http://{edge.api}", f"--url=http://127.0.0.1:{ORIGIN_PORT}",
+        ]  # fmt: skip
+        running = {}
+        for name, program in programs.items():
+            pid, text = self._start([*program, *flags], name, "Registered tunnel connection")
+            host = re.search(r"https://([a-z0-9.-]+\.localhost)", text)
+            running[name] = (host[1] if host else "", pid)
+        return running
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=20000, help="of the small loads, each")
     parser.add_argument("--only", default="", help="a regular expression over load names")
@@ -174,85 +263,40 @@ def main() -> None:
     chosen = [load for load in loads(arguments.requests) if re.search(arguments.only, load.name)]
     samples: list[Sample] = []
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="underpass-bench-")))
-        (directory / "www").mkdir()
-        (directory / "www" / "1k").write_bytes(os.urandom(1024))
-        (directory / "www" / "bulk").write_bytes(os.urandom(BULK))
-        # nginx workers run as nobody; they read these.
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o755)
-        origin_port = 19080
-        (directory / "nginx.conf").write_text(nginx_config(directory, origin_port))
-        stack.enter_context(
-            process(["nginx", "-e", "stderr", "-c", str(directory / "nginx.conf")], directory / "nginx.log", "start worker process")
-        )
-        sink_port = origin_port + 1
-        stack.enter_context(
-            process([sys.executable, "-m", "bench.sink", str(sink_port)], directory / "sink.log", "listening")
-        )
-        program = [sys.executable, "-m", "underpass"]
-        data = directory / "edge"
-        edge, text = stack.enter_context(
-            process(
-                [*program, "edge", "run", f"--data-dir={data}", "--https=127.0.0.1:0",
-                 "--http=127.0.0.1:0", "--tunnel=127.0.0.1:0", "--api=127.0.0.1:0"],
-                directory / "edge.log", r"API: .*\n",
-            )
-        )  # fmt: skip
-        https = re.search(r"https://(\S+)  http://(\S+)", text)
-        tunnel = re.search(r"Connectors: (\S+)", text)
-        api = re.search(r"API: +http://(\S+)", text)
-        assert https and tunnel and api
-        config = directory / "config.yml"
-        config.write_text(
-            "ingress:\n"
-            f"  - path: ^/sink$\n    service: http://127.0.0.1:{sink_port}\n"
-            f"  - service: http://127.0.0.1:{origin_port}\n"
-        )
-        flags = [
-            "tunnel", "--no-autoupdate", "--protocol=http2", f"--edge={tunnel[1]}",
-            f"--edge={tunnel[1]}", f"--cacert={data}/ca.pem", f"--quick-service=http://{api[1]}",
-            f"--config={config}", f"--url=http://127.0.0.1:{origin_port}",
-        ]  # fmt: skip
-        peers = {"underpass": program}
-        if os.environ.get("UNDERPASS_CLOUDFLARED"):
-            peers["cloudflared"] = [os.environ["UNDERPASS_CLOUDFLARED"]]
-        running = {}
-        for name, command in peers.items():
-            child, text = stack.enter_context(
-                process([*command, *flags], directory / f"{name}.log", "Registered tunnel connection")
-            )
-            host = re.search(r"https://([a-z0-9.-]+\.localhost)", text)
-            assert host
-            running[name] = (host[1], child.pid)
+        bench = Bench(stack)
+        rules = bench.start_origins()
+        edge = bench.start_edge()
+        connectors = bench.start_connectors(edge, rules)
         for round_number in range(arguments.rounds):
             for load in chosen:
-                for name, (host, pid) in running.items():
-                    sample = measure(load, name, host, https[2], pid, edge.pid, directory)
+                for name, (host, pid) in connectors.items():
+                    sample = measure(load, name, host, edge.http, pid, edge.pid, bench.files)
                     samples.append(sample)
                     print(f"round {round_number + 1}  {sample}", file=sys.stderr)
     report(samples)
     if arguments.json:
         machine = {"machine": platform.platform(), "python": platform.python_version()}
-        arguments.json.write_text(
-            json.dumps({**machine, "samples": [asdict(sample) for sample in samples]}, indent=1)
-        )
+        document = {**machine, "samples": [asdict(sample) for sample in samples]}
+        arguments.json.write_text(json.dumps(document, indent=1))
 
 
 def report(samples: list[Sample]) -> None:
     """Medians as a table."""
-    print(f"{'load':16} {'connector':12} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'connector CPU':>16} {'edge CPU':>12}")
+    print(
+        f"{'load':16} {'connector':12} {'req/s':>8} {'p50 ms':>9} {'p99 ms':>9} "
+        f"{'connector CPU':>16} {'edge CPU':>9}"
+    )
     for load, name in dict.fromkeys((sample.load, sample.connector) for sample in samples):
         group = [s for s in samples if (s.load, s.connector) == (load, name)]
 
         def median(field: str, group: list[Sample] = group) -> float:
             return statistics.median(getattr(sample, field) for sample in group)
 
-        is_bulk = "load x" in load
-        unit = "s/GiB" if is_bulk else "us/req"
+        unit = "s/GiB" if "load x" in load else "us/req"
         print(
-            f"{load:16} {name:12} {median('requests_per_second'):8.0f} {median('p50_ms'):8.2f} "
-            f"{median('p99_ms'):8.2f} {median('connector_cpu'):10.2f} {unit:5} {median('edge_cpu'):8.2f}"
+            f"{load:16} {name:12} {median('requests_per_second'):8.0f} {median('p50_ms'):9.2f} "
+            f"{median('p99_ms'):9.2f} {median('connector_cpu'):9.2f} {unit:6} "
+            f"{median('edge_cpu'):9.2f}"
         )
 
 

@@ -2,8 +2,8 @@
 
     pytest bench/micro --benchmark-columns=min,median,ops
 
-"through the connector" is the whole of what the connector's compiled part does for a request:
-HPACK and stream in, origin head out, origin head and body in, serialized response head and DATA out.
+"through the connector" is the whole of what the connector's compiled part does for a request: HPACK
+and stream in, origin head out, origin head and body in, serialized response head and DATA out.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from underpass.core.http1 import read_head, write_request
+from underpass.core.http1client import Http1Client, OriginPool
+from underpass.core.tunnel import OriginAcceptor, OriginExchange
+
 from underpass.core.endpoint import Turn
 from underpass.core.fields import Fields
 from underpass.core.frames import FrameReader
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.hpack import Encoder
-from underpass.core.http1 import read_head, write_request
-from underpass.core.http1client import Http1Client, OriginPool
-from underpass.core.tunnel import OriginAcceptor, OriginExchange
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REQUEST = [
@@ -46,7 +47,12 @@ RESPONSE = RESPONSE_HEAD + bytes(1024)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+    return (
+        struct.pack(">I", len(payload))[1:]
+        + bytes([kind, flags])
+        + struct.pack(">I", stream)
+        + payload
+    )
 
 
 class Forgetful:
@@ -130,7 +136,7 @@ def test_frames_in(benchmark: Callable[..., Any]) -> None:
 
 
 def test_upload_demultiplexing(benchmark: Callable[..., Any]) -> None:
-    """1 MiB in 64 DATA frames, 256 KiB a turn, taken apart, credited and passed on to one origin."""
+    """1 MiB in 64 DATA frames, 256 KiB a turn, taken apart, credited and passed to one origin."""
     connector = Connector()
     connector.link.data_received(connector.open(b"POST", 0x4))
     data = frame(0, 0, connector.stream, bytes(16384)) * 16

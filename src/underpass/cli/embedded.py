@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import shlex
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,9 +50,10 @@ async def _serve(options: ConnectorOptions, cleaning: contextlib.ExitStack) -> i
         if edge is None:
             return 0
         try:
-            return await _serve_connector(options, edge)
+            code = await _serve_connector(options, edge)
         finally:
-            await _stop_edge(edge)
+            cut_short = await _stop_edge(edge)
+        return code or cut_short
     except EdgeError as error:
         log.error("Cannot run an edge in this process", extra={"error": str(error)})
         return 1
@@ -108,19 +110,20 @@ async def _serve_connector(options: ConnectorOptions, edge: Edge) -> int:
         await edge.registry.delete_tunnel(quick.credentials.tunnel_id)
 
 
-async def _stop_edge(edge: Edge) -> None:
-    """Let requests under way finish; a signal cuts that short."""
+async def _stop_edge(edge: Edge) -> int:
+    """Let requests under way finish. The exit code: 128 + N when a signal N cut that short."""
     with ShutdownSignals() as signals:
         # One signal has come already, if any: the next one insists.
         signals.stopping.set()
         stopping = asyncio.ensure_future(edge.stop())
-        signals.on_abort = lambda: _cancel(stopping)
+        signals.on_abort = partial(_cut_short, stopping)
         await asyncio.wait({stopping})
     if not stopping.cancelled():
         stopping.result()
+    return signals.exit_code
 
 
-def _cancel(stopping: asyncio.Future[None]) -> None:
+def _cut_short(stopping: asyncio.Future[None]) -> None:
     stopping.cancel()
 
 

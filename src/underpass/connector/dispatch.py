@@ -73,7 +73,7 @@ class Dispatcher:
         return self._private.total
 
     def handler(self, special: Mapping[int, Handler]) -> Handler:
-        """What a link's acceptor calls for each request; `special` are kinds the link itself serves."""
+        """What a link's acceptor calls for each request; `special` are kinds the link serves."""
         match, forwards = self._match, self._forwards
         websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._private.forward
 
@@ -86,7 +86,7 @@ class Dispatcher:
             elif kind in special:
                 special[kind](exchange)
             else:
-                # Configuration from the edge: this version runs the configuration it was started with.
+                # Configuration from the edge: this version keeps the one it was started with.
                 exchange.respond(501, ())
 
         return handle

@@ -1,5 +1,5 @@
-"""Whose certificates are believed: of the edge, pinned roots (docs: wire protocol §1.7); of origins,
-the operating system's, and what the configuration adds."""
+"""Whose certificates are believed: of the edge, pinned roots (docs: wire protocol §1.7); of
+origins, the operating system's, and what the configuration adds."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ MAX_HEAD: Final = 32768
 """Bytes of an HTTP/1.1 request head. nginx allows 32 KiB, most servers 8 to 16."""
 
 LINGER_BYTES: Final = 1048576
-"""Of an HTTP/2 upload that are read on and thrown away when the answer came early, for at most..."""
+"""Of an HTTP/2 upload that are read on and thrown away after an early answer, for at most..."""
 
 LINGER_SECONDS: Final = 2.0
 """...so long: some clients lose an early answer when the reset is close behind it."""

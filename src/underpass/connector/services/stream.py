@@ -1,4 +1,4 @@
-"""`tcp://`, `ssh://`, `rdp://`, `smb://` and any other address: bytes over the WebSocket framing that
+"""`tcp://`, `ssh://`, `rdp://`, `smb://` and their like: bytes over the WebSocket framing that
 visitors' clients speak (docs: wire protocol §2.7)."""
 
 from __future__ import annotations
