@@ -282,8 +282,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ci/demo", description=__doc__)
     parser.add_argument("--check", action="store_true", help="look at everything, then end")
     options = parser.parse_args()
-    # As Ctrl-C: what was started is ended on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both, even if whoever started us ignores Ctrl-C: what was started is ended on the way out.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     return check() if options.check else serve()
 
 

@@ -150,6 +150,20 @@ def test_an_origin_gets_the_request_and_its_answer_comes_back(start: Start, orig
     assert tunnel.stop(signal.SIGINT) == 0
 
 
+def test_a_request_under_way_is_waited_for_until_a_second_signal(start: Start) -> None:
+    tunnel = start("--hello-world")
+    tunnel.wait_ready()
+    name, port = tunnel.url("http")
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=PATIENCE)
+    connection.request("GET", "/sse", headers={"Host": name})
+    assert connection.getresponse().readline() == b"id: 0\n"
+    tunnel.process.send_signal(signal.SIGTERM)
+    tunnel.read_until("Unregistered tunnel connection")
+    assert tunnel.process.poll() is None
+    assert tunnel.stop() == 128 + signal.SIGTERM
+    connection.close()
+
+
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs unix sockets")
 def test_a_unix_socket_is_an_origin_too(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "origin.sock"

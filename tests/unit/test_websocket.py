@@ -31,7 +31,12 @@ def read(pieces: list[bytes]) -> list[tuple[object, ...]]:
     events: list[tuple[object, ...]] = []
     for piece in pieces:
         for event in reader.feed(piece):
-            if event[0] == "data" and events and events[-1][0] == "data" and events[-1][2] == event[2]:
+            if (
+                event[0] == "data"
+                and events
+                and events[-1][0] == "data"
+                and events[-1][2] == event[2]
+            ):
                 events[-1] = ("data", events[-1][1] + event[1], event[2])
             else:
                 events.append(event)

@@ -124,6 +124,8 @@ cdef class Endpoint:
             return 0
         if not self.paused:
             self.fill()
+            if self.closed:
+                return 0
             if self.out.size:
                 data = self.out.take()
                 self.write(data)
@@ -174,7 +176,10 @@ cdef class Endpoint:
         self.opened = True
         # TLS has no half-close: asyncio's TLS transports close whatever eof_received returns, and warn.
         self.half_close = transport.get_extra_info("sslcontext") is None
-        if self.out.size or self.closing:
+        if self.closed:
+            # Given up before it began.
+            transport.abort()
+        elif self.out.size or self.closing:
             self.wake()
 
     def get_buffer(self, sizehint):
@@ -185,7 +190,8 @@ cdef class Endpoint:
             return turn.view
         if self.own_buffer is None:
             self.own_buffer = bytearray(READ_BUFFER if turn.private_buffers else OWN_READ_BUFFER)
-        return self.own_buffer
+        # A view, because asyncio's TLS reads into slices of what it is given: those of a bytearray are copies.
+        return memoryview(self.own_buffer)
 
     def buffer_updated(self, Py_ssize_t size):
         """`size` bytes have been put into the buffer that `get_buffer` returned last."""

@@ -33,6 +33,7 @@ cdef class H2Stream(Side):
     cdef Backlog pending                # content that has to wait
     cdef Fields trailers                # to be sent after it
     cdef H2Stream next_ready
+    cdef H2Stream prev_ready
     cdef bint in_ready
     cdef bint ends                      # END_STREAM follows `pending`
     cdef bint local_closed
@@ -87,6 +88,7 @@ cdef class H2Connection(Endpoint):
     cdef Py_ssize_t tail_start          # begins here ...
     cdef Py_ssize_t tail_end            # and ends here
     cdef bint goaway_sent
+    cdef uint32_t goaway_last           # the last stream it named
     cdef bint goaway_received
     cdef readonly uint32_t settings_unacknowledged
 
@@ -122,5 +124,6 @@ cdef class H2Connection(Endpoint):
     cdef int write_fields(self, H2Stream stream, Fields fields, bint end) except -1
     cdef int make_ready(self, H2Stream stream) except -1
     cdef H2Stream take_ready(self)
+    cdef void unready(self, H2Stream stream) noexcept
     cdef int64_t may_send(self, H2Stream stream) noexcept
     cdef int write_some(self, H2Stream stream, const unsigned char* data, int64_t size) except -1

@@ -13,19 +13,20 @@ that we answer as long as it spends less than its allowance (`Limits.allowance`)
 
 from cpython.object cimport PyObject
 from cython cimport final
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
-from underpass.core.fields cimport HIDDEN, T_METHOD, Field, Fields
+from underpass.core.fields cimport T_METHOD, Field, Fields
 from underpass.core.frames cimport (
-    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA_HEAD, DATA_PART, ENABLE_CONNECT_PROTOCOL, ENABLE_PUSH,
-    END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME, FRAME_BROKEN, FRAME_HEADER_SIZE,
+    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA_HEAD, DATA_PART, ENABLE_PUSH,
+    END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME, FRAME_HEADER_SIZE,
     FRAME_SIZE_ERROR, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, NEED_MORE, NO_ERROR, NO_RFC7540_PRIORITIES, PADDED, PING, PRIORITY,
     PRIORITY_FLAG, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, SMALLEST_MAX_FRAME_SIZE,
     STREAM_CLOSED, WINDOW_UPDATE, FrameReader, HEADER_TABLE_SIZE, put_frame_header, read_u16, read_u32, write_data,
     write_goaway, write_ping, write_rst_stream, write_settings, write_settings_ack, write_window_update,
 )
-from underpass.core.heads cimport NO_LENGTH, Head, check_request, check_response, check_trailers, reason_text
+from underpass.core.heads cimport NO_LENGTH, Head, check_request, check_response, check_trailers
 from underpass.core.hpack cimport TOO_LARGE, Decoder, Encoder
 from underpass.core.output cimport Backlog, Output
 from underpass.core.relay cimport HARDLY_SEEN, SEEN, UNSEEN, Acceptor, Exchange
@@ -44,6 +45,12 @@ cdef int64_t QUANTUM = 16384
 cdef Py_ssize_t MAX_BLOCK = 524288
 # CONTINUATION frames of one block (CVE-2024-27316): honest peers fill their frames.
 cdef uint32_t MAX_CONTINUATIONS = 64
+# Bytes gathered for a peer that takes none. Past it a client opens no more streams, and a peer that has us answer
+# more is dropped: Go queues 10,000 control frames (CVE-2019-9512, -9515, -9517), nghttp2 1,000.
+cdef Py_ssize_t MAX_UNWRITTEN = 4 * 1024 * 1024
+# WINDOW_UPDATEs this large are paid for by the content they acknowledge, or soon overflow the window; smaller ones
+# make us send crumbs (CVE-2019-9511). Go gives back 4 KiB at a time, most others half a window.
+cdef uint32_t SMALL_INCREMENT = 1024
 cdef int64_t MAX_WINDOW = 0x7FFFFFFF
 cdef int64_t FIRST_WINDOW = 65535
 cdef uint32_t LAST_STREAM = 0x7FFFFFFF
@@ -78,14 +85,14 @@ cdef class H2Stream(Side):
     """One stream, as a side of its exchange."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         if self.local_closed:
             return 0
         self.connection.write_fields(self, head, end)
         return self.local_end() if end else 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         cdef H2Connection connection = self.connection
         cdef int64_t sent = 0
         cdef int64_t part
@@ -110,7 +117,7 @@ cdef class H2Stream(Side):
         return 0
 
     cdef int send_end(self, Fields trailers) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         if self.local_closed or self.ends:
             return 0
         self.trailers = trailers
@@ -120,7 +127,7 @@ cdef class H2Stream(Side):
         return 0
 
     cdef int end_now(self) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         cdef H2Connection connection = self.connection
         if self.trailers is not None and self.trailers.count:
             connection.write_fields(self, self.trailers, True)
@@ -134,7 +141,7 @@ cdef class H2Stream(Side):
         return self.local_end()
 
     cdef int local_end(self) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         self.local_closed = True
         if self.remote_closed or self.connection.client:
             return self.connection.settle(self)
@@ -149,7 +156,7 @@ cdef class H2Stream(Side):
 
     cdef int send_pending(self) except -1:
         """One quantum of what waits; the connection calls this in turn."""
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         cdef H2Connection connection = self.connection
         cdef int64_t part
         if self.local_closed or self.pending is None or self.pending.size == 0:
@@ -163,16 +170,16 @@ cdef class H2Stream(Side):
             part = self.pending.size
         connection.write_some(self, self.pending.front(), part)
         self.pending.consume(<Py_ssize_t>part)
-        if self.pending.size == 0 and self.ends:
-            self.end_now()
-        else:
+        if self.pending.size:
             connection.make_ready(self)
+        elif self.ends:
+            self.end_now()
         if self.exchange is not None:
             self.exchange.drained(self, <Py_ssize_t>part)
         return 0
 
     cdef int abandon(self, uint32_t code) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         cdef H2Connection connection = self.connection
         if connection is None:
             return 0
@@ -181,13 +188,19 @@ cdef class H2Stream(Side):
         return connection.reset_stream(self, CANCEL if code == NO_ERROR and connection.client else code)
 
     cdef int release(self, Py_ssize_t size) except -1:
-        cdef H2Stream alive = self
+        cdef H2Stream _alive = self
         if self.unreleased < size:
             size = <Py_ssize_t>self.unreleased
         self.unreleased -= size
         if self.connection is not None:
             self.connection.return_credit(self, size)
         return 0
+
+
+cdef bint is_head(Fields request) noexcept:
+    cdef Field* method = request.find(T_METHOD) if request is not None else NULL
+    return (method is not NULL and method.value_size == 4
+            and memcmp(request.value(method), b"HEAD", 4) == 0)
 
 
 cdef class H2Connection(Endpoint):
@@ -218,7 +231,7 @@ cdef class H2Connection(Endpoint):
         self.peer_max_header_list = 0xFFFFFFFF
         self.next_stream = 1
         self.allowance = self.limits.allowance
-        self.allowance_time = 0.0
+        self.allowance_time = self.turn.coarse
         self._start()
 
     def _start(self):
@@ -265,7 +278,7 @@ cdef class H2Connection(Endpoint):
         """Client role: whether `forward` would open a stream."""
         return (self.client and not self.closed and not self.closing and not self.goaway_received
                 and not self.goaway_sent and self.streams.count < self.peer_max_streams
-                and self.next_stream <= LAST_STREAM)
+                and self.next_stream <= LAST_STREAM and self.out.size < MAX_UNWRITTEN)
 
     def forward(self, Exchange exchange not None):
         """Client role: carry `exchange` on a new stream. False if this connection can take no more."""
@@ -278,7 +291,7 @@ cdef class H2Connection(Endpoint):
         head = exchange.outgoing_request()
         stream = self.add_stream(self.next_stream)
         self.next_stream += 2
-        stream.response_bodiless = exchange._pseudo(T_METHOD) == b"HEAD"
+        stream.response_bodiless = is_head(exchange.request)
         stream.opened_at = self.turn.coarse
         stream.times_out = exchange.times_out
         exchange.join(stream, head)
@@ -323,7 +336,8 @@ cdef class H2Connection(Endpoint):
         """Send GOAWAY: streams that are open may end, no new ones are taken; closes when the last has ended."""
         if not self.goaway_sent and not self.closed:
             self.goaway_sent = True
-            write_goaway(self.out, self.last_peer_stream, <uint32_t>code, b"")
+            self.goaway_last = self.last_peer_stream
+            write_goaway(self.out, self.goaway_last, <uint32_t>code, b"")
             self.wake()
             if self.streams.count == 0:
                 self.close_after_flush()
@@ -344,13 +358,17 @@ cdef class H2Connection(Endpoint):
             if event == DATA_PART:
                 self.on_data_part()
             elif event == NEED_MORE:
-                return 0
+                break
             elif event == DATA_HEAD:
                 self.on_data_head()
             elif event == FRAME:
                 self.on_frame()
             else:
                 return self.fail_connection(self.reader.error, "malformed frame")
+        if self.paused and not self.client and self.out.size >= OUT_BUDGET:
+            # It asks more than it takes. (A client reads on: what it must answer is bounded by `spend`, and two peers
+            # that both wait for the other to read would wait forever.)
+            self.stop_reading()
         return 0
 
     cdef int on_frame(self) except -1:
@@ -374,8 +392,8 @@ cdef class H2Connection(Endpoint):
                 return self.fail_connection(PROTOCOL_ERROR, "PING on a stream")
             if self.reader.size != 8:
                 return self.fail_connection(FRAME_SIZE_ERROR, "PING of a wrong size")
+            self.spend(1)
             if not self.reader.flags & ACK:
-                self.spend(1)
                 write_ping(self.out, self.reader.payload, True)
                 self.wake()
             return 0
@@ -395,7 +413,6 @@ cdef class H2Connection(Endpoint):
     cdef int on_data_head(self) except -1:
         cdef uint32_t id = self.reader.stream
         cdef int64_t length = self.reader.length
-        cdef int64_t overhead
         cdef H2Stream stream
         self.receiving = None
         if self.block_stream or not self.got_settings:
@@ -420,9 +437,6 @@ cdef class H2Connection(Endpoint):
             return self.stream_fault_and_credit(stream, FLOW_CONTROL_ERROR, length)
         stream.receive_window -= length
         self.receiving = stream
-        if length == 0 and not self.reader.flags & END_STREAM:
-            # CVE-2019-9518: frames that carry nothing.
-            self.spend(1)
         return 0
 
     cdef int stream_fault_and_credit(self, H2Stream stream, uint32_t code, int64_t length) except -1:
@@ -434,6 +448,9 @@ cdef class H2Connection(Endpoint):
         cdef Exchange exchange
         cdef uint32_t size = self.reader.size
         cdef const unsigned char* content = self.reader.payload
+        if size == 0 and not self.reader.flags & END_STREAM:
+            # CVE-2019-9518: frames that carry nothing, or nothing but padding.
+            self.spend(1)
         if stream is None or stream.connection is None:
             # Its credit went back when the stream was given up, or with the frame's head.
             if stream is not None:
@@ -540,11 +557,13 @@ cdef class H2Connection(Endpoint):
         if not id & 1:
             return self.fail_connection(PROTOCOL_ERROR, "a client opened an even-numbered stream")
         if id <= self.last_peer_stream:
-            # Trailers of a stream that is gone, or a stream opened out of order; both are the peer's loss.
+            if fields.count and fields.name(fields.items)[0] == 58:
+                return self.fail_connection(PROTOCOL_ERROR, "a stream identifier used twice or out of order")
+            # Trailers of a stream that is gone: sent before the peer learned of it.
             return self.spend(1)
         self.last_peer_stream = id
         if self.goaway_sent:
-            return 0
+            return self.spend(1)
         if self.streams.count >= self.limits.max_concurrent_streams:
             self.spend(1)
             write_rst_stream(self.out, id, REFUSED_STREAM)
@@ -620,7 +639,8 @@ cdef class H2Connection(Endpoint):
     cdef int return_credit(self, H2Stream stream, int64_t size) except -1:
         """`size` received bytes are used up: let the peer send as many more, in large steps."""
         self.returned += size
-        if self.returned * 2 >= self.limits.connection_window and not self.closed:
+        # Streams that stand still may keep most of the window; the rest of it must not wait for them.
+        if self.returned and self.returned >= self.receive_window and not self.closed:
             write_window_update(self.out, 0, <uint32_t>self.returned)
             self.receive_window += self.returned
             self.returned = 0
@@ -644,7 +664,8 @@ cdef class H2Connection(Endpoint):
                 return self.fail_connection(FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
             if self.settings_unacknowledged:
                 self.settings_unacknowledged -= 1
-            return 0
+                return 0
+            return self.spend(1)
         if self.reader.size % 6:
             return self.fail_connection(FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
         # Each setting may touch every stream.
@@ -693,6 +714,9 @@ cdef class H2Connection(Endpoint):
         elif identifier == ENABLE_PUSH:
             if value > 1 or (value == 1 and self.client):
                 return self.fail_connection(PROTOCOL_ERROR, "invalid ENABLE_PUSH")
+        elif identifier == NO_RFC7540_PRIORITIES and value > 1:
+            # RFC 9218 §2.1.1.
+            return self.fail_connection(PROTOCOL_ERROR, "invalid NO_RFC7540_PRIORITIES")
         return 0
 
     cdef int on_window_update(self) except -1:
@@ -702,6 +726,8 @@ cdef class H2Connection(Endpoint):
         if self.reader.size != 4:
             return self.fail_connection(FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong size")
         increment = read_u32(self.reader.payload) & 0x7FFFFFFF
+        if increment < SMALL_INCREMENT:
+            self.spend(0.1)
         if id == 0:
             if increment == 0:
                 return self.fail_connection(PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
@@ -710,8 +736,6 @@ cdef class H2Connection(Endpoint):
                 return self.fail_connection(FLOW_CONTROL_ERROR, "connection window too large")
             if self.ready_head is not None:
                 self.wake()
-            else:
-                self.spend(0.1)
             return 0
         stream = self.find(id)
         if stream is None:
@@ -725,8 +749,6 @@ cdef class H2Connection(Endpoint):
             return self.stream_fault(stream, FLOW_CONTROL_ERROR)
         if stream.pending is not None and stream.pending.size:
             self.make_ready(stream)
-        else:
-            self.spend(0.1)
         return 0
 
     cdef int on_rst_stream(self) except -1:
@@ -790,17 +812,20 @@ cdef class H2Connection(Endpoint):
         cdef H2Stream stream
         cdef Exchange exchange
         self.receiving = self.recent = None
-        self.ready_head = self.ready_tail = None
         for stream in self.streams.values():
             exchange = stream.exchange
             stream.remote_closed = stream.local_closed = True
             stream.exchange = None
-            self.forget(stream)
-            if exchange is not None:
-                if self.client:
-                    exchange.outbound_lost(INTERNAL_ERROR, HARDLY_SEEN, "link_lost")
-                else:
-                    exchange.inbound_lost(CANCEL)
+            try:
+                self.forget(stream)
+                if exchange is not None:
+                    if self.client:
+                        exchange.outbound_lost(INTERNAL_ERROR, HARDLY_SEEN, "link_lost")
+                    else:
+                        exchange.inbound_lost(CANCEL)
+            except Exception as error:
+                # The other exchanges must learn of the end all the same.
+                self.failed(error)
         self.disconnected(reason)
         return 0
 
@@ -809,6 +834,10 @@ cdef class H2Connection(Endpoint):
     cdef int spend(self, double cost) except -1:
         """Charge the peer for a frame that costs us and carries nothing."""
         cdef double now
+        if self.out.size > MAX_UNWRITTEN and self.paused:
+            # Nor would it read a GOAWAY.
+            self.protocol_failure(<int>ENHANCE_YOUR_CALM, "does not read what it asks for")
+            return self.close_at_once()
         self.allowance -= cost
         if self.allowance >= 0:
             return 0
@@ -825,9 +854,12 @@ cdef class H2Connection(Endpoint):
         """A connection error (RFC 9113 §5.4.1): say so, and close."""
         if self.closing or self.closed:
             return 0
+        if not self.goaway_sent:
+            self.goaway_sent = True
+            self.goaway_last = self.last_peer_stream
         if not self.preface_left:
-            write_goaway(self.out, self.last_peer_stream, code, why.encode())
-        self.goaway_sent = True
+            # RFC 9113 §6.8: never a later stream than the last GOAWAY named.
+            write_goaway(self.out, self.goaway_last, code, why.encode())
         self.protocol_failure(code, why)
         return self.close_after_flush()
 
@@ -861,6 +893,8 @@ cdef class H2Connection(Endpoint):
         if stream.connection is None:
             return 0
         stream.connection = None
+        if stream.in_ready:
+            self.unready(stream)
         if stream.lingers:
             self.lingering -= 1
         if stream.unreleased:
@@ -879,9 +913,13 @@ cdef class H2Connection(Endpoint):
         return 0
 
     cdef int settle(self, H2Stream stream) except -1:
-        """Forget the stream if both directions have ended."""
-        if stream.local_closed and stream.remote_closed:
-            return self.forget(stream)
+        """Forget the stream once nothing more is wanted of it."""
+        if stream.remote_closed:
+            if stream.local_closed:
+                return self.forget(stream)
+            if self.client:
+                # RFC 9113 §8.1: the response is complete, what is left of the request is of no use.
+                return self.reset_stream(stream, CANCEL)
         return 0
 
     cdef int reset_stream(self, H2Stream stream, uint32_t code) except -1:
@@ -967,11 +1005,12 @@ cdef class H2Connection(Endpoint):
             return 0
         stream.in_ready = True
         stream.next_ready = None
+        stream.prev_ready = self.ready_tail
         if self.ready_tail is None:
-            self.ready_head = self.ready_tail = stream
+            self.ready_head = stream
         else:
             self.ready_tail.next_ready = stream
-            self.ready_tail = stream
+        self.ready_tail = stream
         if self.send_window > 0:
             self.wake()
         return 0
@@ -979,12 +1018,20 @@ cdef class H2Connection(Endpoint):
     cdef H2Stream take_ready(self):
         cdef H2Stream stream = self.ready_head
         if stream is not None:
-            self.ready_head = stream.next_ready
-            if self.ready_head is None:
-                self.ready_tail = None
-            stream.next_ready = None
-            stream.in_ready = False
+            self.unready(stream)
         return stream
+
+    cdef void unready(self, H2Stream stream) noexcept:
+        if stream.prev_ready is None:
+            self.ready_head = stream.next_ready
+        else:
+            stream.prev_ready.next_ready = stream.next_ready
+        if stream.next_ready is None:
+            self.ready_tail = stream.prev_ready
+        else:
+            stream.next_ready.prev_ready = stream.prev_ready
+        stream.next_ready = stream.prev_ready = None
+        stream.in_ready = False
 
     cdef int fill(self) except -1:
         cdef H2Stream stream
@@ -992,13 +1039,12 @@ cdef class H2Connection(Endpoint):
             stream = self.take_ready()
             if stream is None:
                 return 0
-            if stream.connection is not None:
-                stream.send_pending()
+            stream.send_pending()
         return 0
 
     cdef int written(self, Py_ssize_t size) except -1:
         self.tail_stream = 0
-        return 0
+        return self.resume_reading()
 
     cdef bint has_more(self) noexcept:
         return self.ready_head is not None and self.send_window > 0

@@ -10,9 +10,6 @@ cdef enum:
 cdef struct Head:
     int64_t content_length      # NO_LENGTH if there is none
     int status                  # responses
-    bint connect                # CONNECT
-    bint head                   # HEAD: the response has no content
-    bint bodiless_method        # GET, HEAD, DELETE, OPTIONS, TRACE, CONNECT: content is unusual
 
 # 0 if `fields` is a well-formed HTTP/2 head, else a reason (see `reason_text`).
 cdef int check_request(Fields fields, Head* head) noexcept

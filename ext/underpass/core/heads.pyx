@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """What makes a head acceptable: RFC 9110 §5 (names and values), RFC 9113 §8 (HTTP/2 heads), RFC 3986 §3.2."""
 
-from libc.string cimport strlen
+from libc.string cimport memcmp, strlen
 
 from underpass.core.fields cimport (
     HIDDEN, T_AUTHORITY, T_CONNECTION, T_CONTENT_LENGTH, T_HOST, T_KEEP_ALIVE, T_METHOD, T_PATH, T_PROTOCOL,
@@ -127,6 +127,10 @@ cdef bint list_has(const unsigned char* text, size_t size, const char* lower_cas
     return False
 
 
+cdef inline bint is_blank(unsigned char c) noexcept:
+    return c == 32 or c == 9
+
+
 cdef inline int check_field(Fields fields, Field* field, Head* head) noexcept:
     """One regular field of an HTTP/2 section."""
     cdef const unsigned char* value = fields.value(field)
@@ -134,6 +138,9 @@ cdef inline int check_field(Fields fields, Field* field, Head* head) noexcept:
     if field.name_size == 0 or not all_in(fields.name(field), field.name_size, IS_LOWER):
         return BAD_NAME
     if not all_in(value, field.value_size, IS_VALUE):
+        return BAD_VALUE
+    # RFC 9113 §8.2.1: HTTP/1.1 trims its values, and what one hop trims another must not see.
+    if field.value_size and (is_blank(value[0]) or is_blank(value[field.value_size - 1])):
         return BAD_VALUE
     if field.token in (T_CONNECTION, T_PROXY_CONNECTION, T_KEEP_ALIVE, T_TRANSFER_ENCODING, T_UPGRADE):
         return CONNECTION_FIELD
@@ -158,10 +165,9 @@ cdef int check_request(Fields fields, Head* head) noexcept:
     cdef const unsigned char* value
     cdef size_t size
     cdef int reason
-    cdef bint options = False
+    cdef bint connect = False
     head.content_length = NO_LENGTH
     head.status = 0
-    head.connect = head.head = head.bodiless_method = False
     while i < fields.count:
         field = fields.items + i
         if field.name_size == 0 or fields.name(field)[0] != 58:
@@ -177,12 +183,8 @@ cdef int check_request(Fields fields, Head* head) noexcept:
         if field.token == T_METHOD:
             if not is_token(value, size):
                 return BAD_VALUE
-            head.connect = size == 7 and same_text(value, size, b"connect")
-            head.head = size == 4 and value[0] == 72 and same_text(value, size, b"head")
-            options = size == 7 and same_text(value, size, b"options")
-            head.bodiless_method = (
-                head.connect or head.head or options or (size == 3 and same_text(value, size, b"get"))
-                or (size == 6 and same_text(value, size, b"delete")) or (size == 5 and same_text(value, size, b"trace")))
+            # Methods are case-sensitive (RFC 9110 §9.1).
+            connect = size == 7 and memcmp(value, b"CONNECT", 7) == 0
         elif field.token == T_PATH:
             if not is_target(value, size) or (value[0] != 47 and not (size == 1 and value[0] == 42)):
                 return BAD_TARGET
@@ -206,7 +208,9 @@ cdef int check_request(Fields fields, Head* head) noexcept:
         i += 1
     if not seen & (<uint32_t>1 << T_METHOD):
         return MISSING_PSEUDO
-    if head.connect and not seen & (<uint32_t>1 << T_PROTOCOL):
+    if seen & (<uint32_t>1 << T_PROTOCOL) and not connect:
+        return BAD_PSEUDO       # RFC 8441 §4
+    if connect and not seen & (<uint32_t>1 << T_PROTOCOL):
         # RFC 9113 §8.5. A tunnel's edge may send a path all the same; it has no meaning.
         if authority is NULL:
             return MISSING_PSEUDO
@@ -240,11 +244,11 @@ cdef int check_response(Fields fields, Head* head) noexcept:
     cdef int reason
     head.content_length = NO_LENGTH
     head.status = 0
-    head.connect = head.head = head.bodiless_method = False
     if fields.count == 0 or fields.items[0].token != T_STATUS:
         return MISSING_PSEUDO
     value = fields.value(fields.items)
-    if (fields.items[0].value_size != 3 or not all_in(fields.name(fields.items) + 1, fields.items[0].name_size - 1, IS_LOWER)
+    if (fields.items[0].value_size != 3
+            or not all_in(fields.name(fields.items) + 1, fields.items[0].name_size - 1, IS_LOWER)
             or not 49 <= value[0] <= 57 or not 48 <= value[1] <= 57 or not 48 <= value[2] <= 57):
         return BAD_STATUS
     head.status = (value[0] - 48) * 100 + (value[1] - 48) * 10 + (value[2] - 48)
@@ -284,4 +288,10 @@ def response_fault(Fields fields not None):
     """None if `fields` is a well-formed HTTP/2 response head, else what is wrong with it (for tests)."""
     cdef Head head
     cdef int reason = check_response(fields, &head)
+    return None if reason == FINE else reason_text(reason)
+
+
+def trailers_fault(Fields fields not None):
+    """None if `fields` is a well-formed trailer section, else what is wrong with it (for tests)."""
+    cdef int reason = check_trailers(fields)
     return None if reason == FINE else reason_text(reason)

@@ -77,6 +77,7 @@ cdef class Exchange:
     cdef bint idempotent(self) noexcept
     cdef int retry_elsewhere(self) except -1
     cdef int response_over(self) except -1
+    cdef int let_go(self, uint32_t code) except -1          # of the outbound side
     cdef void close_books(self) noexcept
     cdef bytes _pseudo(self, int token)
     cdef int finish(self) except -1

@@ -12,7 +12,7 @@ exchange can hold is bounded by the constants of the delivering codec.
 
 Ownership: a call of ours may make a callee let go of the last reference to the very object that is being called
 (an exchange that ends detaches both sides). Cython borrows `self` and attributes, so every method of an exchange or
-a side that calls out begins with `cdef ... alive = self`, which keeps it until it returns.
+a side that calls out begins with `cdef ... _alive = self`, which keeps it until it returns.
 
 Decisions are Python's: an `Acceptor` calls its handler once a request, with the exchange; the handler joins it to
 an outbound side, or answers it with `respond` or `fail`.
@@ -23,7 +23,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from underpass.core.fields cimport (
     T_AUTHORITY, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
 )
-from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR
+from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from underpass.core.heads cimport same_text
 from underpass.core.output cimport Backlog
 
@@ -80,7 +80,7 @@ cdef class Exchange:
         return 0
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         self.counters.request_bytes += <uint64_t>size
         if self.outbound is not None:
             self.replayable = False
@@ -93,7 +93,7 @@ cdef class Exchange:
         return self.waiting.append(data, size)
 
     cdef int request_end(self, Fields trailers) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         if self.request_ended:
             return 0
         self.request_ended = True
@@ -106,7 +106,7 @@ cdef class Exchange:
         return 0
 
     cdef int inbound_lost(self, uint32_t code) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef Side outbound = self.outbound
         self.inbound = None
         if self.over:
@@ -126,13 +126,14 @@ cdef class Exchange:
         return 0
 
     cdef int response_head(self, Fields head, int status, bint end) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef Fields passed
         if self.over or self.status:
             return 0
         passed = self.incoming_response(head, status)
         if passed is None:
-            return self.outbound_lost(INTERNAL_ERROR, SEEN, "protocol_error")
+            self.let_go(PROTOCOL_ERROR)
+            return self.outbound_lost(PROTOCOL_ERROR, SEEN, "protocol_error")
         self.counters.by_status[status if 0 < status < 1000 else 0] += 1
         self.status = status
         self.request = None
@@ -146,14 +147,14 @@ cdef class Exchange:
         return 0
 
     cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         self.counters.response_bytes += <uint64_t>size
         if self.inbound is not None and not self.response_ended:
             return self.inbound.send_data(data, size)
         return 0
 
     cdef int response_end(self, Fields trailers) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         if self.response_ended or self.inbound is None:
             return 0
         self.response_ended = True
@@ -161,19 +162,24 @@ cdef class Exchange:
         return self.response_over()
 
     cdef int response_over(self) except -1:
-        cdef Exchange alive = self
-        # RFC 9113 §8.1: a complete response may come before the end of the request; the rest is of no use then.
-        cdef Side outbound = self.outbound
+        cdef Exchange _alive = self
         if self.over:
             return 0
-        if not self.request_ended and outbound is not None:
-            self.outbound = None
-            outbound.exchange = None
-            outbound.abandon(NO_ERROR)
+        if not self.request_ended:
+            # RFC 9113 §8.1: a complete response may come before the end of the request; the rest is of no use then.
+            self.let_go(NO_ERROR)
         return self.finish()
 
+    cdef int let_go(self, uint32_t code) except -1:
+        cdef Side outbound = self.outbound
+        if outbound is None:
+            return 0
+        self.outbound = None
+        outbound.exchange = None
+        return outbound.abandon(code)
+
     cdef int outbound_lost(self, uint32_t code, int seen, str cause) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef bint again
         if self.over:
             return 0
@@ -190,7 +196,7 @@ cdef class Exchange:
         return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
 
     cdef int drained(self, Side side, Py_ssize_t size) except -1:
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         if side is self.outbound:
             if self.inbound is not None:
                 return self.inbound.release(size)
@@ -202,7 +208,7 @@ cdef class Exchange:
 
     cdef int join(self, Side outbound, Fields head) except -1:
         """Send the request on by `outbound`, with what has come of it so far."""
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef Backlog waiting = self.waiting
         cdef bint ended = self.request_ended
         if self.over or self.inbound is None:
@@ -246,7 +252,7 @@ cdef class Exchange:
 
     cdef int finish(self) except -1:
         """Both directions have ended well, or nobody wants the rest."""
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef Side inbound = self.inbound, outbound = self.outbound
         if self.over:
             return 0
@@ -261,7 +267,7 @@ cdef class Exchange:
 
     cdef int drop(self, uint32_t code) except -1:
         """End both sides at once: the response is broken off, or was never wanted."""
-        cdef Exchange alive = self
+        cdef Exchange _alive = self
         cdef Side inbound = self.inbound, outbound = self.outbound
         if self.over:
             return 0
@@ -347,6 +353,9 @@ cdef class Exchange:
             return
         if not 200 <= status <= 999:
             raise ValueError(f"not a final status: {status}")
+        self.let_go(CANCEL)
+        if self.over or self.status:
+            return
         head = Fields()
         head.append(b":status", b"%d" % status)
         for name, value in pairs:
@@ -372,6 +381,8 @@ cdef class Exchange:
 
     def fail(self, int status, str cause):
         """Answer for an exchange that cannot be carried on. `cause` is a machine-readable word."""
+        if self.over or self.status or self.inbound is None:
+            return
         self.counters.failed += 1
         self.respond(status, ())
 
@@ -380,8 +391,10 @@ cdef class Exchange:
         self.drop(<uint32_t>code)
 
     def open_python_side(self):
-        """Join the exchange to Python callbacks; returns the `PythonSide`."""
+        """Join the exchange to Python callbacks; returns the `PythonSide`, detached if the exchange is over."""
         cdef PythonSide side = PythonSide()
+        if self.over:
+            return side
         self.outbound = side
         side.exchange = self
         return side
@@ -411,7 +424,7 @@ cdef class PythonSide(Side):
     """
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
-        cdef PythonSide alive = self
+        cdef PythonSide _alive = self
         if self.on_head is not None:
             self.on_head(status, head)
         if end and self.on_end is not None:
@@ -419,7 +432,7 @@ cdef class PythonSide(Side):
         return 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef PythonSide alive = self
+        cdef PythonSide _alive = self
         cdef Exchange exchange = self.exchange
         if self.on_data is not None:
             self.on_data(PyBytes_FromStringAndSize(<const char*>data, size))
@@ -428,19 +441,19 @@ cdef class PythonSide(Side):
         return 0
 
     cdef int send_end(self, Fields trailers) except -1:
-        cdef PythonSide alive = self
+        cdef PythonSide _alive = self
         if self.on_end is not None:
             self.on_end()
         return 0
 
     cdef int abandon(self, uint32_t code) except -1:
-        cdef PythonSide alive = self
+        cdef PythonSide _alive = self
         if self.on_abandoned is not None:
             self.on_abandoned(code)
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
-        cdef PythonSide alive = self
+        cdef PythonSide _alive = self
         self.unreleased -= size
         if self.on_released is not None:
             self.on_released()
@@ -471,6 +484,8 @@ cdef class PythonSide(Side):
         cdef Exchange exchange = self.exchange
         if exchange is None or not data:
             return
+        if exchange.inbound is not self and not exchange.status:
+            raise ValueError("a response begins with its head: send_response comes first")
         self.unreleased += PyBytes_GET_SIZE(data)
         if exchange.inbound is self:
             exchange.request_data(start, PyBytes_GET_SIZE(data))
@@ -483,6 +498,8 @@ cdef class PythonSide(Side):
             return
         if self.exchange.inbound is self:
             self.exchange.request_end(None)
+        elif not self.exchange.status:
+            raise ValueError("a response begins with its head: send_response comes first")
         else:
             self.exchange.response_end(None)
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from underpass.core.fields cimport Fields
-from underpass.core.relay cimport Acceptor, Exchange
+from underpass.core.relay cimport Acceptor, Counters, Exchange
 
 cpdef enum Kind:
     HTTP = 0
@@ -27,6 +27,7 @@ cdef class OriginAcceptor(Acceptor):
     cdef bytes tag                      # the connector's identity, for Cf-Warp-Tag-Id
     cdef list tags                      # (name, value) pairs
     cdef object on_failure              # on_failure(exchange, status, cause)
+    cdef Counters own                   # of the tunnel's own streams, which are no requests
 
 
 cdef class VisitorExchange(Exchange):

@@ -107,6 +107,9 @@ cdef class OriginExchange(Exchange):
         link.add_pair(b"content-length", b"0")
         link.add_pair(b"cf-cloudflared-response-meta", META_CONNECTOR)
         link.add_pair(b"cf-cloudflared-cause", cause.encode())
+        self.let_go(CANCEL)
+        if self.over:
+            return
         self.status = status
         self.request = None
         self.inbound.send_head(link, status, True)
@@ -126,6 +129,7 @@ cdef class OriginAcceptor(Acceptor):
         self.tag = tag
         self.tags = list(tags)
         self.on_failure = on_failure
+        self.own = Counters()
 
     cdef Exchange new_exchange(self):
         cdef OriginExchange exchange = OriginExchange.__new__(OriginExchange)
@@ -134,7 +138,14 @@ cdef class OriginAcceptor(Acceptor):
         return exchange
 
     cdef int accept(self, Exchange exchange) except -1:
-        (<OriginExchange>exchange).kind = kind_of(exchange.request)
+        cdef int kind = kind_of(exchange.request)
+        (<OriginExchange>exchange).kind = kind
+        if kind == CONTROL or kind == CONFIGURATION:
+            self.counters.opened -= 1
+            self.counters.active -= 1
+            self.own.opened += 1
+            self.own.active += 1
+            exchange.counters = self.own
         return Acceptor.accept(self, exchange)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
 from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
@@ -26,6 +27,11 @@ from underpass.wire.turns import LoopTurn
 __all__ = ["Dispatcher", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
+
+WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
+"""Settings that this version reads and does not act on; whoever gives one is told."""
+
+_DEFAULTS = OriginRequest()
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -122,6 +128,9 @@ class Dispatcher:
                 f"rule #{number}: originRequest.access is not supported yet; protect the "
                 "application itself, or leave the rule out"
             )
+        for setting in WITHOUT_EFFECT:
+            if getattr(settings, setting) != getattr(_DEFAULTS, setting):
+                log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
         if isinstance(service, HttpService | UnixService):
             return HttpOrigin(self._turn, service, settings)
         if isinstance(service, HttpStatus):

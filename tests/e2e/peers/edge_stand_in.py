@@ -38,6 +38,8 @@ class Link:
     configurations: list[bytes] = field(default_factory=list)
     unregistered: bool = False
     refusal: RegistrationRefused | None = None
+    _server: RegistrationServer | None = None
+    _answers: list[bytes] = field(default_factory=list)
 
     # What a registration server calls.
 
@@ -55,16 +57,17 @@ class Link:
 
     async def serve_control_stream(self, until: Callable[[], bool]) -> None:
         """Answer calls until something has happened."""
-        answers: list[bytes] = []
-        server = RegistrationServer(self, answers.append)
+        if self._server is None:
+            self._server = RegistrationServer(self, self._answers.append)
         while not until():
             await self.control.until(lambda s: s.data or s.ended or s.reset is not None)
             assert self.control.data, "the connector ended its control stream"
-            server.feed(bytes(self.control.data))
+            data = bytes(self.control.data)
             self.control.data.clear()
-            for answer in answers:
+            self._server.feed(data)
+            for answer in self._answers:
                 await self.control.send(answer)
-            answers.clear()
+            self._answers.clear()
 
     async def stream(self, destination: bytes, *more: tuple[bytes, bytes]) -> Stream:
         """Open a raw stream to an address."""
@@ -87,12 +90,12 @@ class EdgeStandIn:
         self.connections = 0
         self._links: asyncio.Queue[Link] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._port = 0
+        self.port = 0
 
     @property
     def arguments(self) -> list[str]:
         """What a connector is told to find it; twice, as reference connectors want another try."""
-        return [f"--edge=127.0.0.1:{self._port}", f"--cacert={self.ca}"]
+        return [f"--edge=127.0.0.1:{self.port}", f"--cacert={self.ca}"]
 
     @contextlib.asynccontextmanager
     async def listening(
@@ -118,7 +121,7 @@ class EdgeStandIn:
         server = await asyncio.start_server(
             accept, "127.0.0.1", 0, ssl=self._context if tls else None
         )
-        self._port = server.sockets[0].getsockname()[1]
+        self.port = server.sockets[0].getsockname()[1]
         try:
             yield
         finally:

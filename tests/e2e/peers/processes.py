@@ -294,25 +294,31 @@ def running(*processes: Process) -> Iterator[None]:
 
 def new_tunnel(data_dir: Path, *hostnames: str) -> Credentials:
     """Make a tunnel with these hostnames in an edge's data directory, while no edge has it."""
+    credentials = Credentials("account", os.urandom(32), uuid.uuid4())
+    keep_tunnel(data_dir, credentials, *hostnames)
+    return credentials
 
-    async def create() -> Credentials:
+
+def keep_tunnel(data_dir: Path, credentials: Credentials, *hostnames: str) -> None:
+    """The same with credentials that exist."""
+
+    async def create() -> None:
         store = await SqliteStore.open(data_dir / "edge.db")
         try:
             registry = await Registry.load(store, Router())
             tunnel = Tunnel(
-                id=uuid.uuid4(),
-                account_tag="account",
-                name=f"tunnel-{uuid.uuid4()}",
-                secret=os.urandom(32),
+                id=credentials.tunnel_id,
+                account_tag=credentials.account_tag,
+                name=f"tunnel-{credentials.tunnel_id}",
+                secret=credentials.tunnel_secret,
                 created_at=datetime.now(timezone.utc),
             )
             await registry.create_tunnel(tunnel, hostnames)
         finally:
             await store.close()
-        return Credentials(tunnel.account_tag, tunnel.secret, tunnel.id)
 
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return asyncio.run(create())
+    asyncio.run(create())
 
 
 def _environment() -> dict[str, str]:
