@@ -254,6 +254,12 @@ def test_nothing_is_left_within_the_process(
                 )
                 assert tunnel.metric("cloudflared_tunnel_concurrent_requests_per_tunnel") == 0
 
+    async def nothing() -> None:
+        async with in_process.tunnel(data_dir, "http://127.0.0.1:1"):
+            pass
+
+    # A loop's first use opens files that stay with the process.
+    in_process.run(nothing())
     before = in_process.open_files()
     in_process.run(scenario())
     eventually(lambda: in_process.open_files() <= before, "all files are closed")

@@ -90,13 +90,12 @@ cdef inline unsigned char* write_base64(
 cdef inline bint starts_with(
         const unsigned char* name, size_t size,
         const unsigned char* prefix, size_t length) noexcept:
-    # The prefix has letters, in lower case, and "-" only, which `| 0x20` leaves alone (as it does
-    # CR, but no name is harmed by being taken for a control field).
+    # `prefix` is in lower case.
     cdef size_t i
     if size < length:
         return False
     for i in range(length):
-        if name[i] | 0x20 != prefix[i]:
+        if (name[i] | 0x20 if 65 <= name[i] <= 90 else name[i]) != prefix[i]:
             return False
     return True
 

@@ -100,6 +100,9 @@ cdef class HeadReader:
             if end < 0:
                 if size[0] > self.max_head:
                     return HEAD_TOO_LARGE
+                if not (is_token(start, 1) if self.request else start[0] == 72):
+                    # TLS, say: what begins so becomes no head, however long one waits.
+                    return self.broken("not HTTP")
                 if self.stash is None:
                     self.stash = Output()
                 self.stash.append(start, size[0])
