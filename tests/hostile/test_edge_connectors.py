@@ -87,7 +87,7 @@ def test_what_is_no_tls(scene: Stage, beginning: bytes) -> None:
 
 def test_old_tls_is_refused(scene: Stage) -> None:
     context = trusting_nobody()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
         socket.create_connection(("127.0.0.1", tunnel_port(scene)), PATIENCE) as plain,
@@ -186,7 +186,7 @@ def test_a_control_stream_that_is_declined(scene: Stage, status: bytes) -> None:
     [
         b"\xff" * 64,
         b"\x00\x00\x00\x00\xff\xff\xff\x7f",
-        b"\xff\xff\xff\xff",
+        b"\xff\xff\xff\xff" + bytes(4),
         b"\x00\x00\x00\x00\x01\x00\x00\x00" + b"\x00\x00\x00\x00\xff\xff\xff\xff",
     ],
     ids=["garbage", "a segment of 16 GiB", "four billion segments", "a wild pointer"],

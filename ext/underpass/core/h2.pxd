@@ -43,7 +43,7 @@ cdef class H2Stream(Side):
     cdef bint times_out                 # `sweep` may give it up
     cdef bint lingers                   # the response is complete, the request is not
     cdef int64_t thrown_away            # request content nobody wanted, bytes
-    cdef double opened_at               # Turn.coarse, seconds; of a lingering stream: since when
+    cdef double opened_at               # Turn.coarse, seconds; server role: of the last progress
 
     cdef int end_now(self) except -1
     cdef int local_end(self) except -1
@@ -60,7 +60,6 @@ cdef class H2Connection(Endpoint):
     cdef StreamTable streams
     cdef H2Stream recent                # the last stream looked up
     cdef H2Stream receiving             # whose DATA frame is being read, if it still lives
-    cdef uint32_t lingering             # streams that linger
     cdef public uint32_t idle_at        # streams left at which `idle` is called
     # Receiving.
     cdef uint32_t preface_left

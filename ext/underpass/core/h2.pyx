@@ -110,6 +110,8 @@ cdef class H2Stream(Side):
         if sent < size:
             if self.pending is None:
                 self.pending = Backlog()
+            if self.pending.size == 0 and not connection.client:
+                self.opened_at = connection.turn.coarse
             self.pending.append(data + sent, size - <Py_ssize_t>sent)
             connection.make_ready(self)
         if sent and self.exchange is not None:
@@ -149,7 +151,6 @@ cdef class H2Stream(Side):
             # Some clients lose the response if the reset comes before they have read it.
             self.lingers = True
             self.opened_at = self.connection.turn.coarse
-            self.connection.lingering += 1
             return 0
         # RFC 9113 §8.1: the response is complete, the rest of the request is not wanted.
         return self.connection.reset_stream(self, NO_ERROR)
@@ -317,13 +318,17 @@ cdef class H2Connection(Endpoint):
                 exchange.fail(504, "timeout_first_byte")
         return given_up
 
-    def sweep_lingering(self, double seconds):
-        """Server role: reset streams whose response has been complete for so long while the request goes on."""
+    def sweep_streams(self, double linger_seconds, double stall_seconds):
+        """Server role: reset streams whose response has been complete for `linger_seconds` while the request goes on,
+        and those of whose waiting content the peer has taken nothing for `stall_seconds` (CVE-2019-9517)."""
         cdef H2Stream stream
-        if self.lingering:
-            for stream in self.streams.values():
-                if stream.lingers and self.turn.coarse - stream.opened_at >= seconds:
+        for stream in self.streams.values():
+            if stream.lingers:
+                if self.turn.coarse - stream.opened_at >= linger_seconds:
                     self.reset_stream(stream, NO_ERROR)
+            elif stream.pending is not None and stream.pending.size:
+                if self.turn.coarse - stream.opened_at >= stall_seconds:
+                    self.stream_fault(stream, CANCEL)
 
     def ping(self):
         """Send a PING; the answer counts in `bytes_received`."""
@@ -895,8 +900,6 @@ cdef class H2Connection(Endpoint):
         stream.connection = None
         if stream.in_ready:
             self.unready(stream)
-        if stream.lingers:
-            self.lingering -= 1
         if stream.unreleased:
             # Nobody will release these any more.
             self.return_credit(None, stream.unreleased)
@@ -998,6 +1001,8 @@ cdef class H2Connection(Endpoint):
         self.tail_end = self.out.size
         self.send_window -= size
         stream.send_window -= size
+        if not self.client:
+            stream.opened_at = self.turn.coarse
         return self.wake()
 
     cdef int make_ready(self, H2Stream stream) except -1:

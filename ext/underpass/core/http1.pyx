@@ -231,7 +231,8 @@ cdef class HeadReader:
                     return self.broken("repeated Transfer-Encoding")
                 coded = True
                 chunked = same_text(value, field.value_size, b"chunked")
-                if self.request and not chunked:
+                if not chunked:
+                    # Taken away by us and not undone, it would spoil the content.
                     return self.broken("unsupported Transfer-Encoding")
                 field.flags |= HIDDEN
             elif field.token == T_EXPECT:
@@ -254,7 +255,7 @@ cdef class HeadReader:
                 fields.hide(T_CONTENT_LENGTH)
                 self.keep_alive = False
                 self.length = NO_LENGTH
-            self.framing = BY_CHUNKS if chunked else BY_CLOSE
+            self.framing = BY_CHUNKS
         elif self.length > 0:
             self.framing = BY_LENGTH
         elif self.length == 0 or self.request:

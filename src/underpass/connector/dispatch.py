@@ -21,6 +21,7 @@ from underpass.connector.origins import (
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.connector.services.private import PrivateNetwork
+from underpass.core.fields import Token
 from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
 
@@ -106,7 +107,7 @@ class Dispatcher:
                 "cause": cause,
                 "status": status,
                 "host": exchange.authority.decode("ascii", "replace"),
-                "cfRay": (exchange.request.get(b"cf-ray") or b"").decode("ascii", "replace"),
+                "cfRay": (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace"),
             },
         )
 

@@ -88,9 +88,10 @@ class H2Connection(Endpoint):
 
         Measured by `Turn.tick`, so within a tick. Returns how many were given up.
         """
-    def sweep_lingering(self, seconds: float) -> None:
-        """Server role: reset streams whose response has been complete for so long while the request
-        goes on."""
+    def sweep_streams(self, linger_seconds: float, stall_seconds: float) -> None:
+        """Server role: reset streams whose response has been complete for `linger_seconds` while
+        the request goes on, and those of whose waiting content the peer has taken nothing for
+        `stall_seconds`."""
     def ping(self) -> None:
         """Send a PING; the answer counts in `bytes_received`."""
     def shut_down(self, code: int = 0) -> None:

@@ -13,6 +13,7 @@ import ssl
 from typing import Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
+from underpass.core.fields import Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
@@ -133,7 +134,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
 
     def look(self) -> None:
         """Once a tick: say goodbye to a connection nobody uses."""
-        self.sweep_lingering(LINGER_SECONDS)
+        self.sweep_streams(LINGER_SECONDS, SEND_SECONDS)
         if self._sending.is_stuck(self):
             self.abort()
             return
@@ -267,7 +268,7 @@ class Gateway:
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
             exchange.authority,
             exchange.ray.decode("ascii"),
-            exchange.request.get(b"accept"),
+            exchange.header(Token.T_ACCEPT),
         )
         log.info(
             "answered for an origin",

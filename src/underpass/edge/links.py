@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from underpass.core.fields import Fields
-from underpass.core.h2 import H2Connection
+from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
 from underpass.edge.registration import LinkRegistration
@@ -34,6 +34,10 @@ REGISTRATION_SECONDS: Final = 15.0
 DRAIN_SECONDS: Final = 180.0
 """What an unregistered link may still take for its last requests: cloudflared's longest grace
 period."""
+
+LINK_WINDOW: Final = 128 * 1048576
+"""Bytes of responses that visitors have not taken yet, of all requests on one link. One that takes
+nothing keeps at most a stream's window (1 MiB) of it, and that for a minute."""
 
 NOBODY: Final = UUID(int=0)
 
@@ -59,7 +63,7 @@ class EdgeLink(LinkConnection):
         first_byte_seconds: float,
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
-        super().__init__(turn)
+        super().__init__(turn, limits=Limits(connection_window=LINK_WINDOW))
         self.draining = False
         self.tunnel_id = NOBODY
         self.connector_id = NOBODY

@@ -469,6 +469,13 @@ async def early(c: Conversation) -> None:
     await c.gone()
 
 
+@at("/closes")
+async def closes(c: Conversation) -> None:
+    """Answers as if the connection were kept, and closes it."""
+    await c.respond(200, b"so long\n", ("Connection", "keep-alive"))
+    c.keep = False
+
+
 @at("/interim")
 async def interim(c: Conversation) -> None:
     await c.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n")

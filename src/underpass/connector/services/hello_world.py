@@ -29,6 +29,7 @@ from underpass.connector.services.websocket import (
     WebSocketServer,
     accept_key,
 )
+from underpass.core.fields import Token
 from underpass.core.relay import PythonSide
 from underpass.core.tunnel import Kind, OriginExchange
 
@@ -108,7 +109,7 @@ class HelloWorldService:
 
     def _open_echo(self, exchange: OriginExchange) -> None:
         try:
-            accept = accept_key(exchange.request.get(b"sec-websocket-key") or b"")
+            accept = accept_key(exchange.header(Token.T_SEC_WEBSOCKET_KEY) or b"")
         except ValueError as error:
             exchange.respond(400, [_TEXT], f"{error}\n".encode())
             return
@@ -142,7 +143,7 @@ class HelloWorldService:
 
     def _page(self, exchange: OriginExchange) -> bytes:
         rows = []
-        for name, value in exchange.request:
+        for name, value in exchange.request or ():
             if name.startswith((b":", _INTERNAL)):
                 continue
             shown = "(not shown)" if name.lower() in _SECRET else _printable(value)

@@ -1,0 +1,142 @@
+"""A web server that is everywhere, behind the tunnel."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peers import content
+from peers.curl import Curl
+from peers.patience import eventually
+from peers.processes import EdgeProcess, QuickTunnelProcess, running
+
+SIZE = 20 * 1024 * 1024
+
+CONFIGURATION = """
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log info;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 10;
+    types {{ text/plain txt; application/octet-stream bin; }}
+    server {{
+        listen unix:{directory}/nginx.sock;
+        root {directory}/www;
+        client_max_body_size 1m;
+        gzip on;
+        gzip_types text/plain;
+        gzip_min_length 100;
+        gzip_proxied any;
+        location = /refused {{ return 403 "no\\n"; }}
+        location = /moved {{ return 301 /text.txt; }}
+        location /upload {{ client_body_in_single_buffer on; proxy_pass http://unix:{directory}/nginx.sock:/refused; }}
+    }}
+}}
+"""  # noqa: E501 - nginx's own lines
+
+
+@pytest.fixture(scope="module")
+def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    directory = tmp_path_factory.mktemp("nginx")
+    www = directory / "www"
+    www.mkdir()
+    (www / "text.txt").write_text("some text\n" * 1000)
+    with (www / "large.bin").open("wb") as file:
+        for block in content.blocks(SIZE):
+            file.write(block)
+    # Workers may run as another user.
+    for path in (directory.parent, directory, www):
+        path.chmod(0o755)
+    configuration = directory / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(directory=directory))
+    nginx = subprocess.Popen(
+        [
+            program,
+            "-p",
+            str(directory),
+            "-c",
+            str(configuration),
+            "-e",
+            str(directory / "start.log"),
+        ]
+    )
+    try:
+        socket = directory / "nginx.sock"
+        eventually(lambda: socket.exists() or nginx.poll() is not None, "nginx listens")
+        assert nginx.poll() is None, (directory / "start.log").read_text()
+        socket.chmod(0o777)
+        edge = EdgeProcess(directory / "data")
+        with running(edge):
+            connector = QuickTunnelProcess(edge, f"--unix-socket={socket}")
+            with running(connector):
+                connector.ready()
+                yield Curl(edge, connector.hostname)
+    finally:
+        nginx.terminate()
+        nginx.wait()
+
+
+def test_a_file(curl: Curl) -> None:
+    answer = curl("/text.txt")
+    assert answer.body == b"some text\n" * 1000
+    assert answer.header("content-type") == "text/plain"
+    assert (answer.header("server") or "").startswith("nginx")
+
+
+def test_a_large_file(curl: Curl) -> None:
+    answer = curl("/large.bin")
+    assert (answer.size, answer.sha256) == (SIZE, content.digest(SIZE))
+
+
+def test_a_part_of_a_file(curl: Curl) -> None:
+    answer = curl("/text.txt", "-r", "5-13")
+    assert (answer.status, answer.body) == (206, b"text\nsome")
+    assert answer.header("content-range") == "bytes 5-13/10000"
+
+
+def test_a_file_that_has_not_changed(curl: Curl) -> None:
+    tag = curl("/text.txt").header("etag")
+    answer = curl("/text.txt", "-H", f"If-None-Match: {tag}")
+    assert (answer.status, answer.body) == (304, b"")
+
+
+def test_compressed_content_stays_compressed(curl: Curl) -> None:
+    answer = curl("/text.txt", "-H", "Accept-Encoding: gzip")
+    assert answer.header("content-encoding") == "gzip"
+    assert gzip.decompress(answer.body) == b"some text\n" * 1000
+
+
+def test_an_upload_that_is_refused(curl: Curl) -> None:
+    answer = curl("/upload", "-T", "/dev/zero", "--http1.1", "-H", "Content-Length: 2000000")
+    assert answer.status == 413
+
+
+def test_a_missing_file(curl: Curl) -> None:
+    assert curl("/nothing").status == 404
+
+
+def test_a_redirect(curl: Curl) -> None:
+    answer = curl("/moved")
+    assert answer.status == 301
+    assert (answer.header("location") or "").endswith("/text.txt")
+
+
+def test_connections_it_closes_after_ten_requests_cost_no_answer(curl: Curl) -> None:
+    answers = curl.several(["/text.txt"] * 50)
+    assert [answer.status for answer in answers] == [200] * 50
