@@ -9,14 +9,19 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from underpass.core.fields cimport (
-    HIDDEN, T_AUTHORIZATION, T_CONNECTION, T_CONTENT_LENGTH, T_COOKIE, T_HOST, T_SET_COOKIE, T_TRAILER,
-    T_TRANSFER_ENCODING, Fields,
+    HIDDEN, T_AUTHORIZATION, T_CACHE_CONTROL, T_CONNECTION, T_CONTENT_ENCODING, T_CONTENT_LENGTH,
+    T_CONTENT_TYPE, T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE,
+    T_PROXY_AUTHORIZATION, T_PROXY_CONNECTION, T_RANGE, T_SET_COOKIE, T_TE, T_TRAILER,
+    T_TRANSFER_ENCODING, T_UPGRADE, Field, Fields,
 )
+from underpass.core.headerblock cimport canonical_name
 from underpass.core.heads cimport is_field_value, is_token
 from underpass.core.output cimport Output
 
 # Bytes of chunk extensions and trailer lines in one body; extensions are ignored, so an honest peer sends few.
 cdef uint32_t MAX_OVERHEAD = 16384
+# Trailer fields of one body; a link carries 1,024 in any section.
+cdef uint32_t MAX_TRAILERS = 100
 # 15 hex digits are far more than any body and cannot overflow.
 cdef uint32_t MAX_DIGITS = 15
 
@@ -31,6 +36,7 @@ cdef enum:
     AT_TRAILER_LF = 7
     AT_END = 8
     AT_BROKEN = 9
+    AT_SPACE = 10
 
 
 cdef class ChunkedReader:
@@ -57,7 +63,7 @@ cdef class ChunkedReader:
                 if self.left == 0:
                     self.state = AT_DATA_CR
                 return CHUNK_DATA
-            if self.state >= AT_END:
+            if self.state == AT_END or self.state == AT_BROKEN:
                 break
             c = data[0][0]
             data[0] += 1
@@ -73,15 +79,30 @@ cdef class ChunkedReader:
                     self.state = AT_BROKEN
                 elif c == 13:
                     self.state = AT_SIZE_LF
-                elif c == 59 or c == 32 or c == 9:
+                elif c == 59:
                     self.state = AT_EXTENSION
+                    self.overhead += 1
+                elif c == 32 or c == 9:
+                    self.state = AT_SPACE
+                    self.overhead += 1
                 else:
                     self.state = AT_BROKEN
-            elif self.state == AT_EXTENSION:
-                self.overhead += 1
+            elif self.state == AT_SPACE:
+                # Whitespace before an extension or the line's end, and nothing else (RFC 9112 §7.1.1).
                 if c == 13:
                     self.state = AT_SIZE_LF
-                elif c == 10 or (c < 32 and c != 9) or c == 127 or self.overhead > MAX_OVERHEAD:
+                    continue
+                self.overhead += 1
+                if c == 59:
+                    self.state = AT_EXTENSION
+                elif (c != 32 and c != 9) or self.overhead > MAX_OVERHEAD:
+                    self.state = AT_BROKEN
+            elif self.state == AT_EXTENSION:
+                if c == 13:
+                    self.state = AT_SIZE_LF
+                    continue
+                self.overhead += 1
+                if c == 10 or (c < 32 and c != 9) or c == 127 or self.overhead > MAX_OVERHEAD:
                     self.state = AT_BROKEN
             elif self.state == AT_SIZE_LF:
                 if c != 10:
@@ -121,6 +142,7 @@ cdef class ChunkedReader:
         cdef const unsigned char* line = self.line.base
         cdef Py_ssize_t size = self.line.size
         cdef Py_ssize_t colon = 0, start
+        cdef Field* last
         while colon < size and line[colon] != 58:
             colon += 1
         if colon == size or not is_token(line, <size_t>colon):
@@ -136,12 +158,18 @@ cdef class ChunkedReader:
             return 0
         if self.trailers is None:
             self.trailers = Fields()
+        if self.trailers.count == MAX_TRAILERS:
+            self.state = AT_BROKEN
+            return 0
         self.trailers.add(line, <size_t>colon, line + start, <size_t>(size - start), 0)
-        # RFC 9110 §6.5.1: what frames, routes or authenticates a message comes too late here.
-        if self.trailers.items[self.trailers.count - 1].token in (
-                T_TRANSFER_ENCODING, T_CONTENT_LENGTH, T_HOST, T_CONNECTION, T_TRAILER, T_AUTHORIZATION,
-                T_COOKIE, T_SET_COOKIE):
-            self.trailers.items[self.trailers.count - 1].flags |= HIDDEN
+        last = self.trailers.items + self.trailers.count - 1
+        # RFC 9110 §6.5.1: what frames, routes, authenticates or decodes a message comes too late here.
+        if last.token in (
+                T_TRANSFER_ENCODING, T_CONTENT_LENGTH, T_HOST, T_CONNECTION, T_PROXY_CONNECTION,
+                T_KEEP_ALIVE, T_UPGRADE, T_TE, T_TRAILER, T_HTTP2_SETTINGS, T_EXPECT,
+                T_AUTHORIZATION, T_PROXY_AUTHORIZATION, T_COOKIE, T_SET_COOKIE, T_CONTENT_TYPE,
+                T_CONTENT_ENCODING, T_RANGE, T_CACHE_CONTROL):
+            last.flags |= HIDDEN
         self.line.discard()
         return 0
 
@@ -200,6 +228,8 @@ cdef int write_last_chunk(Output out, Fields trailers) except -1:
         for i in range(trailers.count):
             if not trailers.items[i].flags & HIDDEN:
                 out.append(trailers.name(trailers.items + i), trailers.items[i].name_size)
+                canonical_name(out.base + out.size - trailers.items[i].name_size,
+                               trailers.items[i].name_size)
                 out.append(<const unsigned char*>b": ", 2)
                 out.append(trailers.value(trailers.items + i), trailers.items[i].value_size)
                 out.append(<const unsigned char*>b"\r\n", 2)

@@ -26,6 +26,8 @@ cdef class HeadTarget:
     cdef bint complete          # on_headers_complete was called
     cdef bint message_complete
     cdef bint overrun           # something came after the head's end
+    cdef uint32_t most          # fields there may be
+    cdef bint too_many
 
 
 cdef class HeadReader:
@@ -53,12 +55,15 @@ cdef class HeadReader:
     # `size` content bytes that complete the message: lets the parser be used again.
     cdef int pass_content(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int parse(self, const unsigned char* head, Py_ssize_t size) except -1
+    cdef str fault_of(self, str said, const unsigned char* head, Py_ssize_t size)
     cdef int finish_request(self, const unsigned char* head, Py_ssize_t size) except -1
     cdef int finish_response(self, const unsigned char* head, Py_ssize_t size) except -1
     cdef int take_connection_fields(self) except -1
     cdef int broken(self, str fault) except -1
 
 
+# Hide the fields that Connection fields name; `listed` has the members of their lists, in lower case.
+cdef int hide_nominated(Fields fields, set listed) except -1
 # Request line, Host and the other visible fields in canonical case, without the framing fields and the empty line.
 cdef int write_request_head(Output out, Fields fields) except -1
 # Status line and the visible fields, likewise. Fields that belong to one connection are left out, unless `upgrade`.

@@ -9,11 +9,11 @@ parser decide about content.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcpy, strlen
 
 from underpass.core.fields cimport (
     HIDDEN, T_AUTHORITY, T_CONNECTION, T_CONTENT_LENGTH, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_METHOD,
-    T_PATH, T_PROXY_CONNECTION, T_SCHEME, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UPGRADE, Field, Fields,
+    T_PATH, T_PROXY_CONNECTION, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UPGRADE, Field, Fields,
 )
 from underpass.core.headerblock cimport canonical_name
 from underpass.core.heads cimport (
@@ -25,7 +25,15 @@ from http import HTTPStatus
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
+UNSUPPORTED_VERSION = "unsupported HTTP version"
+UNSUPPORTED_METHOD = "unsupported method"
+UNSUPPORTED_CODING = "unsupported Transfer-Encoding"
+
 cdef dict REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+# Fields of one head. HPACK and the header block (docs: wire protocol §2.5) carry 1,024 at most, and a link adds a few
+# of its own: what got through here must not fail there.
+cdef uint32_t MAX_FIELDS = 1000
 
 
 cdef class HeadTarget:
@@ -35,10 +43,18 @@ cdef class HeadTarget:
         self.url = url if self.url is None else self.url + url
 
     def on_header(self, bytes name, bytes value):
+        cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(value)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
         if self.complete:
             self.overrun = True
+        elif self.fields.count >= self.most:
+            self.too_many = True
         else:
-            self.fields.add_pair(name, value)
+            # RFC 9112 §5.1: whitespace after a value is no part of it; llhttp leaves it.
+            while size > 0 and (text[size - 1] == 32 or text[size - 1] == 9):
+                size -= 1
+            self.fields.add(<const unsigned char*>PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name),
+                            text, <size_t>size, 0)
 
     def on_headers_complete(self):
         if self.complete:
@@ -48,6 +64,14 @@ cdef class HeadTarget:
     def on_message_complete(self):
         self.message_complete = True
 
+
+# What llhttp says, where it matters which status answers it.
+cdef dict FAULTS = {
+    "Invalid HTTP version": UNSUPPORTED_VERSION,
+    "Invalid method encountered": UNSUPPORTED_METHOD,
+    "Expected space after method": UNSUPPORTED_METHOD,
+    "Request has invalid `Transfer-Encoding`": UNSUPPORTED_CODING,
+}
 
 # Named by Connection or not, these are read for what they say, and hidden where that is due.
 cdef frozenset NOT_NOMINATED = frozenset(
@@ -144,27 +168,41 @@ cdef class HeadReader:
             self.parser = (HttpRequestParser if self.request else HttpResponseParser)(target)
         target.fields = self.fields = Fields.__new__(Fields)
         target.url = None
-        target.complete = target.message_complete = target.overrun = False
+        target.complete = target.message_complete = target.overrun = target.too_many = False
         self.fault = None
         if not self.request:
             # `:status` goes first, and its text stands at a fixed place (RFC 9112 §4).
             if size < 13 or not is_token(head + 9, 3):
                 return self.broken("malformed status line")
             self.fields.add(<const unsigned char*>b":status", 7, head + 9, 3, 0)
+        target.most = self.fields.count + MAX_FIELDS
         upgraded = False
         try:
             self.parser.feed_data(PyBytes_FromStringAndSize(<const char*>head, size))
         except HttpParserUpgrade:
             upgraded = True
         except HttpParserError as error:
-            return self.broken(str(error) or "malformed head")
+            return self.broken(self.fault_of(str(error), head, size))
+        if target.too_many:
+            self.parser = None
+            return HEAD_TOO_LARGE
         if not target.complete or target.overrun:
             return self.broken("malformed head")
-        if upgraded or not target.message_complete:
-            # It waits for content (or for a tunnel's bytes) that it will not be given; `pass_content` may keep it.
-            if upgraded:
-                self.parser = None
+        if upgraded:
+            # It has stopped for good. One that waits for content may be kept by `pass_content`.
+            self.parser = None
         return self.finish_request(head, size) if self.request else self.finish_response(head, size)
+
+    cdef str fault_of(self, str said, const unsigned char* head, Py_ssize_t size):
+        """What is wrong, in our words where it matters which status answers it."""
+        cdef const unsigned char* space
+        cdef str fault = FAULTS.get(said, said)
+        if fault is UNSUPPORTED_METHOD:
+            # llhttp knows methods by name; a name it does not know is not malformed (RFC 9110 §9.1).
+            space = <const unsigned char*>memchr(head, 32, <size_t>size)
+            if space is NULL or not is_token(head, <size_t>(space - head)):
+                return "malformed request line"
+        return fault or "malformed head"
 
     cdef int pass_content(self, const unsigned char* data, Py_ssize_t size) except -1:
         if self.parser is None:
@@ -205,13 +243,14 @@ cdef class HeadReader:
                 keep |= list_has(value, field.value_size, b"keep-alive")
                 self.upgrade |= list_has(value, field.value_size, b"upgrade")
                 field.flags |= HIDDEN
-                if not (same_text(value, field.value_size, b"keep-alive") or same_text(value, field.value_size, b"close")
+                if not (same_text(value, field.value_size, b"keep-alive")
+                        or same_text(value, field.value_size, b"close")
                         or same_text(value, field.value_size, b"upgrade")):
                     if nominated is None:
                         nominated = set()
                     nominated.update(fields._value(i).lower().split(b","))
             elif field.token == T_UPGRADE:
-                # Of a request to change to anything but a WebSocket nothing comes (RFC 9110 §7.8: ignoring is fine).
+                # Of a request, only what a tunnel can carry on; the rest may be ignored (RFC 9110 §7.8).
                 has_upgrade |= not self.request or list_has(value, field.value_size, b"websocket")
             elif field.token in (T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_HTTP2_SETTINGS):
                 field.flags |= HIDDEN
@@ -232,8 +271,8 @@ cdef class HeadReader:
                 coded = True
                 chunked = same_text(value, field.value_size, b"chunked")
                 if not chunked:
-                    # Taken away by us and not undone, it would spoil the content.
-                    return self.broken("unsupported Transfer-Encoding")
+                    # Nobody was asked for another (RFC 9110 §10.1.4), so nobody could undo it.
+                    return self.broken(UNSUPPORTED_CODING)
                 field.flags |= HIDDEN
             elif field.token == T_EXPECT:
                 if same_text(value, field.value_size, b"100-continue"):
@@ -246,15 +285,11 @@ cdef class HeadReader:
             fields.hide(T_UPGRADE)
         self.keep_alive = not close if self.minor else keep and not close
         if coded:
-            if self.request and self.length != NO_LENGTH:
+            if self.length != NO_LENGTH:
+                # RFC 9112 §6.3: an attempt at smuggling or splitting, if it is not a mistake.
                 return self.broken("both Content-Length and Transfer-Encoding")
             if self.minor == 0:
                 return self.broken("Transfer-Encoding in HTTP/1.0")
-            if self.length != NO_LENGTH:
-                # RFC 9112 §6.3: the coding wins, and the connection cannot be trusted with another message.
-                fields.hide(T_CONTENT_LENGTH)
-                self.keep_alive = False
-                self.length = NO_LENGTH
             self.framing = BY_CHUNKS
         elif self.length > 0:
             self.framing = BY_LENGTH
@@ -277,8 +312,9 @@ cdef class HeadReader:
         cdef uint32_t i
         if space is NULL or line_end is NULL or line_end - head < 14 or self.target.url is None:
             return self.broken("malformed request line")
-        if (line_end - 9)[0] != 32 or (line_end - 3)[0] != 49 or (line_end - 2)[0] != 46 or not 48 <= (line_end - 1)[0] <= 49:
-            return self.broken("unsupported HTTP version")
+        if ((line_end - 9)[0] != 32 or (line_end - 3)[0] != 49 or (line_end - 2)[0] != 46
+                or not 48 <= (line_end - 1)[0] <= 49):
+            return self.broken(UNSUPPORTED_VERSION)
         self.minor = (line_end - 1)[0] - 48
         target = <const unsigned char*>PyBytes_AS_STRING(self.target.url)
         target_size = PyBytes_GET_SIZE(self.target.url)
@@ -315,6 +351,9 @@ cdef class HeadReader:
             authority_size = at
             target += at
             target_size -= at
+            if authority_size == 0:
+                # RFC 9110 §4.2.1: an http URI without a host is none.
+                return self.broken("invalid Host")
         if not is_authority(authority, <size_t>authority_size):
             return self.broken("invalid Host")
         fields.add(<const unsigned char*>b":method", 7, head, <size_t>(space - head), 0)
@@ -334,6 +373,11 @@ cdef class HeadReader:
         self.fields = plain
         if self.take_connection_fields() != HEAD_READY:
             return HEAD_BROKEN
+        if self.upgrade and (self.minor == 0 or self.framing != NO_CONTENT
+                             or not same_text(head, <size_t>(space - head), b"get")):
+            # RFC 6455 §4.1; RFC 9110 §7.8 about HTTP/1.0.
+            self.upgrade = False
+            plain.hide(T_UPGRADE)
         for i in range(plain.count):
             if not plain.items[i].flags & HIDDEN:
                 fields.add(plain.name(plain.items + i), plain.items[i].name_size,
@@ -342,13 +386,15 @@ cdef class HeadReader:
         return HEAD_READY
 
     cdef int finish_response(self, const unsigned char* head, Py_ssize_t size) except -1:
-        # llhttp has checked that this reads "HTTP/d.d ddd".
+        # llhttp has checked that this reads "HTTP/d.d ddd", and then nothing or a space.
         if head[5] != 49 or head[6] != 46 or not 48 <= head[7] <= 49 or head[8] != 32:
-            return self.broken("unsupported HTTP version")
+            return self.broken(UNSUPPORTED_VERSION)
         self.minor = head[7] - 48
         self.status = (head[9] - 48) * 100 + (head[10] - 48) * 10 + (head[11] - 48)
         if not 100 <= self.status <= 999:
             return self.broken("invalid status")
+        if not is_field_value(head + 12, <size_t>(<const unsigned char*>memchr(head, 13, <size_t>size) - head - 12)):
+            return self.broken("malformed status line")
         return self.take_connection_fields()
 
 
@@ -392,12 +438,15 @@ cdef int write_request_head(Output out, Fields fields) except -1:
     if method is NULL:
         raise ValueError("request head without a method")
     out.append(fields.value(method), method.value_size)
-    if path is NULL:
-        out.append(<const unsigned char*>b" * HTTP/1.1\r\n", 13)
-    else:
-        out.append(<const unsigned char*>b" ", 1)
+    out.append(<const unsigned char*>b" ", 1)
+    if path is not NULL:
         out.append(fields.value(path), path.value_size)
-        out.append(<const unsigned char*>b" HTTP/1.1\r\n", 11)
+    elif authority is not NULL:
+        # CONNECT: the authority form (RFC 9112 §3.2.3).
+        out.append(fields.value(authority), authority.value_size)
+    else:
+        out.append(<const unsigned char*>b"*", 1)
+    out.append(<const unsigned char*>b" HTTP/1.1\r\n", 11)
     if authority is not NULL:
         write_line(out, <const unsigned char*>b"Host", 4, fields.value(authority), authority.value_size, False)
     else:
@@ -408,7 +457,8 @@ cdef int write_request_head(Output out, Fields fields) except -1:
             out.append(<const unsigned char*>b"Host: \r\n", 8)
     for i in range(fields.count):
         field = fields.items + i
-        if field.flags & HIDDEN or (0 < field.token <= T_HOST) or field.token in (T_CONTENT_LENGTH, T_TRANSFER_ENCODING):
+        if (field.flags & HIDDEN or 0 < field.token <= T_HOST
+                or field.token in (T_CONTENT_LENGTH, T_TRANSFER_ENCODING)):
             continue
         write_line(out, fields.name(field), field.name_size, fields.value(field), field.value_size, True)
     return 0
@@ -440,12 +490,20 @@ cdef int write_response_head(Output out, Fields fields, int status, bint upgrade
 
 
 cdef int write_field(Output out, const char* name, const char* value) except -1:
-    cdef bytes text = (<bytes>name) + b": " + (<bytes>value) + b"\r\n"
-    return out.append_bytes(text)
+    return write_line(out, <const unsigned char*>name, <uint32_t>strlen(name),
+                      <const unsigned char*>value, <uint32_t>strlen(value), False)
 
 
 cdef int write_length(Output out, int64_t length) except -1:
-    return out.append_bytes(b"Content-Length: %d\r\n" % length)
+    cdef char digits[20]
+    cdef int at = 19
+    digits[19] = 0
+    while True:
+        at -= 1
+        digits[at] = <char>(48 + length % 10)
+        length //= 10
+        if length == 0:
+            return write_field(out, b"Content-Length", digits + at)
 
 
 cdef int end_head(Output out) except -1:

@@ -6,6 +6,7 @@ from underpass.core.chunked cimport ChunkedReader
 from underpass.core.endpoint cimport Endpoint
 from underpass.core.fields cimport Fields
 from underpass.core.http1 cimport HeadReader
+from underpass.core.output cimport Backlog
 from underpass.core.relay cimport Exchange, Side
 
 
@@ -16,6 +17,7 @@ cdef class Http1Request(Side):
     cdef int64_t unreleased         # response bytes delivered and not released
     cdef int64_t expected           # request content bytes still to come, or NO_LENGTH
     cdef bint chunked               # how request content is delimited
+    cdef Backlog early              # content for after an upgrade the origin has not agreed to yet
     cdef bint sent_end
     cdef bint upgrading             # the head asks for another protocol
     cdef bint tunnel
@@ -34,11 +36,14 @@ cdef class Http1Client(Endpoint):
     cdef int64_t left                   # BY_LENGTH: response content still to come
     cdef bint in_content
     cdef bint got_bytes                 # of the current response
+    cdef bint kept                      # it has waited in its pool: the origin may be closing it
+    cdef int interim                    # responses before the final one
     cdef bint response_done
     cdef int64_t undrained              # request content in `out`, to be reported when written
 
     cdef int start(self, Exchange exchange) except -1
     cdef int read_head(self, const unsigned char** data, Py_ssize_t* size) except -1
+    cdef int begin_tunnel(self, Http1Request request, Exchange exchange) except -1
     cdef int on_content(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int response_complete(self, Fields trailers) except -1
     cdef int broken_response(self, str cause) except -1

@@ -19,6 +19,7 @@ from underpass.core.http1 cimport (
     BY_CHUNKS, BY_CLOSE, BY_LENGTH, HEAD_BROKEN, HEAD_MORE, HEAD_TOO_LARGE, NO_CONTENT, OPAQUE, HeadReader,
     end_head, write_field, write_length, write_request_head,
 )
+from underpass.core.output cimport Backlog
 from underpass.core.relay cimport HARDLY_SEEN, SEEN, Exchange
 
 # Response bytes an exchange may hold before the origin is not read any further.
@@ -48,7 +49,7 @@ cdef class Http1Request(Side):
     """One request on an origin connection."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         cdef Field* length = head.find(T_CONTENT_LENGTH)
         self.expected = NO_LENGTH
         self.upgrading = head.find(T_UPGRADE) is not NULL
@@ -64,7 +65,7 @@ cdef class Http1Request(Side):
         return self.write_head(True, False)
 
     cdef int write_head(self, bint content, bint ended) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         cdef Http1Client connection = self.connection
         cdef Fields head = self.held
         self.held = None
@@ -86,25 +87,31 @@ cdef class Http1Request(Side):
         return connection.wake()
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         cdef Http1Client connection = self.connection
         if connection is None or self.sent_end:
             return self.exchange.drained(self, size) if self.exchange is not None else 0
         if self.upgrading and not self.tunnel:
-            # Content of a request that asks for an upgrade means nothing until the origin agrees; the peer
-            # counts on nobody reading it.
-            return self.exchange.drained(self, size) if self.exchange is not None else 0
+            # It means something only if the origin agrees. Its sender's credit bounds it.
+            if self.early is None:
+                self.early = Backlog()
+            return self.early.append(data, size)
         if self.held is not None:
             self.write_head(True, False)
         if self.chunked:
             write_chunk(connection.out, data, size)
         else:
+            if not self.tunnel:
+                if size > self.expected:
+                    # More than was announced would be read as the next request.
+                    return connection.broken_response("protocol_error")
+                self.expected -= size
             connection.out.append(data, size)
         connection.undrained += size
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         cdef Http1Client connection = self.connection
         if connection is None or self.sent_end:
             return 0
@@ -116,14 +123,16 @@ cdef class Http1Request(Side):
             return 0
         if self.held is not None:
             return self.write_head(False, True)
-        self.sent_end = True
         if self.chunked:
             write_last_chunk(connection.out, trailers)
             connection.wake()
+        elif self.expected > 0:
+            return connection.broken_response("protocol_error")
+        self.sent_end = True
         return connection.maybe_idle()
 
     cdef int abandon(self, uint32_t code) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         # Whatever the reason, this connection is in the middle of something.
         if self.connection is not None:
             self.connection.current = None
@@ -132,7 +141,7 @@ cdef class Http1Request(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
-        cdef Http1Request alive = self
+        cdef Http1Request _alive = self
         self.unreleased -= size
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:
             self.connection.resume_reading()
@@ -154,13 +163,14 @@ cdef class Http1Client(Endpoint):
 
     def attach(self, Exchange exchange not None):
         """Carry `exchange`, whose pool this connection was dialled for."""
-        if exchange.over or self.closed:
-            if self.closed:
-                exchange.fail(502, "dial")
-            elif self.pool is not None:
-                self.pool.put(self)
-            return
-        self.start(exchange)
+        if not exchange.over and not self.closed:
+            self.start(exchange)
+        elif not exchange.over:
+            exchange.fail(502, "dial")
+        elif self.pool is not None and not self.closed and not self.closing:
+            self.pool.put(self)
+        else:
+            self.close_after_flush()
 
     cdef int start(self, Exchange exchange) except -1:
         cdef Http1Request request = Http1Request.__new__(Http1Request)
@@ -168,6 +178,8 @@ cdef class Http1Client(Endpoint):
         self.current = request
         self.uses += 1
         self.in_content = self.got_bytes = self.response_done = False
+        self.interim = 0
+        self.undrained = 0
         return exchange.join(request, exchange.outgoing_request())
 
     cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -227,16 +239,26 @@ cdef class Http1Client(Endpoint):
                     return 0
                 self.framing = OPAQUE
                 self.in_content = True
+                heads.keep_alive = False
                 request.become_tunnel()
                 exchange.tunnel = True
                 exchange.response_head(heads.fields, 101, False)
+                if self.current is request:
+                    self.begin_tunnel(request, exchange)
                 return 1
+            self.interim += 1
+            if self.interim > MAX_INTERIM:
+                self.broken_response("protocol_error")
+                return 0
             heads.pass_content(NULL, 0)
             exchange.response_interim(heads.fields, heads.status)
             return 1
         if heads.status == 204 or heads.status == 304 or exchange._pseudo(T_METHOD) == b"HEAD":
             self.framing = NO_CONTENT
             heads.parser = None
+            if heads.status == 204:
+                # RFC 9110 §8.6: it has none, and somebody might wait for what it announces.
+                heads.fields.hide(T_CONTENT_LENGTH)
         else:
             self.framing = heads.framing
             if self.framing == BY_LENGTH:
@@ -253,12 +275,26 @@ cdef class Http1Client(Endpoint):
         if request.upgrading:
             # The origin declined; what the peer sends on is of no use to it.
             heads.keep_alive = False
+            request.sent_end = True
+            if request.early is not None:
+                exchange.drained(request, request.early.size)
+                request.early = None
         if end:
             self.response_done = True
         exchange.response_head(heads.fields, heads.status, end)
         if end:
             self.maybe_idle()
         return 1
+
+    cdef int begin_tunnel(self, Http1Request request, Exchange exchange) except -1:
+        """The origin has agreed: what was sent before it did goes out, the end included."""
+        cdef Backlog early = request.early
+        request.early = None
+        if early is not None:
+            request.send_data(early.front(), early.size)
+        if exchange.request_ended:
+            request.send_end(None)
+        return 0
 
     cdef int on_content(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef Http1Request request = self.current
@@ -283,7 +319,14 @@ cdef class Http1Client(Endpoint):
     cdef int maybe_idle(self) except -1:
         """Both messages complete: back to the pool, or away."""
         cdef Http1Request request = self.current
-        if request is None or not self.response_done or not request.sent_end:
+        if request is None or not self.response_done:
+            return 0
+        if not request.sent_end:
+            if request.exchange is None:
+                # Nobody is left who could finish the request.
+                self.current = None
+                request.connection = None
+                self.close_at_once()
             return 0
         self.current = None
         request.connection = None
@@ -308,7 +351,7 @@ cdef class Http1Client(Endpoint):
         if request is not None and self.in_content and (self.framing == BY_CLOSE or self.framing == OPAQUE):
             request.sent_end = True
             self.response_complete(None)
-        elif request is not None:
+        else:
             self.lost(None)
         return self.close_after_flush()
 
@@ -324,13 +367,12 @@ cdef class Http1Client(Endpoint):
         request.connection = None
         if exchange is None:
             return 0
-        if self.in_content and self.framing == OPAQUE:
+        if self.in_content and self.framing == OPAQUE and reason is None:
             return exchange.response_end(None)
-        if self.in_content and self.framing == BY_CLOSE and reason is None:
-            return exchange.response_end(None)
+        # BY_CLOSE too: only the origin's own end (`input_ended`) completes such a response.
         # A kept connection that dies before the first byte was most likely closed while we were writing.
         return exchange.outbound_lost(
-            INTERNAL_ERROR, HARDLY_SEEN if self.uses > 1 and not self.got_bytes else SEEN, "reset_by_origin")
+            INTERNAL_ERROR, HARDLY_SEEN if self.kept and not self.got_bytes else SEEN, "reset_by_origin")
 
     cdef int written(self, Py_ssize_t size) except -1:
         cdef Http1Request request = self.current
@@ -354,8 +396,16 @@ cdef class OriginPool:
         self.idle_timeout = idle_timeout
 
     def forward(self, Exchange exchange not None):
-        """Carry `exchange` on a waiting connection, or have one dialled."""
+        """Carry `exchange` on a waiting connection, or have one dialled. CONNECT is answered with 501."""
         cdef Http1Client connection
+        cdef Field* method = exchange.request.find(T_METHOD) if exchange.request is not None else NULL
+        if method is not NULL and same_text(
+                exchange.request.value(method), method.value_size, b"connect"):
+            # What would follow is no HTTP, and nobody here asked for a proxy (RFC 9110 §9.3.6).
+            exchange.respond(501, ())
+            return
+        if exchange.over:
+            return
         exchange.carrier = self
         while self.idle:
             connection = self.idle.pop()
@@ -375,6 +425,7 @@ cdef class OriginPool:
         if self.closed or <Py_ssize_t>len(self.idle) >= self.max_idle:
             return connection.close_after_flush()
         connection.idle_since = connection.turn.now()
+        connection.kept = True
         self.idle.append(connection)
         return 0
 

@@ -28,7 +28,8 @@ cdef class Http1Server(Endpoint):
     cdef ChunkedReader chunks
     cdef Http1Response current
     cdef Backlog held               # input that came while an exchange was under way
-    cdef double waiting_since       # coarse seconds: when the head being read was begun, or the last one ended
+    cdef double waiting_since       # coarse seconds: since when the visitor has not done what comes next
+    cdef bint ended                 # the visitor will send no more
     cdef int framing                # of the request
     cdef int64_t left
     cdef int64_t thrown_away        # request content nobody wanted
@@ -37,6 +38,8 @@ cdef class Http1Server(Endpoint):
     cdef bint keep_alive
     cdef int64_t undrained
 
+    cdef bint must_wait(self) noexcept
+    cdef int hold(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int consume(self, const unsigned char** data, Py_ssize_t* size) except -1
     cdef int begin_request(self, int event) except -1
     cdef int on_content(self, const unsigned char* data, Py_ssize_t size) except -1

@@ -2,7 +2,8 @@
 """HTTP/1.1 toward a visitor (RFC 9112): persistent connections, pipelined requests taken one at a time.
 
 What comes while a request is being answered waits in `held`; once more than `MAX_HELD` wait, the transport is not
-read. Request content is held back the same way once `SOURCE_CREDIT` bytes are unreleased.
+read. Nor is the next request looked at while the visitor does not read its answers. Request content is held back the
+same way once `SOURCE_CREDIT` bytes are unreleased.
 """
 
 from cython cimport final
@@ -19,9 +20,16 @@ from underpass.core.http1 cimport (
 from underpass.core.output cimport Backlog
 from underpass.core.relay cimport Acceptor, Exchange
 
+from http import HTTPStatus
+
+from underpass.core.http1 import UNSUPPORTED_CODING, UNSUPPORTED_METHOD, UNSUPPORTED_VERSION
+
 cdef int64_t SOURCE_CREDIT = 262144
 # Pipelined input that waits before the transport is paused; one read more may come.
 cdef Py_ssize_t MAX_HELD = 16384
+# Answers gathered and not written before the next pipelined request is looked at: requests are short and answers may
+# be long, so one read of them could be worth many megabytes.
+cdef Py_ssize_t MAX_UNSENT = 65536
 # Request content read on and thrown away after an early response, so that the visitor sees it (RFC 9112 §9.6).
 cdef int64_t MAX_THROWN_AWAY = 1048576
 
@@ -31,7 +39,7 @@ cdef class Http1Response(Side):
     """One response on a visitor's connection."""
 
     cdef int send_head(self, Fields head, int status, bint end) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         cdef Http1Server connection = self.connection
         cdef Field* length
         if connection is None or self.head_sent:
@@ -41,7 +49,14 @@ cdef class Http1Response(Side):
             self.framing = OPAQUE
             write_response_head(connection.out, head, status, True)
             end_head(connection.out)
+            if end:
+                self.connection = None
+                connection.current = None
+                return connection.close_after_flush()
             return connection.wake()
+        if status == 204:
+            # RFC 9110 §8.6: it has no content, and an announced length would be waited for.
+            head.hide(T_CONTENT_LENGTH)
         length = head.find(T_CONTENT_LENGTH)
         write_response_head(connection.out, head, status, False)
         if self.head_request or status == 204 or status == 304:
@@ -69,7 +84,7 @@ cdef class Http1Response(Side):
         return self.send_end(None) if end else 0
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         cdef Http1Server connection = self.connection
         if connection is None:
             return 0
@@ -89,7 +104,7 @@ cdef class Http1Response(Side):
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         cdef Http1Server connection = self.connection
         if connection is None:
             return 0
@@ -105,7 +120,7 @@ cdef class Http1Response(Side):
         return connection.response_written()
 
     cdef int abandon(self, uint32_t code) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         cdef Http1Server connection = self.connection
         if connection is not None:
             self.connection = None
@@ -114,14 +129,14 @@ cdef class Http1Response(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         self.unreleased -= size
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT and self.connection.held is None:
             self.connection.resume_reading()
         return 0
 
     cdef int become_tunnel(self) except -1:
-        cdef Http1Response alive = self
+        cdef Http1Response _alive = self
         cdef Http1Server connection = self.connection
         cdef Backlog held
         self.tunnel = True
@@ -133,6 +148,8 @@ cdef class Http1Response(Side):
         connection.resume_reading()
         if held is not None and held.size:
             connection.on_content(held.front(), held.size)
+        if connection.ended and self.exchange is not None:
+            self.exchange.request_end(None)
         return 0
 
 
@@ -149,15 +166,28 @@ cdef class Http1Server(Endpoint):
         self.waiting_since = self.turn.coarse
 
     def sweep(self, double head_timeout, double idle_timeout):
-        """Close the connection if it has waited too long, in seconds, for a head begun or for the next request."""
+        """Time out what waits too long, in seconds by `Turn.tick`.
+
+        head_timeout: for a request head that has begun, and for the rest of a request already answered.
+        idle_timeout: for the next request, and for the next content of one nothing has answered yet. A visitor that
+        does not read its answers is for the owner to notice.
+        """
+        cdef Http1Response response = self.current
         cdef double waited = self.turn.coarse - self.waiting_since
-        if self.current is not None or self.closed or self.closing:
+        if self.closed or self.closing or self.held is not None:
             return
-        if self.heads.stash is not None and self.heads.stash.size:
+        if response is None:
+            if self.heads.stash is not None and self.heads.stash.size:
+                if waited >= head_timeout:
+                    self.refuse(408)
+            elif waited >= idle_timeout:
+                self.close_after_flush()
+        elif response.connection is None:
             if waited >= head_timeout:
-                self.refuse(408)
-        elif waited >= idle_timeout:
-            self.close_after_flush()
+                self.close_after_flush()
+        elif (self.in_content and self.framing != OPAQUE and not response.head_sent
+                and not self.reading_stopped and waited >= idle_timeout):
+            self.refuse(408)
 
     @property
     def active(self):
@@ -170,16 +200,24 @@ cdef class Http1Server(Endpoint):
         if self.current is None:
             self.close_after_flush()
 
+    cdef bint must_wait(self) noexcept:
+        """Whether the next request may not be looked at yet."""
+        if self.current is not None:
+            return not self.in_content
+        return self.paused or self.out.size >= MAX_UNSENT
+
+    cdef int hold(self, const unsigned char* data, Py_ssize_t size) except -1:
+        if self.held is None:
+            self.held = Backlog()
+            if self.current is None:
+                self.wake()
+        self.held.append(data, size)
+        return self.stop_reading() if self.held.size > MAX_HELD else 0
+
     cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
         while size > 0 and not self.closed and not self.closing:
-            if self.held is not None or (self.current is not None and not self.in_content):
-                # The next request, before this one is answered.
-                if self.held is None:
-                    self.held = Backlog()
-                self.held.append(data, size)
-                if self.held.size > MAX_HELD:
-                    self.stop_reading()
-                return 0
+            if self.held is not None or self.must_wait():
+                return self.hold(data, size)
             self.consume(&data, &size)
         return 0
 
@@ -187,11 +225,15 @@ cdef class Http1Server(Endpoint):
         """Take one head, or some content."""
         cdef int event
         cdef Py_ssize_t part
+        cdef bint begun
         if not self.in_content:
+            begun = self.heads.stash is not None and self.heads.stash.size > 0
             event = self.heads.next(data, size)
-            if event == HEAD_MORE:
-                return 0
-            return self.begin_request(event)
+            if event != HEAD_MORE:
+                return self.begin_request(event)
+            if not begun and self.heads.stash is not None and self.heads.stash.size:
+                self.waiting_since = self.turn.coarse
+            return 0
         if self.framing == BY_LENGTH:
             part = size[0] if <int64_t>size[0] < self.left else <Py_ssize_t>self.left
             self.left -= part
@@ -219,8 +261,8 @@ cdef class Http1Server(Endpoint):
         if event == HEAD_TOO_LARGE:
             return self.refuse(431)
         if event == HEAD_BROKEN:
-            return self.refuse(505 if heads.fault == "unsupported HTTP version" else
-                               501 if heads.fault == "unsupported Transfer-Encoding" else 400)
+            return self.refuse(505 if heads.fault == UNSUPPORTED_VERSION else
+                               501 if heads.fault in (UNSUPPORTED_METHOD, UNSUPPORTED_CODING) else 400)
         response = Http1Response.__new__(Http1Response)
         response.connection = self
         response.head_request = heads.fields.value_bytes(T_METHOD) == b"HEAD"
@@ -229,6 +271,7 @@ cdef class Http1Server(Endpoint):
         self.left = heads.length
         self.thrown_away = 0
         self.keep_alive = self.keep_alive and heads.keep_alive
+        self.waiting_since = self.turn.coarse
         self.in_content = heads.framing != NO_CONTENT
         self.request_done = not self.in_content
         if heads.framing == BY_CHUNKS:
@@ -253,6 +296,7 @@ cdef class Http1Server(Endpoint):
                 self.keep_alive = False
                 return self.close_after_flush()
             return 0
+        self.waiting_since = self.turn.coarse
         response.unreleased += size
         response.exchange.request_data(data, size)
         if response.unreleased >= SOURCE_CREDIT and self.current is response:
@@ -277,8 +321,9 @@ cdef class Http1Server(Endpoint):
         if self.framing == OPAQUE and self.in_content:
             return self.close_after_flush()
         if not self.request_done:
-            # Go on reading, so that the visitor is not reset before it has seen the answer.
-            return self.resume_reading() if self.keep_alive else self.close_after_flush()
+            # Go on reading, so that the visitor is not reset before it has seen the answer (RFC 9112 §9.6).
+            self.waiting_since = self.turn.coarse
+            return self.resume_reading()
         return self.next_request()
 
     cdef int next_request(self) except -1:
@@ -288,7 +333,7 @@ cdef class Http1Server(Endpoint):
         if not self.keep_alive:
             return self.close_after_flush()
         if self.held is None:
-            return self.resume_reading()
+            return self.resume_reading() if not self.ended else self.close_after_flush()
         # One request at a time, from the next turn on: a deep pipeline must not become deep recursion.
         return self.wake()
 
@@ -296,57 +341,76 @@ cdef class Http1Server(Endpoint):
         cdef Backlog held = self.held
         cdef const unsigned char* data
         cdef Py_ssize_t size
-        if held is None or self.current is not None or self.closing or self.closed:
+        if held is None or self.closing or self.must_wait():
             return 0
         self.held = None
         data = held.front()
         size = held.size
-        self.received(data, size)
-        if self.held is None:
-            self.resume_reading()
+        while size > 0 and not self.closed and not self.closing and not self.must_wait():
+            self.consume(&data, &size)
+        if self.closed or self.closing:
+            return 0
+        if size > 0:
+            held.consume(held.size - size)
+            self.held = held
+            return 0
+        if self.ended and self.current is None:
+            return self.close_after_flush()
+        if self.current is None or self.current.unreleased * 2 <= SOURCE_CREDIT:
+            return self.resume_reading()
         return 0
+
+    cdef bint has_more(self) noexcept:
+        return self.held is not None and self.current is None and not self.closing and not self.closed
 
     cdef int refuse(self, int status) except -1:
         """Answer a request that could not be read; the connection cannot be trusted with another."""
         cdef Http1Response response = self.current
         cdef Exchange exchange
+        cdef bint answered
         self.keep_alive = False
         self.in_content = False
         self.request_done = True
         if response is not None:
             exchange = response.exchange
+            answered = response.connection is None
             response.connection = None
             self.current = None
             if exchange is not None:
                 exchange.inbound_lost(PROTOCOL_ERROR)
-            if response.head_sent:
+            if answered:
                 return self.close_after_flush()
+            if response.head_sent:
+                # Half an answer must not look like a whole one.
+                return self.close_at_once()
         self.out.append_bytes(self.error_response(status))
         return self.close_after_flush()
 
     def error_response(self, int status):
         """The whole response for a request that could not be read; override for a nicer page."""
-        return b"HTTP/1.1 %d Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status
+        return b"HTTP/1.1 %d %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % (
+            status, HTTPStatus(status).phrase.encode())
 
     cdef int input_ended(self) except -1:
         cdef Http1Response response = self.current
+        self.ended = True
         if response is None:
-            return self.close_after_flush()
+            return self.close_after_flush() if self.held is None else 0
         if self.framing == OPAQUE and self.in_content:
             if response.exchange is not None:
                 response.exchange.request_end(None)
             return 0
-        self.keep_alive = False
         if not self.request_done:
             # The request will never be complete.
             return self.refuse(400)
-        # A visitor may end its direction once it has asked; the answer still goes out.
+        # A visitor may end its direction once it has asked; the answers still go out.
         return 0
 
     cdef int lost(self, object reason) except -1:
         cdef Http1Response response = self.current
         self.current = None
         self.held = None
+        self.chunks = None
         if response is not None:
             response.connection = None
             if response.exchange is not None:

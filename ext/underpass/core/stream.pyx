@@ -17,7 +17,7 @@ cdef class StreamSide(Side):
     """The outbound side of a tunnelled stream."""
 
     cdef int send_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef StreamSide alive = self
+        cdef StreamSide _alive = self
         cdef StreamClient connection = self.connection
         if connection is None:
             return 0
@@ -26,12 +26,12 @@ cdef class StreamSide(Side):
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
-        cdef StreamSide alive = self
+        cdef StreamSide _alive = self
         # The tunnel's streams end as a whole: there is no half-close.
         return self.connection.close_after_flush() if self.connection is not None else 0
 
     cdef int abandon(self, uint32_t code) except -1:
-        cdef StreamSide alive = self
+        cdef StreamSide _alive = self
         if self.connection is not None:
             self.connection.current = None
             self.connection.close_at_once()
@@ -39,7 +39,7 @@ cdef class StreamSide(Side):
         return 0
 
     cdef int release(self, Py_ssize_t size) except -1:
-        cdef StreamSide alive = self
+        cdef StreamSide _alive = self
         # Framing adds bytes that were never counted as delivered.
         self.unreleased = self.unreleased - size if self.unreleased > size else 0
         if self.connection is not None and self.unreleased * 2 <= SOURCE_CREDIT:

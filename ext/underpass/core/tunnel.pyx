@@ -8,17 +8,19 @@ origin's fields serialized into one (`cf-cloudflared-response-headers`), beside 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport strlen
 
 from underpass.core.fields cimport (
-    HIDDEN, T_AUTHORITY, T_CF_CONNECTING_IP, T_CF_RAY, T_CF_TRACE_ID, T_CF_VISITOR, T_CF_WARP_TAG_ID, T_CONNECTION,
-    T_CONTENT_LENGTH, T_COOKIE, T_EXPECT, T_HOST, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE, T_LINK_RESPONSE_HEADERS,
-    T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_METHOD, T_PATH, T_PROXY_CONNECTION, T_SCHEME,
-    T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_STATUS, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UPGRADE,
-    T_X_FORWARDED_FOR, T_X_FORWARDED_PROTO, Field, Fields,
+    HIDDEN, T_AUTHORITY, T_CF_RAY, T_CF_TRACE_ID, T_CF_WARP_TAG_ID, T_CONNECTION, T_CONTENT_LENGTH,
+    T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
+    T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_OTHER, T_PROXY_CONNECTION,
+    T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_TE, T_TRAILER, T_TRANSFER_ENCODING,
+    T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
 )
-from underpass.core.frames cimport CANCEL
+from underpass.core.frames cimport CANCEL, PROTOCOL_ERROR
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport parse_length
+from underpass.core.heads cimport parse_length, same_text
+from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
 from underpass.core.relay cimport Acceptor, Exchange, Side
 
@@ -37,6 +39,11 @@ cdef class OriginExchange(Exchange):
     `fail` (502 of our own) or carry it to an origin.
     """
 
+    @property
+    def authority(self):
+        """The host the visitor asked for, with its port if it has one (RFC 9113 §8.3.1)."""
+        return self._pseudo(T_AUTHORITY) or self._pseudo(T_HOST)
+
     cdef Fields outgoing_request(self):
         cdef Fields request = self.request
         cdef Field* field
@@ -44,6 +51,7 @@ cdef class OriginExchange(Exchange):
         if self.prepared:
             return request
         self.prepared = True
+        continue_if_expected(self)
         join_cookies(request)
         for i in range(request.count):
             field = request.items + i
@@ -52,10 +60,10 @@ cdef class OriginExchange(Exchange):
             elif self.kind == WEBSOCKET and field.token in (T_SEC_WEBSOCKET_VERSION, T_CONTENT_LENGTH):
                 field.flags |= HIDDEN
         if self.host is not None:
-            field = request.find(T_AUTHORITY)
-            if field is not NULL:
-                name = PyBytes_FromStringAndSize(<const char*>request.value(field), field.value_size)
-                request.hide(T_AUTHORITY)
+            name = self.authority
+            request.hide(T_AUTHORITY)
+            request.hide(T_X_FORWARDED_HOST)
+            if name:
                 request.add_pair(b"x-forwarded-host", name)
             request.add_pair(b":authority", self.host)
         if self.acceptor.tag is not None:
@@ -74,7 +82,7 @@ cdef class OriginExchange(Exchange):
         # 101 has no place in HTTP/2 (RFC 9113 §8.6): the stream is simply open.
         link.add_pair(b":status", b"200" if status == 101 else b"%d" % status)
         length = head.find(T_CONTENT_LENGTH)
-        if length is not NULL:
+        if length is not NULL and status != 101:
             link.add(<const unsigned char*>b"content-length", 14, head.value(length), length.value_size, 0)
         serialize(head, block)
         link.add(<const unsigned char*>b"cf-cloudflared-response-headers", 31, block.base, <size_t>block.size, 0)
@@ -198,6 +206,22 @@ cdef int join_cookies(Fields fields) except -1:
                       <size_t>PyBytes_GET_SIZE(joined), flags)
 
 
+cdef int continue_if_expected(Exchange exchange) except -1:
+    """RFC 9110 §10.1.1: somebody who waits to be told to go on is told so, once the request has somewhere to go.
+
+    An Expect that is still there comes from HTTP/2: an HTTP/1.1 connection has answered its own.
+    """
+    cdef Field* expect = exchange.request.find(T_EXPECT)
+    cdef Fields head
+    if (expect is NULL or exchange.request_ended or exchange.attempts or exchange.inbound is None
+            or exchange.waiting is not None
+            or not same_text(exchange.request.value(expect), expect.value_size, b"100-continue")):
+        return 0
+    head = Fields.__new__(Fields)
+    head.add_pair(b":status", b"100")
+    return exchange.inbound.send_head(head, 100, False)
+
+
 # Rays: 64 bits that no two requests of a process share and nobody can guess the next of.
 cdef uint64_t ray_state = 0
 
@@ -226,15 +250,50 @@ cdef bytes hex16(uint64_t value):
     return text
 
 
-cdef bint starts_with(Fields fields, Field* field, const char* prefix, uint32_t size) noexcept:
+cdef bint begins(Fields fields, Field* field, const char* text, bint whole) noexcept:
+    """Whether the name begins with `text`, or is it. Case does not matter, and "_" counts as "-": many
+    applications cannot tell these apart (RFC 3875 §4.1.18).
+    """
     cdef const unsigned char* name = fields.name(field)
-    cdef uint32_t i
-    if field.name_size < size:
+    cdef size_t size = strlen(text), i
+    cdef unsigned char c
+    if field.name_size < size or (whole and field.name_size != size):
         return False
     for i in range(size):
-        if (name[i] | 0x20 if 65 <= name[i] <= 90 else name[i]) != <unsigned char>prefix[i]:
+        c = name[i]
+        if 65 <= c <= 90:
+            c |= 0x20
+        elif c == 95:
+            c = 45
+        if c != <unsigned char>text[i]:
             return False
     return True
+
+
+cdef bint edge_only(Fields fields, Field* field) noexcept:
+    """Whether this is a field that applications believe because an edge has made it."""
+    cdef unsigned char first
+    if field.name_size < 6:
+        return False
+    first = fields.name(field)[0] | 0x20
+    if first == 99:     # "c"
+        return begins(fields, field, b"cf-", False) and (
+            begins(fields, field, b"cf-connecting-ip", False)
+            or begins(fields, field, b"cf-ray", True)
+            or begins(fields, field, b"cf-visitor", True)
+            or begins(fields, field, b"cf-ipcountry", True)
+            or begins(fields, field, b"cf-pseudo-ipv4", True)
+            or begins(fields, field, b"cf-trace-id", True)
+            or begins(fields, field, b"cf-warp-", False)
+            or begins(fields, field, b"cf-int-", False)
+            or begins(fields, field, b"cf-proxy-", False)
+            or begins(fields, field, b"cf-cloudflared-", False)
+            or begins(fields, field, b"cf-access-jwt-", False)
+            or begins(fields, field, b"cf-access-authenticated-", False))
+    if first == 120:    # "x"
+        return (begins(fields, field, b"x-forwarded-proto", True)
+                or (field.token == T_OTHER and begins(fields, field, b"x-forwarded-for", True)))
+    return first == 116 and begins(fields, field, b"true-client-ip", True)
 
 
 cdef class VisitorExchange(Exchange):
@@ -248,47 +307,57 @@ cdef class VisitorExchange(Exchange):
         """The visitor's address as text, in bytes."""
         return self.client_address
 
+    @property
+    def authority(self):
+        """The host asked for, with its port if it has one (RFC 9113 §8.3.1)."""
+        return self._pseudo(T_AUTHORITY) or self._pseudo(T_HOST)
+
     cdef Fields outgoing_request(self):
         cdef Fields request = self.request
         cdef Fields link = Fields.__new__(Fields)
         cdef Field* field
         cdef uint32_t i
         cdef bint secure = self.acceptor.scheme == b"https"
-        forwarded = self.client_address
+        cdef bytes forwarded = None
+        continue_if_expected(self)
+        if request.find(T_AUTHORITY) is NULL and request.find(T_HOST) is not NULL:
+            link.add_pair(b":authority", self.authority)
         for i in range(request.count):
             field = request.items + i
             if field.flags & HIDDEN:
                 continue
             # What only an edge may say is not taken from a visitor; what belongs to a connection stays with it.
-            if field.token in (T_CF_CONNECTING_IP, T_CF_RAY, T_CF_VISITOR, T_X_FORWARDED_PROTO, T_UPGRADE,
-                               T_CONNECTION, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRANSFER_ENCODING, T_TRAILER,
-                               T_CF_TRACE_ID, T_HOST, T_EXPECT):
+            if field.token in (T_UPGRADE, T_CONNECTION, T_KEEP_ALIVE, T_PROXY_CONNECTION,
+                               T_TRANSFER_ENCODING, T_TRAILER, T_HTTP2_SETTINGS, T_HOST, T_EXPECT):
                 continue
             if field.token == T_X_FORWARDED_FOR:
-                forwarded = request._value(i) + b", " + forwarded
+                if field.value_size:
+                    if forwarded is None:
+                        forwarded = request._value(i)
+                    else:
+                        forwarded = forwarded + b", " + request._value(i)
                 continue
             if field.token == T_CONTENT_LENGTH and self.wants_upgrade:
                 continue
-            if field.name_size > 8 and (starts_with(request, field, b"cf-cloudflared-", 15)
-                                        or starts_with(request, field, b"cf-warp-", 8)
-                                        or starts_with(request, field, b"cf-access-jwt-", 14)):
+            if edge_only(request, field):
                 continue
             link.add(request.name(field), field.name_size, request.value(field), field.value_size, field.flags)
         link.add_pair(b"cf-connecting-ip", self.client_address)
         link.add_pair(b"cf-ray", self.ray)
-        link.add_pair(b"x-forwarded-for", forwarded)
+        link.add_pair(b"x-forwarded-for", self.client_address if forwarded is None
+                      else forwarded + b", " + self.client_address)
         link.add_pair(b"x-forwarded-proto", b"https" if secure else b"http")
         if self.wants_upgrade:
             link.add_pair(b"cf-cloudflared-proxy-connection-upgrade", b"websocket")
         return link
 
     cdef int retry_elsewhere(self) except -1:
-        cdef VisitorExchange alive = self
+        cdef VisitorExchange _alive = self
         self.acceptor.accept(self)
         return 1
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef VisitorExchange alive = self
+        cdef VisitorExchange _alive = self
         cdef Side outbound
         if self.acceptor.max_body >= 0:
             self.body += size
@@ -300,8 +369,18 @@ cdef class VisitorExchange(Exchange):
                 self.fail(413, "body_too_large")
         return Exchange.request_data(self, data, size)
 
+    cdef int request_end(self, Fields trailers) except -1:
+        cdef VisitorExchange _alive = self
+        cdef uint32_t i
+        if trailers is not None:
+            # Some applications do not tell trailers from header fields.
+            for i in range(trailers.count):
+                if edge_only(trailers, trailers.items + i) or trailers.items[i].token == T_X_FORWARDED_FOR:
+                    trailers.items[i].flags |= HIDDEN
+        return Exchange.request_end(self, trailers)
+
     cdef int response_head(self, Fields head, int status, bint end) except -1:
-        cdef VisitorExchange alive = self
+        cdef VisitorExchange _alive = self
         cdef Field* meta
         if self.over or self.status:
             return 0
@@ -329,23 +408,37 @@ cdef class VisitorExchange(Exchange):
         cdef uint32_t i
         cdef bint upgraded
         cdef bint length_seen = False
+        cdef Side outbound
+        cdef set nominated = None
         response.add_pair(b":status", b"%d" % status)
         try:
             parse(head.value(block), block.value_size, response)
         except HeaderBlockError:
+            # Nobody can tell what the rest of the response belongs to.
+            outbound, self.outbound = self.outbound, None
+            if outbound is not None:
+                outbound.exchange = None
+                outbound.abandon(PROTOCOL_ERROR)
             return None
         upgraded = (self.wants_upgrade and status == 200
                     and (response.find(T_UPGRADE) is not NULL or response.find(T_SEC_WEBSOCKET_ACCEPT) is not NULL))
         for i in range(1, response.count):
             field = response.items + i
             if field.token in (T_TRANSFER_ENCODING, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_CF_RAY,
-                               T_CONNECTION, T_UPGRADE, T_TE):
+                               T_CONNECTION, T_UPGRADE, T_TE, T_HTTP2_SETTINGS):
                 field.flags |= HIDDEN
+                if field.token == T_CONNECTION:
+                    if nominated is None:
+                        nominated = set()
+                    nominated.update(response._value(i).lower().split(b","))
             elif field.token == T_CONTENT_LENGTH:
                 # The link has checked its own against the content; a serialized one must not say otherwise.
-                if upgraded or outer is NULL or length_seen or not same_value(response, field, head, outer):
+                if (upgraded or status == 204 or outer is NULL or length_seen
+                        or not same_value(response, field, head, outer)):
                     field.flags |= HIDDEN
                 length_seen = True
+        if nominated is not None:
+            hide_nominated(response, nominated)
         if upgraded:
             self.tunnel = True
             response.add_pair(b"Connection", b"Upgrade")

@@ -1,0 +1,96 @@
+# ruff: noqa: PYI021 (docstrings here are what editors show for compiled modules)
+"""How an exchange crosses a link (docs: wire protocol §2.2 to §2.10), both ends of it."""
+
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+
+from underpass.core.relay import Acceptor, Counters, Exchange
+
+class Kind(IntEnum):
+    """What a stream of a link is for (docs: wire protocol §2.2)."""
+
+    HTTP = 0
+    WEBSOCKET = 1
+    STREAM = 2
+    """Raw bytes to an address (private networks)."""
+    CONTROL = 3
+    """The registration RPC."""
+    CONFIGURATION = 4
+
+class OriginExchange(Exchange):
+    """An exchange on the connector.
+
+    Handlers answer with `respond` (as an origin would: `http_status:N`), `fail` (502 of our own) or
+    carry it to an origin.
+    """
+
+    host: bytes | None
+    """Goes to the origin instead of the visitor's, which goes into X-Forwarded-Host."""
+
+    @property
+    def kind(self) -> int:
+        """A `Kind`."""
+    @property
+    def acceptor(self) -> OriginAcceptor: ...
+
+class OriginAcceptor(Acceptor):
+    """Makes an `OriginExchange` of every request on a link.
+
+    tag: the connector's UUID as text. tags: more (name, value) pairs for every origin request.
+    on_failure(exchange, status, cause): told of every failure that is answered for an origin.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[OriginExchange], object] | None,
+        counters: Counters | None = None,
+        on_error: Callable[[OriginExchange, Exception], object] | None = None,
+        tag: bytes | None = None,
+        tags: Iterable[tuple[bytes, bytes]] = (),
+        on_failure: Callable[[OriginExchange, int, str], object] | None = None,
+    ) -> None: ...
+
+class VisitorExchange(Exchange):
+    """An exchange on the edge: a visitor's request, carried to a connector."""
+
+    @property
+    def acceptor(self) -> VisitorAcceptor: ...
+    @property
+    def ray(self) -> bytes:
+        """Names it in logs, in the request to the origin (cf-ray) and in the response."""
+    @property
+    def visitor(self) -> bytes:
+        """The visitor's address as text."""
+
+class VisitorAcceptor(Acceptor):
+    """Makes a `VisitorExchange` of every request of one visitor's connection."""
+
+    client_address: bytes
+    """The connection's peer, as text."""
+    max_body: int
+    """Octets of content a request may have, more is answered with 413; -1: any number."""
+    scheme: bytes
+    """b"http" or b"https"."""
+
+    def __init__(
+        self,
+        handler: Callable[[VisitorExchange], object] | None,
+        counters: Counters | None,
+        on_error: Callable[[VisitorExchange, Exception], object] | None,
+        on_failure: Callable[[VisitorExchange, int, str], object] | None,
+        client_address: bytes,
+        scheme: bytes,
+        location: bytes = b"LOCAL",
+    ) -> None:
+        """handler: route it. on_failure(exchange, status, cause): answer when no origin did.
+
+        location: the edge's own short name, which ends every ray.
+        """
+
+class EdgeExchange(Exchange):
+    """A request the edge itself makes of a connector; a `PythonSide` is its inbound side.
+
+    Nobody is answered when it fails: the asking side learns by `on_abandoned`.
+    """
+
+    def __init__(self, counters: Counters) -> None: ...
