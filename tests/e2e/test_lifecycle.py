@@ -325,6 +325,7 @@ def test_a_quick_tunnels_connector_needs_no_second_try(data_dir: Path) -> None:
         connector = QuickTunnelProcess(edge, f"--url={origin.url}")
         with running(connector):
             connector.ready()
+            edge.wait_for("registered connection")
             assert not connector.has_logged("Retrying")
             assert registered(edge) == 1
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from underpass.core.http1client import Http1Client, OriginPool
-from underpass.core.http1server import Http1Server
-from underpass.core.tunnel import EdgeExchange
-
 from rig.exchanges import Application, Call, Client
 from rig.peer import Peer, connect
 from rig.transport import ManualLoop
 from underpass.core.fields import Fields
+from underpass.core.http1client import Http1Client, OriginPool
+from underpass.core.http1server import Http1Server
 from underpass.core.relay import Acceptor, Counters, Exchange
+from underpass.core.tunnel import EdgeExchange
 
 __all__ = ["Dials", "Server", "Visit", "Visitor", "respond", "visit"]
 
@@ -36,13 +35,14 @@ class Visitor:
         on_call: Callable[[Call], None] | None = None,
         *,
         max_head: int = 32768,
+        scheme: bytes = b"http",
         loop: ManualLoop | None = None,
         acceptor: Acceptor | None = None,
     ) -> None:
         self.loop = loop if loop is not None else ManualLoop()
         self.app = Application(on_call)
         acceptor = acceptor if acceptor is not None else self.app.acceptor
-        self.server = Server(self.loop.turn, acceptor, b"http", max_head)
+        self.server = Server(self.loop.turn, acceptor, scheme, max_head)
         self.transport = connect(self.loop, self.server)
 
     def send(self, *pieces: bytes) -> None:

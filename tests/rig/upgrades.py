@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
-
 from rig.exchanges import Call
 from rig.http1 import Visitor
 from underpass.core.headerblock import serialize_pairs
 from underpass.core.relay import Counters
+from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 
 __all__ = ["upgraded"]
 

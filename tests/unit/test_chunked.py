@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from rig.cuts import every_cut
+
 from underpass.core.chunked import ChunkedReader, encode_chunks
 
 MAX_OVERHEAD = 16384

@@ -12,8 +12,8 @@ from rig.cuts import every_cut
 from rig.exchanges import Client, alive
 from rig.http1 import Dials, respond
 from rig.peer import connect
-from underpass.core.http1client import Http1Client
 
+from underpass.core.http1client import Http1Client
 from underpass.core.relay import Exchange
 
 SOURCE_CREDIT = 262144

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 from rig.cuts import every_cut
 from rig.http1 import respond, visit
-from underpass.core.http1 import read_head, write_request, write_response
 
 from underpass.core.fields import Fields
+from underpass.core.http1 import read_head, write_request, write_response
 
 Pairs = list[tuple[bytes, bytes]]
 

@@ -13,8 +13,8 @@ from rig.cuts import every_cut
 from rig.exchanges import Application, Call, alive
 from rig.http1 import Visitor
 from rig.upgrades import upgraded
-from underpass.core.http1server import Http1Server
 
+from underpass.core.http1server import Http1Server
 from underpass.core.relay import Exchange
 
 SOURCE_CREDIT = 262144
