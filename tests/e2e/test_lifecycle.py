@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import signal
 import socket
 import subprocess
@@ -15,7 +14,14 @@ import pytest
 from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually
-from peers.processes import ConnectorProcess, EdgeProcess, QuickTunnelProcess, new_tunnel, running
+from peers.processes import (
+    UNDERPASS,
+    ConnectorProcess,
+    EdgeProcess,
+    QuickTunnelProcess,
+    new_tunnel,
+    running,
+)
 from peers.wire_cutter import WireCutter
 
 HOSTNAME = "app.example.test"
@@ -278,13 +284,18 @@ def test_a_connector_can_be_started_before_its_edge(data_dir: Path) -> None:
 
 
 def test_readiness_by_command(named: Named) -> None:
+    def ready(address: str) -> subprocess.CompletedProcess[str]:
+        command = [*UNDERPASS, "tunnel", "ready", f"--metrics={address}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     connector = named.connector()
+    address = connector.metrics_address
     with running(connector, named.edge):
         connector.ready()
-        connection = http.client.HTTPConnection(connector.metrics_address, timeout=PATIENCE)
-        connection.request("GET", "/healthcheck")
-        assert connection.getresponse().status == 200
-        connection.close()
+        assert ready(address).returncode == 0
+    gone = ready(address)
+    assert gone.returncode == 1
+    assert address in gone.stderr
 
 
 def test_metrics_count_requests(named: Named) -> None:

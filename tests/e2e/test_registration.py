@@ -166,6 +166,7 @@ def test_a_stopped_connector_unregisters_and_takes_leave(tmp_path: Path) -> None
                 [*stand_in.arguments, "--hello-world", "run", f"--token={some_token()}"]
             )
             link = await stand_in.registered_link()
+            await asyncio.to_thread(connector.ready)
             stopping = asyncio.create_task(asyncio.to_thread(connector.stop))
             await link.serve_control_stream(lambda: link.unregistered)
             # Requests sent before the edge knew are still answered.

@@ -201,7 +201,10 @@ def test_a_malformed_registration(scene: Stage, message: bytes) -> None:
     connector(scene, scenario)
 
 
-def test_wrong_credentials_end_the_connection(scene: Stage) -> None:
+@pytest.mark.parametrize("takes_leave", [True, False])
+def test_wrong_credentials_end_the_connection(scene: Stage, takes_leave: bool) -> None:
+    """Once the connector has ended its control stream, or after a while."""
+
     async def scenario(bad: BadConnector) -> None:
         stream = await bad.answer_control_stream()
 
@@ -222,6 +225,9 @@ def test_wrong_credentials_end_the_connection(scene: Stage) -> None:
             await asyncio.sleep(0)
         with pytest.raises(RegistrationRefused, match="Unauthorized"):
             registering.result()
+        if takes_leave:
+            bad.http2.end_stream(stream)
+            bad.flush()
         await bad.ended()
 
     connector(scene, scenario)

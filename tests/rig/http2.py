@@ -1,4 +1,4 @@
-"""HTTP/2 as a raw peer speaks it: frames by hand, HPACK by the `hpack` package (RFC 9113 §4, §6)."""
+"""HTTP/2 as a raw peer speaks it: frames by hand, HPACK by the `hpack` package (RFC 9113 §6)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import hpack
 
+from rig.transport import ManualLoop, connect
 from underpass.core.fields import Fields
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Acceptor, Counters, Exchange, PythonSide
 from underpass.core.tunnel import EdgeExchange
-from rig.transport import ManualLoop, connect
 
 __all__ = [
     "ACK",
@@ -151,13 +151,13 @@ class Sender:
         )
 
     @staticmethod
-    def data(stream: int, content: bytes, *, end: bool = False, padding: int | None = None) -> bytes:
+    def data(
+        stream: int, content: bytes, *, end: bool = False, padding: int | None = None
+    ) -> bytes:
         """One DATA frame; `padding` octets of padding if it is not None."""
         flags = END_STREAM if end else 0
         if padding is not None:
-            return frame(
-                DATA, flags | PADDED, stream, bytes([padding]) + content + bytes(padding)
-            )
+            return frame(DATA, flags | PADDED, stream, bytes([padding]) + content + bytes(padding))
         return frame(DATA, flags, stream, content)
 
 
@@ -222,8 +222,7 @@ class _Raw:
         """The frames written since the last call, header blocks decoded."""
         self.loop.run()
         data = self.transport.collect()
-        if data.startswith(PREFACE):
-            data = data[len(PREFACE) :]
+        data = data.removeprefix(PREFACE)
         found = []
         block: list[Frame] = []
         for each in frames_of(data):
@@ -251,7 +250,7 @@ class _Raw:
 
 
 class RawClient(_Raw):
-    """A server of ours and a raw client. Each request is in `exchanges`, unless `handler` takes it."""
+    """A server of ours and a raw client. Requests are in `exchanges`, unless `handler` takes them."""
 
     def __init__(
         self,
@@ -309,16 +308,17 @@ class RawServer(_Raw):
             self.feed(settings())
             self.sent()
 
-    def request(self, fields: Pairs = GET, *, end: bool = True) -> Asked:
+    def request(self, fields: Pairs = GET, *, end: bool = True, times_out: bool = False) -> Asked:
         """Forward a request of our own making; `end` if it has no content."""
-        return Asked(self, fields, end=end)
+        return Asked(self, fields, end=end, times_out=times_out)
 
 
 class Asked:
     """A request made by Python through a client connection of ours, and what came of it."""
 
-    def __init__(self, server: RawServer, fields: Pairs, *, end: bool) -> None:
+    def __init__(self, server: RawServer, fields: Pairs, *, end: bool, times_out: bool) -> None:
         self.exchange = EdgeExchange(server.counters)
+        self.exchange.times_out = times_out
         self.status: int | None = None
         self.head: list[tuple[bytes, bytes]] = []
         self.body = bytearray()

@@ -53,7 +53,7 @@ class ManualLoop:
 
 
 class FakeTransport:
-    """Keeps what is written. `close` and `abort` are answered with `connection_lost` in the next turn."""
+    """Keeps what is written. `close` and `abort` bring `connection_lost` in the next turn."""
 
     def __init__(self, loop: ManualLoop, endpoint: Endpoint, *, tls: bool = False) -> None:
         self._loop = loop

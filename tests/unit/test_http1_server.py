@@ -390,6 +390,17 @@ class TestEarlyAnswers:
         visitor.send(b"hello")
         assert visitor.closed
 
+    def test_an_answer_that_ends_with_the_connection_does_not_linger(self) -> None:
+        """Nothing else tells an HTTP/1.0 visitor that it is complete."""
+        visitor = Visitor()
+        visitor.send(b"POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n")
+        visitor.app.last.side.send_response(200)
+        visitor.app.last.side.write(b"x")
+        visitor.app.last.side.end()
+        assert visitor.read().endswith(b"\r\n\r\nx")
+        assert visitor.closed
+        assert not visitor.transport.aborted
+
     def test_lingering_ends(self) -> None:
         visitor = Visitor(answer(413))
         visitor.send(POST5)

@@ -111,11 +111,11 @@ cdef class Endpoint:
         return 0
 
     cdef int close_at_once(self) except -1:
-        if not self.closed:
-            self.closed = True
-            self.out.discard()
-            if self.transport is not None:
-                self.transport.abort()
+        self.closed = True
+        self.out.discard()
+        if self.transport is not None:
+            # Even one that is being closed in good order: that may wait long for the peer.
+            self.transport.abort()
         return 0
 
     cdef int flush(self) except -1:

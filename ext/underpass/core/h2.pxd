@@ -93,6 +93,7 @@ cdef class H2Connection(Endpoint):
 
     cdef int fail_connection(self, uint32_t code, str why) except -1
     cdef int spend(self, double cost) except -1
+    cdef void earn(self, double now) noexcept
     # Receiving.
     cdef int on_frame(self) except -1
     cdef int on_data_head(self) except -1

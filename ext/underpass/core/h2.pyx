@@ -838,22 +838,25 @@ cdef class H2Connection(Endpoint):
 
     cdef int spend(self, double cost) except -1:
         """Charge the peer for a frame that costs us and carries nothing."""
-        cdef double now
         if self.out.size > MAX_UNWRITTEN and self.paused:
             # Nor would it read a GOAWAY.
             self.protocol_failure(<int>ENHANCE_YOUR_CALM, "does not read what it asks for")
             return self.close_at_once()
+        if self.turn.coarse > self.allowance_time:
+            self.earn(self.turn.coarse)
         self.allowance -= cost
         if self.allowance >= 0:
             return 0
-        now = self.turn.now()
+        self.earn(self.turn.now())
+        if self.allowance < 0:
+            return self.fail_connection(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+        return 0
+
+    cdef void earn(self, double now) noexcept:
         self.allowance += (now - self.allowance_time) * self.limits.allowance_per_second
         self.allowance_time = now
         if self.allowance > self.limits.allowance:
             self.allowance = self.limits.allowance
-        if self.allowance < 0:
-            return self.fail_connection(ENHANCE_YOUR_CALM, "too many frames that carry nothing")
-        return 0
 
     cdef int fail_connection(self, uint32_t code, str why) except -1:
         """A connection error (RFC 9113 §5.4.1): say so, and close."""

@@ -321,6 +321,8 @@ cdef class Http1Server(Endpoint):
         if self.framing == OPAQUE and self.in_content:
             return self.close_after_flush()
         if not self.request_done:
+            if self.current is not None and self.current.framing == BY_CLOSE:
+                return self.close_after_flush()
             # Go on reading, so that the visitor is not reset before it has seen the answer (RFC 9112 §9.6).
             self.waiting_since = self.turn.coarse
             return self.resume_reading()

@@ -39,6 +39,10 @@ LINK_WINDOW: Final = 128 * 1048576
 """Bytes of responses that visitors have not taken yet, of all requests on one link. One that takes
 nothing keeps at most a stream's window (1 MiB) of it, and that for a minute."""
 
+FAREWELL_SECONDS: Final = 2.0
+"""For a refused connector to end its control stream. Were the connection closed before, cloudflared
+might see that first, and take it for a fault that ends the process."""
+
 NOBODY: Final = UUID(int=0)
 
 
@@ -87,6 +91,7 @@ class EdgeLink(LinkConnection):
         self._rpc: RegistrationServer | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.TimerHandle | None = None
 
     @property
     def registered(self) -> bool:
@@ -148,8 +153,9 @@ class EdgeLink(LinkConnection):
             self._deadline.cancel()
             self._deadline = None
         if self.registration.refused:
-            # Connectors wait for this: they do not close by themselves.
-            self.close()
+            # Connectors do not close by themselves: see `_control_ended`.
+            if self._farewell is None:
+                self._farewell = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self.close)
         elif self.registration.unregistered:
             self._finish_soon()
 
@@ -161,7 +167,9 @@ class EdgeLink(LinkConnection):
             self._side.end()
         if self._rpc is not None:
             self._rpc.closed(None)
-        if self.registered and not self.draining and not self.is_closed:
+        if self.registration.refused:
+            self.close()
+        elif self.registered and not self.draining and not self.is_closed:
             # Nobody answers for this link any more, though it may still work off what it has.
             self._router.drain(self)
             self._finish_soon()
@@ -197,9 +205,10 @@ class EdgeLink(LinkConnection):
 
     def disconnected(self, reason: Exception | None) -> None:
         self._turn.on_tick.discard(self._sweep)
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        for timer in (self._deadline, self._farewell):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._farewell = None
         if self._rpc is not None:
             self._rpc.closed(reason)
         super().disconnected(reason)

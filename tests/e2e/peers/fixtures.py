@@ -9,7 +9,7 @@ import pytest
 
 from .curl import Curl
 from .origin import Origin
-from .processes import EdgeProcess
+from .processes import EdgeProcess, Process
 from .stage import Stage, stage
 
 
@@ -18,6 +18,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """An edge, an origin and a quick tunnel, shared: leave them as you found them."""
     with stage(tmp_path_factory.mktemp("scene") / "data") as shared:
         yield shared
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """A test that fails takes the processes it started with it."""
+    before = set(Process.alive)
+    yield
+    for process in Process.alive - before:
+        process.kill()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import underpass
 from underpass.edge.registry import Registry
@@ -38,7 +38,10 @@ Line = dict[str, Any]
 
 
 class Process:
-    """A program that logs JSON lines on standard error. `stop` it; `Process.running` does."""
+    """A program that logs JSON lines on standard error. `stop` it; `running` does."""
+
+    alive: ClassVar[set[Process]] = set()
+    """Started and not waited for."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
         self.lines: list[Line] = []
@@ -53,6 +56,7 @@ class Process:
             env=_environment() | (environment or {}),
             start_new_session=True,
         )
+        self.alive.add(self)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -104,6 +108,7 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it does not end:\n{self.log}") from None
         self._reader.join(PATIENCE)
+        self.alive.discard(self)
         return code
 
     def stop(self, expected: int = 0) -> None:
