@@ -113,9 +113,9 @@ def test_a_flood_ends_when_its_allowance_is_spent(
         raw = role(thrifty(1000))
         prepare(raw)
         raw.sent()
-        if role is RawServer and "PING" not in flood and wire[3] == DATA:
-            if prepare is open_stream:
-                raw.feed(raw.peer.headers(1, OK))
+        answers = role is RawServer and "PING" not in flood and wire[3] == DATA
+        if answers and prepare is open_stream:
+            raw.feed(raw.peer.headers(1, OK))
         wires = wire * (allowed + excess)
         raw.feed(*(wires[at : at + 10_000] for at in range(0, len(wires), 10_000)))
         assert raw.goaway_code() == (CALM if excess > 0 else None)
@@ -147,7 +147,7 @@ def test_a_burst_is_no_larger_for_having_waited() -> None:
 
 
 def test_updates_that_give_back_what_was_sent_cost_nothing() -> None:
-    """Go's client gives credit back 4 KiB at a time, on both levels; a fast download must not end."""
+    """Go's client gives credit back 4 KiB at a time, on both levels; downloads must not end."""
     client = RawClient(thrifty(10))
     client.feed(client.peer.headers(1, GET, end=True))
     heard = client.exchanges[0]

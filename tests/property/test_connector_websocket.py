@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -41,7 +42,7 @@ def open_client() -> ClientProtocol:
 def write(client: ClientProtocol, item: Sent) -> None:
     data = item.message.data
     edges = [0, *item.cuts, len(data)]
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [data[a:b] for a, b in itertools.pairwise(edges)]
     for number, part in enumerate(parts):
         final = number == len(parts) - 1
         if number:

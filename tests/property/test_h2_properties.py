@@ -1,7 +1,7 @@
 """Our HTTP/2 against the `h2` package as an oracle, in both roles, and through the relay.
 
-A chain: an `h2` client speaks to a server of ours, whose exchanges a client connection of ours carries
-to an `h2` server. The oracles raise if anything is malformed or flow control is violated. What is
+A chain: an `h2` client speaks to a server of ours, whose exchanges a client connection of ours
+carries to an `h2` server. The oracles raise if anything is malformed or flow control is violated. What is
 generated are the messages, the windows, and a seed for everything else: how bytes are cut, when
 transports pause, whose turn it is.
 """
@@ -293,7 +293,7 @@ class Chain:
         self.by_client: dict[int, Plan] = {}
         self.by_origin: dict[int, Plan] = {}
         self.pairs: dict[int, int] = {}
-        # The oracles' greetings first: the limits of HTTP/2 before SETTINGS are another test's matter.
+        # The oracles' greetings first: limits before SETTINGS are another test's matter.
         for _ in range(4):
             self.loop.run()
             for wire in (self.front, self.back):

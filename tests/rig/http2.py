@@ -250,7 +250,7 @@ class _Raw:
 
 
 class RawClient(_Raw):
-    """A server of ours and a raw client. Requests are in `exchanges`, unless `handler` takes them."""
+    """A server of ours and a raw client. Requests are in `exchanges`, unless `handler` has them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Requests and responses on streams, in both roles (RFC 9113 §5.1, §8; docs: wire protocol §2.4)."""
+"""Requests and responses on streams, both roles (RFC 9113 §5.1, §8; docs: wire protocol §2.4)."""
 
 from __future__ import annotations
 
