@@ -1,9 +1,9 @@
 """Our HTTP/2 against the `h2` package as an oracle, in both roles, and through the relay.
 
 A chain: an `h2` client speaks to a server of ours, whose exchanges a client connection of ours
-carries to an `h2` server. The oracles raise if anything is malformed or flow control is violated. What is
-generated are the messages, the windows, and a seed for everything else: how bytes are cut, when
-transports pause, whose turn it is.
+carries to an `h2` server. The oracles raise if anything is malformed or flow control is violated.
+What is generated are the messages, the windows, and a seed for everything else: how bytes are cut,
+when transports pause, whose turn it is.
 """
 
 from __future__ import annotations
