@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from peers import in_process
+from peers.bad_answers import RAW
 from peers.bad_visitor import RawVisitor, get, raw_visitor
 from peers.http2_client import Http2Client, head, visitor_context
-from peers.origin import RAW, Origin
+from peers.origin import Origin
 from peers.patience import eventually, eventually_async, soon
 from peers.processes import EdgeProcess, QuickTunnelProcess, running
 

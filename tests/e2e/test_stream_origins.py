@@ -7,9 +7,9 @@ import os
 import ssl
 
 import pytest
-from peers.origin import stream_echo
 from peers.patience import PATIENCE, soon
 from peers.processes import EdgeProcess, QuickTunnelProcess, running
+from peers.stream_echo import stream_echo
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 

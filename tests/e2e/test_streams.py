@@ -15,9 +15,9 @@ from uuid import UUID
 
 import pytest
 from peers.edge_stand_in import EdgeStandIn, Link
-from peers.origin import stream_echo
 from peers.patience import eventually_async, soon
 from peers.processes import ConnectorProcess, running
+from peers.stream_echo import stream_echo
 
 from underpass.wire.credentials import Credentials
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
+from peers.bad_answers import RAW
 from peers.curl import Answer, Curl
-from peers.origin import RAW, Origin
+from peers.origin import Origin
 from peers.patience import eventually
 from peers.processes import EdgeProcess, QuickTunnelProcess, running
 from peers.stage import Stage

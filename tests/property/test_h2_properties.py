@@ -387,6 +387,8 @@ class Chain:
             return
         for client_id, origin_id in self.pairs.items():
             request, response = self.client.streams[client_id], self.origin.streams[origin_id]
+            if response.end_sent or (request.reset, response.reset) != (None, None):
+                continue  # what is left of the request is thrown away
             for sender, identifier, way_out in (
                 (request, origin_id, self.back),
                 (response, client_id, self.front),
@@ -410,7 +412,7 @@ pairs = st.lists(st.tuples(names, values), max_size=4)
 messages = st.builds(
     Message,
     fields=pairs,
-    size=st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 150_000)),
+    size=st.one_of(st.just(0), st.integers(1, 40), st.integers(1, 100_000)),
     trailers=pairs,
     padding=st.one_of(st.none(), st.sampled_from([0, 1, 255])),
     piece=st.sampled_from([100, 5000, 16384]),
@@ -437,7 +439,7 @@ def plans(*, with_resets: bool) -> st.SearchStrategy[list[Plan]]:
     )
 
 
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 
 
 def without_pseudo(head: Pairs | None) -> Pairs:
