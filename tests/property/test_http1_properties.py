@@ -56,15 +56,14 @@ def lowered(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 class TestRequestsWeWrite:
-    @given(methods, targets, hosts, fields, bodies, trailers, st.booleans())
+    @settings(deadline=None)
+    @given(methods, targets, fields, bodies, st.booleans())
     def test_are_read_by_h11_as_they_were_meant(
         self,
         method: bytes,
         target: bytes,
-        host: bytes,
         pairs: list[tuple[bytes, bytes]],
         pieces: list[bytes],
-        tail: list[tuple[bytes, bytes]],
         sized: bool,
     ) -> None:
         dials = Dials()
@@ -85,6 +84,7 @@ class TestRequestsWeWrite:
 
 
 class TestRequestsH11Writes:
+    @settings(deadline=None)
     @given(methods, targets, hosts, fields, bodies, trailers, st.booleans(), cuts)
     def test_are_read_by_us_as_they_were_meant(
         self,
@@ -121,6 +121,7 @@ class TestRequestsH11Writes:
 
 
 class TestResponsesWeWrite:
+    @settings(deadline=None)
     @given(
         st.sampled_from([b"GET", b"HEAD", b"POST"]),
         st.sampled_from([200, 204, 206, 301, 304, 404, 500, 599]),
@@ -159,6 +160,7 @@ class TestResponsesWeWrite:
 
 
 class TestResponsesH11Writes:
+    @settings(deadline=None)
     @given(
         methods,
         st.sampled_from([200, 204, 206, 301, 304, 404, 500, 599]),
@@ -206,6 +208,7 @@ class TestResponsesH11Writes:
 
 
 class TestChunks:
+    @settings(deadline=None)
     @given(bodies, trailers, cuts)
     def test_h11_reads_what_was_cut_into_pieces(
         self, pieces: list[bytes], tail: list[tuple[bytes, bytes]], at: list[int]
@@ -362,7 +365,7 @@ def theirs(text: bytes) -> Reading:
 
 
 class TestDamagedRequests:
-    @settings(max_examples=1000)
+    @settings(max_examples=1000, deadline=None)
     @given(st.lists(st.sampled_from(SOUND), min_size=1, max_size=2), damage, cuts)
     @example([SOUND[0]], [("insert", 0, b"\r\n", 1)], [])
     @example([SOUND[1]], [("insert", 38, b"Transfer-Encoding: chunked\r\n", 1)], [])
@@ -386,6 +389,7 @@ class TestDamagedRequests:
             assert (method, body) == (their_method, their_body), text
             assert target.endswith(path) or path == b"/", text
 
+    @settings(deadline=None)
     @given(st.binary(max_size=300), cuts)
     def test_rubbish_is_never_a_request(self, text: bytes, at: list[int]) -> None:
         assume(not re.search(rb"HTTP/1", text))
@@ -436,7 +440,7 @@ def response_outcomes(
 
 
 class TestDamagedResponses:
-    @settings(max_examples=1000)
+    @settings(max_examples=1000, deadline=None)
     @given(st.sampled_from(SOUND_RESPONSES), damage, cuts)
     def test_end_where_h11_says_or_are_refused(
         self, text: bytes, steps: list[tuple[str, int, bytes, int]], at: list[int]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 
 import h11
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig.http1 import Visitor
 from rig.http2 import RawServer
@@ -73,6 +73,7 @@ def shown(pairs: Pairs, *without: bytes) -> Pairs:
 
 
 class TestRequests:
+    @settings(deadline=None)
     @given(methods, targets, fields, hops, forged, bodies, st.booleans(), cuts)
     def test_reach_the_origin_as_they_were_sent(
         self,
@@ -116,6 +117,7 @@ class TestRequests:
 
 
 class TestResponses:
+    @settings(deadline=None)
     @given(
         methods,
         st.sampled_from([200, 201, 204, 302, 304, 404, 500, 599]),
@@ -209,6 +211,7 @@ def unpadded(data: bytes) -> bytes:
 
 
 class TestNothingSplits:
+    @settings(deadline=None)
     @given(
         st.lists(st.tuples(nasty_names, nasty), max_size=6),
         st.sampled_from([200, 204, 304, 404]),

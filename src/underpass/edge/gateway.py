@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from http import HTTPStatus
 from typing import Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
@@ -112,9 +113,7 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
 
     def error_response(self, status: int) -> bytes:
         page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
-        reason = {431: b"Request Header Fields Too Large", 408: b"Request Timeout"}.get(
-            status, b"Bad Request"
-        )
+        reason = HTTPStatus(status).phrase.encode("ascii")
         head = [b"HTTP/1.1 %d %b" % (status, reason), b"Connection: close"]
         head.extend(name + b": " + value for name, value in page.headers)
         return b"\r\n".join(head) + b"\r\n\r\n" + page.body
