@@ -12,15 +12,14 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from underpass.core.http1 import read_head, write_request
-from underpass.core.http1client import Http1Client, OriginPool
-from underpass.core.tunnel import OriginAcceptor, OriginExchange
-
 from underpass.core.endpoint import Turn
 from underpass.core.fields import Fields
 from underpass.core.frames import FrameReader
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.hpack import Encoder
+from underpass.core.http1 import read_head, write_request
+from underpass.core.http1client import Http1Client, OriginPool
+from underpass.core.tunnel import OriginAcceptor, OriginExchange
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REQUEST = [
