@@ -19,7 +19,7 @@ from underpass.core.h2 import H2Connection, Limits
 from underpass.core.hpack import Encoder
 from underpass.core.http1 import read_head, write_request
 from underpass.core.http1client import Http1Client, OriginPool
-from underpass.core.tunnel import OriginAcceptor, OriginExchange
+from underpass.core.tunnel import OriginAcceptor
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REQUEST = [
@@ -89,8 +89,8 @@ class Connector:
         self.encoder = Encoder()
         self.stream = -1
 
-    def _dial(self, exchange: OriginExchange) -> None:
-        self.origin.attach(exchange)
+    def _dial(self) -> None:
+        self.pool.arrived(self.origin)
 
     def open(self, method: bytes, flags: int) -> bytes:
         self.stream += 2

@@ -123,28 +123,34 @@ class Dials:
     """A pool whose connections are made when the test says so, unless `at_once`."""
 
     def __init__(
-        self, loop: ManualLoop | None = None, *, at_once: bool = True, max_idle: int = 100
+        self,
+        loop: ManualLoop | None = None,
+        *,
+        at_once: bool = True,
+        max_idle: int = 100,
+        max_dials: int = 512,
     ) -> None:
         self.loop = loop if loop is not None else ManualLoop()
         self.at_once = at_once
-        self.pool = OriginPool(self._dial, max_idle)
+        self.pool = OriginPool(self._dial, max_idle, max_dials=max_dials)
         self.counters = Counters()
-        self.waiting: list[Exchange] = []
+        self.asked = 0
         self.transports: list[Peer] = []
         self.connections: list[Connection] = []
 
-    def _dial(self, exchange: Exchange) -> None:
-        self.waiting.append(exchange)
+    def _dial(self) -> None:
+        self.asked += 1
         if self.at_once:
             self.connect()
 
     def connect(self) -> Peer:
-        """Make the connection asked for first."""
+        """Make a connection asked for."""
+        self.asked -= 1
         connection = Connection(self.loop.turn, self.pool)
         transport = connect(self.loop, connection)
         self.connections.append(connection)
         self.transports.append(transport)
-        connection.attach(self.waiting.pop(0))
+        self.pool.arrived(connection)
         return transport
 
     def request(

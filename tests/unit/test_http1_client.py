@@ -11,7 +11,6 @@ import pytest
 from rig.cuts import every_cut
 from rig.exchanges import Client, alive
 from rig.http1 import Dials, respond
-from rig.peer import connect
 
 from underpass.core.http1client import Http1Client
 from underpass.core.relay import Exchange
@@ -281,12 +280,11 @@ class TestOriginsThatLie:
     def test_bytes_before_anything_was_asked(self) -> None:
         dials = Dials(at_once=False)
         client = dials.request()
-        exchange = dials.waiting[0]
         dials.connect()
         dials.origin.feed(b"220 smtp.test ESMTP\r\n\r\n")
         dials.loop.run()
         assert (client.status, dials.origin.aborted) == (502, True)
-        assert exchange.is_over
+        assert client.exchange.is_over
 
 
 class TestLosses:
@@ -394,14 +392,24 @@ class TestPool:
         dials.request()
         assert dials.connections[1].uses == 2
 
-    def test_keeps_no_more_than_it_may(self) -> None:
+    def test_keeps_no_more_than_it_may_for_more_than_a_second(self) -> None:
         dials = Dials(max_idle=1)
         for _ in range(3):
             dials.request()
         for transport in dials.transports:
             transport.feed(OK)
         dials.loop.run()
-        assert [transport.closed for transport in dials.transports] == [False, True, True]
+        for seconds, closed in ((0.9, [False] * 3), (1.0, [True, True, False])):
+            dials.pool.sweep(dials.loop.now + seconds)
+            dials.loop.run()
+            assert [transport.closed for transport in dials.transports] == closed
+
+    def test_keeps_none_if_it_may_keep_none(self) -> None:
+        dials = Dials(max_idle=0)
+        dials.request()
+        dials.origin.feed(OK)
+        dials.loop.run()
+        assert dials.origin.closed
 
     def test_closes_what_has_waited_too_long(self) -> None:
         dials = Dials()
@@ -446,30 +454,120 @@ class TestPool:
         assert is_complete(busy)
         assert dials.transports[1].closed
 
-    def test_a_dialled_connection_nobody_wants_any_more_is_kept_or_closed(self) -> None:
+    def test_a_dialled_connection_nobody_wants_any_more_is_kept(self) -> None:
         dials = Dials(at_once=False)
         dials.request().side.reset()
         dials.connect()
         assert (len(dials.pool), dials.origin.closed) == (1, False)
 
-        dials = Dials(at_once=False)
-        client = dials.request()
-        exchange = dials.waiting[0]
-        client.side.reset()
-        lone = Http1Client(dials.loop.turn)
-        transport = connect(dials.loop, lone)
-        lone.attach(exchange)
-        dials.loop.run()
-        assert transport.closed
-
     def test_a_dialled_connection_that_is_already_lost_answers_502(self) -> None:
         dials = Dials(at_once=False)
         client = dials.request()
-        exchange = dials.waiting.pop()
         lone = Http1Client(dials.loop.turn, dials.pool)
         lone.connection_lost(None)
-        lone.attach(exchange)
-        assert client.status == 502
+        dials.pool.arrived(lone)
+        assert (client.status, client.exchange.cause) == (502, "dial")  # type: ignore[attr-defined]
+
+
+class TestWaitingForAConnection:
+    def test_whichever_comes_free_first_is_taken(self) -> None:
+        dials = Dials(at_once=False)
+        dials.request()
+        dials.connect()
+        second = dials.request()
+        dials.origin.feed(OK)
+        dials.origin.feed(OK)
+        dials.loop.run()
+        assert is_complete(second)
+        assert dials.connections[0].uses == 2
+        dials.connect()
+        assert len(dials.pool) == 2
+
+    def test_first_come_first_served(self) -> None:
+        dials = Dials(at_once=False)
+        clients = [dials.request(path=b"/%d" % number) for number in range(3)]
+        for number in range(3):
+            dials.connect()
+            dials.loop.run()
+            assert dials.origin.take().startswith(b"GET /%d " % number)
+        assert not any(client.status for client in clients)
+
+    def test_a_limit_to_connections_in_the_making(self) -> None:
+        dials = Dials(at_once=False, max_dials=2)
+        clients = [dials.request() for _ in range(5)]
+        assert (dials.asked, dials.pool.dialling) == (2, 2)
+        dials.connect()
+        assert (dials.asked, dials.pool.dialling) == (2, 2)
+        for _ in clients:
+            dials.transports[0].feed(OK)
+            dials.loop.run()
+        assert all(map(is_complete, clients))
+        assert dials.pool.dialled == 3
+
+    def test_a_failure_is_one_requests(self) -> None:
+        dials = Dials(at_once=False, max_dials=1)
+        first, second = dials.request(), dials.request()
+        dials.asked -= 1
+        dials.pool.dial_failed(502, "dial", "refused")
+        dials.loop.run()
+        assert (first.status, first.exchange.context) == (502, "refused")
+        assert (second.status, dials.asked) == (None, 1)
+
+    def test_a_failure_nobody_has_to_be_told_of(self) -> None:
+        dials = Dials(at_once=False)
+        dials.request()
+        dials.connect()
+        second = dials.request()
+        dials.origin.feed(OK)
+        dials.pool.dial_failed(502, "dial")
+        dials.origin.feed(OK)
+        dials.loop.run()
+        assert is_complete(second)
+        assert second.status == 200
+
+    def test_who_waited_through_all_of_an_attempt_has_waited_enough(self) -> None:
+        dials = Dials(at_once=False, max_dials=1)
+        before = [dials.request(), dials.request()]
+        began = dials.pool.arrivals
+        after = dials.request()
+        dials.pool.dial_failed(502, "dial_timeout", "no answer", began)
+        dials.loop.run()
+        assert [client.status for client in (*before, after)] == [502, 502, None]
+
+    def test_who_is_gone_waits_no_longer(self) -> None:
+        dials = Dials(at_once=False)
+        gone, here = dials.request(), dials.request()
+        gone.side.reset()
+        dials.connect().feed(OK)
+        dials.loop.run()
+        assert is_complete(here)
+
+    def test_a_second_try_waits_for_a_connection_without_a_past(self) -> None:
+        _, dials = respond([OK])
+        dials.at_once = False
+        again = dials.request()
+        busy = dials.request()
+        dials.connect()
+        dials.transports[0].lose()
+        assert dials.asked == 1
+        dials.transports[1].feed(OK)
+        dials.loop.run()
+        assert is_complete(busy)
+        assert not is_complete(again)
+        dials.connect().feed(OK)
+        dials.loop.run()
+        assert is_complete(again)
+
+    def test_close_fails_them(self) -> None:
+        dials = Dials(at_once=False)
+        clients = [dials.request(), dials.request()]
+        dials.pool.close()
+        dials.loop.run()
+        assert [client.exchange.cause for client in clients] == ["shutdown"] * 2  # type: ignore[attr-defined]
+        assert dials.request().status == 502
+        dials.connect()
+        dials.loop.run()
+        assert dials.origin.closed
 
 
 class TestEarlyResponses:

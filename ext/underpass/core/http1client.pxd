@@ -31,7 +31,7 @@ cdef class Http1Client(Endpoint):
     cdef Http1Request current
     cdef OriginPool pool
     cdef readonly uint32_t uses         # exchanges carried
-    cdef readonly double idle_since     # loop seconds
+    cdef readonly double idle_since     # Turn.coarse, seconds
     cdef int framing
     cdef int64_t left                   # BY_LENGTH: response content still to come
     cdef bint in_content
@@ -51,12 +51,22 @@ cdef class Http1Client(Endpoint):
 
 
 cdef class OriginPool:
-    cdef object dial                    # dial(exchange): make a connection, then call attach or exchange.fail
-    cdef list idle                      # most recently used last
+    cdef object dial                    # dial(): make a connection, then call arrived or dial_failed
+    cdef dict idle                      # connections as keys, most recently used last
+    cdef object waiting                 # exchanges in order of arrival, with their number in it
+    cdef object waiting_afresh          # those that need a connection without a past
     cdef public Py_ssize_t max_idle
     cdef public double idle_timeout     # seconds; 0: for ever
+    cdef readonly Py_ssize_t max_dials
+    cdef readonly Py_ssize_t dialling   # connections being made
+    cdef readonly uint64_t arrivals     # exchanges that had to wait, so far
     cdef readonly uint64_t reused
     cdef readonly uint64_t dialled
     cdef bint closed
 
     cdef int put(self, Http1Client connection) except -1
+    cdef int wait(self, Exchange exchange, object queue) except -1
+    cdef int dial_what_is_wanted(self) except -1
+    cdef Exchange longest_waiting(self, object queue)
+    cdef int fail_longest_waiting(self, int status, str cause, object context) except -1
+    cdef int fail_waiting(self, Exchange exchange, int status, str cause, object context) except -1

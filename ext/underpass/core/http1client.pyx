@@ -22,12 +22,16 @@ from underpass.core.http1 cimport (
 from underpass.core.output cimport Backlog
 from underpass.core.relay cimport HARDLY_SEEN, SEEN, Exchange
 
+from collections import OrderedDict
+
 # Response bytes an exchange may hold before the origin is not read any further.
 cdef int64_t SOURCE_CREDIT = 262144
 # A response head; what common servers allow is 8 to 64 KiB.
 cdef Py_ssize_t MAX_RESPONSE_HEAD = 131072
 # Interim responses before a final one: an honest origin sends one or two.
 cdef int MAX_INTERIM = 16
+# How long more connections than a pool keeps may be idle: requests come in bursts.
+cdef double SURPLUS_SECONDS = 1.0
 
 
 cdef bint usually_bodiless(Fields fields) noexcept:
@@ -160,17 +164,6 @@ cdef class Http1Client(Endpoint):
         Endpoint.__init__(self, turn)
         self.pool = pool
         self.heads = HeadReader(False, MAX_RESPONSE_HEAD)
-
-    def attach(self, Exchange exchange not None):
-        """Carry `exchange`, whose pool this connection was dialled for."""
-        if not exchange.over and not self.closed:
-            self.start(exchange)
-        elif not exchange.over:
-            exchange.fail(502, "dial")
-        elif self.pool is not None and not self.closed and not self.closing:
-            self.pool.put(self)
-        else:
-            self.close_after_flush()
 
     cdef int start(self, Exchange exchange) except -1:
         cdef Http1Request request = Http1Request.__new__(Http1Request)
@@ -384,19 +377,27 @@ cdef class Http1Client(Endpoint):
 
 
 cdef class OriginPool:
-    """Connections to one origin. `dial(exchange)` is called when a request finds none waiting.
+    """Connections to one origin.
 
-    max_idle: connections kept. idle_timeout: seconds after which a waiting one is closed by `sweep`.
+    `dial()` is called when one more connection is wanted, and answers, now or later, with `arrived` or
+    `dial_failed`; no more than `max_dials` are being made at once. A request that finds no connection waits for the
+    first that comes free, be it new or one that another request is done with.
+
+    max_idle: connections kept for longer than a moment. idle_timeout: seconds after which a waiting one is closed by
+    `sweep`.
     """
 
-    def __init__(self, dial, Py_ssize_t max_idle=100, double idle_timeout=90.0):
+    def __init__(self, dial, Py_ssize_t max_idle=100, double idle_timeout=90.0, Py_ssize_t max_dials=512):
         self.dial = dial
-        self.idle = []
+        self.idle = {}
+        self.waiting = OrderedDict()
+        self.waiting_afresh = OrderedDict()
         self.max_idle = max_idle
         self.idle_timeout = idle_timeout
+        self.max_dials = max_dials
 
     def forward(self, Exchange exchange not None):
-        """Carry `exchange` on a waiting connection, or have one dialled. CONNECT is answered with 501."""
+        """Carry `exchange` on a connection that is idle, or the first that comes. CONNECT is answered with 501."""
         cdef Http1Client connection
         cdef Field* method = exchange.request.find(T_METHOD) if exchange.request is not None else NULL
         if method is not NULL and same_text(
@@ -408,52 +409,119 @@ cdef class OriginPool:
             return
         exchange.carrier = self
         while self.idle:
-            connection = self.idle.pop()
+            connection = <Http1Client>self.idle.popitem()[0]
             if not connection.closed and not connection.closing:
                 self.reused += 1
                 connection.start(exchange)
                 return
-        self.dialled += 1
-        self.dial(exchange)
+        self.wait(exchange, self.waiting)
 
     def forward_afresh(self, Exchange exchange not None):
         """Carry `exchange` on a connection that has never been used."""
-        self.dialled += 1
-        self.dial(exchange)
+        self.wait(exchange, self.waiting_afresh)
+
+    cdef int wait(self, Exchange exchange, object queue) except -1:
+        if self.closed:
+            exchange.fail(502, "shutdown")
+            return 0
+        self.arrivals += 1
+        exchange.queue = queue
+        queue[exchange] = self.arrivals
+        return self.dial_what_is_wanted()
+
+    cdef int dial_what_is_wanted(self) except -1:
+        while (self.dialling < self.max_dials and not self.closed
+               and self.dialling < <Py_ssize_t>(len(self.waiting) + len(self.waiting_afresh))):
+            self.dialling += 1
+            self.dialled += 1
+            self.dial()
+        return 0
+
+    def arrived(self, Http1Client connection not None):
+        """A connection asked for by `dial` has been made."""
+        self.dialling -= 1
+        if connection.closed:
+            self.fail_longest_waiting(502, "dial", None)
+        else:
+            self.put(connection)
+        self.dial_what_is_wanted()
+
+    def dial_failed(self, int status, str cause, str context=None, waited_since=None):
+        """A connection asked for by `dial` could not be made: who has waited longest is told.
+
+        waited_since: what `arrivals` was when that attempt began, if it took all the time there was: who had been
+        waiting then has waited as long.
+        """
+        cdef Exchange exchange
+        self.dialling -= 1
+        if waited_since is None:
+            self.fail_longest_waiting(status, cause, context)
+        else:
+            for queue in (self.waiting_afresh, self.waiting):
+                for exchange in [waiter for waiter, number in queue.items() if number <= waited_since]:
+                    self.fail_waiting(exchange, status, cause, context)
+        self.dial_what_is_wanted()
+
+    cdef int fail_longest_waiting(self, int status, str cause, object context) except -1:
+        if <Py_ssize_t>(len(self.waiting) + len(self.waiting_afresh)) <= self.dialling:
+            # There is an attempt for each that waits: this one's has been served by another's connection.
+            return 0
+        return self.fail_waiting(self.longest_waiting(self.waiting_afresh or self.waiting), status, cause, context)
+
+    cdef Exchange longest_waiting(self, object queue):
+        cdef Exchange exchange = <Exchange>queue.popitem(last=False)[0]
+        exchange.queue = None
+        return exchange
+
+    cdef int fail_waiting(self, Exchange exchange, int status, str cause, object context) except -1:
+        if context is not None:
+            exchange.context = context
+        exchange.fail(status, cause)
+        return 0
 
     cdef int put(self, Http1Client connection) except -1:
-        if self.closed or <Py_ssize_t>len(self.idle) >= self.max_idle:
+        """A connection that can carry an exchange: to who has waited longest, or to wait itself."""
+        if self.waiting_afresh and connection.uses == 0:
+            return connection.start(self.longest_waiting(self.waiting_afresh))
+        if self.waiting:
+            return connection.start(self.longest_waiting(self.waiting))
+        if self.closed or self.max_idle <= 0:
             return connection.close_after_flush()
-        connection.idle_since = connection.turn.now()
+        connection.idle_since = connection.turn.coarse
         connection.kept = True
-        self.idle.append(connection)
+        self.idle[connection] = None
         return 0
 
     def remove(self, Http1Client connection not None):
-        """Forget a waiting connection that has closed."""
-        if connection in self.idle:
-            self.idle.remove(connection)
+        """Forget an idle connection that has closed."""
+        self.idle.pop(connection, None)
 
     def sweep(self, double now):
-        """Close what has waited longer than `idle_timeout`; `now` is the loop's time."""
+        """Close what has been idle for `idle_timeout`, and what is more than `max_idle` and was not wanted for a
+        second: closing those at once would make a busy origin's every burst dial anew. `now` is the loop's time.
+        """
         cdef Http1Client connection
-        if self.idle_timeout <= 0:
-            return
-        kept = []
-        for connection in self.idle:
-            if now - connection.idle_since >= self.idle_timeout:
-                connection.close_after_flush()
-            else:
-                kept.append(connection)
-        self.idle = kept
+        cdef Py_ssize_t surplus = <Py_ssize_t>len(self.idle) - self.max_idle
+        # Those used least recently come first.
+        for connection in list(self.idle):
+            if surplus > 0 and now - connection.idle_since >= SURPLUS_SECONDS:
+                surplus -= 1
+            elif self.idle_timeout <= 0 or now - connection.idle_since < self.idle_timeout:
+                break
+            del self.idle[connection]
+            connection.close_after_flush()
 
     def close(self):
-        """Close waiting connections at once: the loop may end next. Those in use close when their exchange ends."""
+        """Close idle connections at once (the loop may end next) and fail what waits for one. Those in use close
+        when their exchange ends."""
         cdef Http1Client connection
         self.closed = True
-        waiting, self.idle = self.idle, []
-        for connection in waiting:
+        idle, self.idle = self.idle, {}
+        for connection in idle:
             connection.close_at_once()
+        for queue in (self.waiting_afresh, self.waiting):
+            while queue:
+                self.fail_waiting(self.longest_waiting(queue), 502, "shutdown", None)
 
     def __len__(self):
         return len(self.idle)

@@ -55,6 +55,7 @@ cdef class Exchange:
     cdef readonly int attempts              # outbound sides tried
     cdef public bint times_out              # a response that does not begin is given up by the carrier's sweep
     cdef object carrier                     # what can send it again: has forward_afresh(exchange)
+    cdef object queue                       # where it waits for an outbound side, a dict; left when it is over
     cdef public object context              # whatever the owner wants to keep with it
 
     # From the inbound codec.

@@ -287,6 +287,9 @@ cdef class Exchange:
         self.over = True
         self.counters.active -= 1
         self.waiting = None
+        if self.queue is not None:
+            self.queue.pop(self, None)
+            self.queue = None
 
     def notify(self, cause):
         """Called once at the end: `cause` is None after a complete response."""

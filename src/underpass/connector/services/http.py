@@ -26,11 +26,8 @@ __all__ = ["HttpOrigin"]
 log = logging.getLogger("underpass.connector.origin")
 
 MAX_DIALS: Final = 512
-"""Connections being made to one origin at once. What comes beyond waits for nothing: an origin
-that slow would only be buried."""
-
-SWEEP_EVERY: Final = 5
-"""Ticks between looks for connections that have waited too long."""
+"""Connections being made to one origin at once: more would fill its listen queue. Requests beyond
+wait for one that comes free."""
 
 
 class OriginConnection(Http1Client, asyncio.BufferedProtocol):
@@ -51,12 +48,12 @@ class HttpOrigin:
             self._dial,
             max_idle=settings.keep_alive_connections or 100,
             idle_timeout=settings.keep_alive_timeout,
+            max_dials=MAX_DIALS,
         )
         self._dials: set[asyncio.Task[None]] = set()
         is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
         self._context = origin_context(settings) if is_tls else None
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
-        self._ticks = 0
         turn.on_tick.add(self._tick)
 
     @property
@@ -79,37 +76,30 @@ class HttpOrigin:
             dial.cancel()
 
     def _tick(self) -> None:
-        self._ticks += 1
-        if self._ticks % SWEEP_EVERY == 0:
-            self._pool.sweep(self._loop.time())
+        self._pool.sweep(self._loop.time())
 
-    def _dial(self, exchange: OriginExchange) -> None:
-        if len(self._dials) >= MAX_DIALS:
-            exchange.context = f"{MAX_DIALS} connections to {self._service} are already being made"
-            exchange.fail(502, "dial")
-            return
-        task = self._loop.create_task(self._connect(exchange))
+    def _dial(self) -> None:
+        task = self._loop.create_task(self._connect())
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
-    async def _connect(self, exchange: OriginExchange) -> None:
+    async def _connect(self) -> None:
         timeout = self._settings.connect_timeout or None
+        waiting, failed = self._pool.arrivals, self._pool.dial_failed
         try:
             connection = await asyncio.wait_for(self._open(), timeout)
         except asyncio.TimeoutError:
-            exchange.context = f"{self._service} did not answer within {timeout:g} s"
-            exchange.fail(502, "dial_timeout")
+            why = f"{self._service} did not answer within {timeout:g} s"
+            failed(502, "dial_timeout", why, waiting)
         except ssl.SSLError as error:
-            exchange.context = f"TLS with {self._service}: {_tls_trouble(error)}"
-            exchange.fail(502, "tls")
+            failed(502, "tls", f"TLS with {self._service}: {_tls_trouble(error)}")
         except OSError as error:
-            exchange.context = f"cannot connect to {self._service}: {error}"
-            exchange.fail(502, "dial")
+            failed(502, "dial", f"cannot connect to {self._service}: {error}")
         except asyncio.CancelledError:
-            exchange.fail(502, "shutdown")
+            failed(502, "shutdown")
             raise
         else:
-            connection.attach(exchange)
+            self._pool.arrived(connection)
 
     async def _open(self) -> OriginConnection:
         settings, service = self._settings, self._service
