@@ -75,7 +75,7 @@ WORKLOADS: Final[dict[str, Workload]] = {}
 """By name, in the order they are shown in."""
 
 REFERENCE: Final = "reference"
-"""The workload that has nothing of ours in it: others are told as multiples of it."""
+"""The workload with nothing of ours in it: if it moves, Python or libc have."""
 
 
 def workload(name: str, repetitions: int) -> Callable[[Callable[[], Work]], Callable[[], Work]]:

@@ -18,7 +18,8 @@ from bench.guard.verdicts import (
     Figures,
     Growth,
     Verdict,
-    choose_baseline,
+    Yardstick,
+    choose_yardstick,
     compare,
     grown,
     table,
@@ -26,9 +27,6 @@ from bench.guard.verdicts import (
 from bench.workloads import REFERENCE, WORKLOADS
 
 BASELINES: Final = Path(__file__).with_name("baselines.json")
-
-Baselines = dict[str, dict[str, int]]
-
 
 def say(message: str) -> None:
     print(f"ci/bench-guard: {message}", file=sys.stderr)
@@ -64,42 +62,42 @@ def main() -> int:
 
 def look(now: Figures, key: str, *, update: bool, as_json: bool) -> int:
     """Compare, print, and perhaps write. Returns the exit status."""
-    baselines: Baselines = (
-        json.loads(BASELINES.read_text(encoding="utf-8")) if BASELINES.exists() else {}
-    )
-    chosen = choose_baseline(baselines, key)
-    if update and (chosen is None or chosen[0] != key):
-        chosen = None
-    name, baseline, tolerance = chosen or ("", {REFERENCE: 1}, TOLERANCE)
-    comparisons = compare(baseline, now, REFERENCE, tolerance)
-    growths = grown(now)
-    if as_json:
-        print(as_text(key, name, tolerance, comparisons, growths))
-    else:
-        print(table(comparisons, growths))
+    baselines: dict[str, Figures] = json.loads(BASELINES.read_text(encoding="utf-8"))
     if update:
-        baselines[key] = dict(now)
-        BASELINES.write_text(json.dumps(baselines, indent=2, sort_keys=False) + "\n", "utf-8")
+        yardstick = Yardstick(key, baselines.get(key, {}), TOLERANCE)
+    else:
+        yardstick = choose_yardstick(baselines, key, now, REFERENCE) or Yardstick("", {}, TOLERANCE)
+    comparisons = compare(yardstick.figures, now, yardstick.tolerance)
+    growths = grown(now)
+    print(
+        as_text(key, yardstick, comparisons, growths) if as_json else table(comparisons, growths),
+        flush=True,
+    )
+    if update:
+        baselines[key] = now
+        BASELINES.write_text(json.dumps(baselines, indent=2) + "\n", encoding="utf-8")
         say(f"wrote the baseline of {key} into {os.path.relpath(BASELINES)}")
         return 0
-    if not name:
-        say(f"no baseline for {key}, only growth was judged; `ci/bench-guard --update` makes one")
-    elif name != key:
+    if not yardstick.key:
+        say(f"no baseline for {key}: only growth was judged")
+    elif yardstick.tolerance != TOLERANCE:
         say(
-            f"no baseline for {key}: compared with {name}, within {tolerance:.0%} instead of "
-            f"{TOLERANCE:.0%}; `ci/bench-guard --update` makes one"
+            f"the baseline of {yardstick.key} is another platform's or made with other builds of "
+            f"Python or libc than here ({key}): compared within {yardstick.tolerance:.0%} instead "
+            f"of {TOLERANCE:.0%}; `ci/bench-guard --update` makes one that fits"
         )
-    return judge(comparisons, growths, tolerance)
+    return judge(comparisons, growths, yardstick.tolerance)
 
 
 def as_text(
-    key: str, baseline: str, tolerance: float, comparisons: list[Comparison], growths: list[Growth]
+    key: str, yardstick: Yardstick, comparisons: list[Comparison], growths: list[Growth]
 ) -> str:
+    """All of it as JSON."""
     return json.dumps(
         {
             "platform": key,
-            "baseline": baseline or None,
-            "tolerance": tolerance,
+            "baseline": yardstick.key or None,
+            "tolerance": yardstick.tolerance,
             "workloads": [
                 {**asdict(one), "change": one.change, "verdict": one.verdict.value}
                 for one in comparisons
@@ -118,8 +116,8 @@ def judge(comparisons: list[Comparison], growths: list[Growth], tolerance: float
             f"{len(cheaper)} cheaper by more than {tolerance:.0%}: keep it so with "
             "`ci/bench-guard --update`"
         )
-    if verdicts[Verdict.GONE]:
-        say("the baseline has workloads that are gone: `ci/bench-guard --update`")
+    elif verdicts[Verdict.NEW] or verdicts[Verdict.GONE]:
+        say("the baseline knows other workloads: `ci/bench-guard --update`")
     dearer = verdicts[Verdict.DEARER]
     for one in dearer:
         say(f"dearer by more than {tolerance:.0%}: {one.name}; see --profile {one.name!r}")
@@ -128,7 +126,7 @@ def judge(comparisons: list[Comparison], growths: list[Growth], tolerance: float
         say(f"grows more than {growth.limit:g} times: {growth.name}")
     if dearer:
         say("if the cost is worth it, `ci/bench-guard --update` and say why in the commit")
-    if not dearer and not growing:
+    if not dearer and not growing and not verdicts[Verdict.NEW]:
         say(f"all is well, within {tolerance:.0%}")
     return int(bool(dearer or growing))
 

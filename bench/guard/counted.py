@@ -32,7 +32,7 @@ def main(library: str) -> None:
     gc.disable()
     requests.start()
     for name, work in works.items():
-        for _ in repeat(None, 3):
+        for _ in repeat(None, 100):
             work()
         requests.zero()
         for _ in repeat(None, WORKLOADS[name].repetitions):
