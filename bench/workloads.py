@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 from itertools import count
+from typing import Final
 from uuid import UUID
 
 from bench.ends import (
@@ -380,6 +380,19 @@ def _router_many() -> Work:
 
 
 # Part by part.
+
+
+@workload("fields, 12 added and looked up", 300)
+def _fields() -> Work:
+    names = [name for name, _ in REQUEST]
+
+    def work() -> None:
+        get = Fields(REQUEST).get
+        for name in names:
+            get(name)
+
+    check(Fields(REQUEST).get(b"Cf-Ray") == dict(REQUEST)[b"cf-ray"])
+    return work
 
 
 @workload("HPACK decode 12 fields", 300)

@@ -28,6 +28,7 @@ from bench.workloads import REFERENCE, WORKLOADS
 
 BASELINES: Final = Path(__file__).with_name("baselines.json")
 
+
 def say(message: str) -> None:
     print(f"ci/bench-guard: {message}", file=sys.stderr)
 

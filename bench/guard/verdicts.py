@@ -26,17 +26,17 @@ __all__ = [
 Figures: TypeAlias = Mapping[str, int]
 """{workload: instructions of one repetition}, those of the reference among them."""
 
-TOLERANCE: Final = 0.05
-"""Runs of one build of everything differ by a per mille, by a per cent after unrelated changes that
-move memory about. A slower hot function shows as a few per cent of a request."""
+TOLERANCE: Final = 0.03
+"""Runs of the same builds count the same. Unrelated changes that move memory about make up to 1 %;
+a function of a tenth of a request's cost that becomes 1.3 times as dear makes 3 %."""
 
 DRIFT: Final = 0.02
 """Of the reference, which runs nothing of ours: beyond it Python or libc are other builds than the
 baseline's. Two builds of Python 3.11 were 11 % apart."""
 
 WIDE_TOLERANCE: Final = 0.25
-"""For a baseline of another platform or build. From Python 3.11 to 3.12 what is mostly Python became
-22 % dearer, requests 10 %."""
+"""For a baseline of another platform or build. From Python 3.11 to 3.12 what is mostly Python
+became 22 % dearer, requests 10 %."""
 
 GROWTH: Final = (
     ("connector GET among 10,000 streams", "connector GET among 100 streams", 1.2),
@@ -100,9 +100,9 @@ def choose_yardstick(
 ) -> Yardstick | None:
     """What to compare the figures of platform `key` with; None when nothing is near enough.
 
-    Keys are as `counting.platform_key` makes them. The platform's own baseline comes first, else one
-    of the same machine, of the same Python if possible. The tolerance is wide unless it is its own
-    and the reference shows that it was made with the same builds.
+    Keys are as `counting.platform_key` makes them. The platform's own baseline comes first, else
+    one of the same machine, of the same Python if possible. The tolerance is wide unless it is its
+    own and the reference shows that it was made with the same builds.
     """
     python, machine = _python_and_machine(key)
     kin = [other for other in sorted(baselines) if _python_and_machine(other)[1] == machine]
@@ -110,7 +110,8 @@ def choose_yardstick(
         return None
     nearest = min(kin, key=lambda other: (other != key, _python_and_machine(other)[0] != python))
     figures = baselines[nearest]
-    is_same = nearest == key and abs(now[reference] / figures[reference] - 1) <= DRIFT
+    drift = abs(now[reference] - figures[reference])
+    is_same = nearest == key and drift <= DRIFT * figures[reference]
     return Yardstick(nearest, figures, TOLERANCE if is_same else WIDE_TOLERANCE)
 
 
