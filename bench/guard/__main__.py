@@ -63,7 +63,11 @@ def main() -> int:
 
 def look(now: Figures, key: str, *, update: bool, as_json: bool) -> int:
     """Compare, print, and perhaps write. Returns the exit status."""
-    baselines: dict[str, Figures] = json.loads(BASELINES.read_text(encoding="utf-8"))
+    try:
+        baselines: dict[str, Figures] = json.loads(BASELINES.read_text(encoding="utf-8"))
+    except ValueError as error:
+        say(f"{os.path.relpath(BASELINES)} is no JSON ({error}); after a merge: take either side")
+        return 1
     if update:
         yardstick = Yardstick(key, baselines.get(key, {}), TOLERANCE)
     else:

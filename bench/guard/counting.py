@@ -53,6 +53,10 @@ def why_not() -> str | None:
         return "valgrind is not installed (Debian: valgrind)"
     if shutil.which("cc") is None:
         return "there is no C compiler, cc"
+    try:
+        _run(["cc", "-fsyntax-only", "-x", "c", "-"], text=CLIENT_REQUESTS)
+    except CountingError:
+        return "valgrind's headers are not installed (Fedora: valgrind-devel)"
     return None
 
 

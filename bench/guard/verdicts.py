@@ -27,8 +27,8 @@ Figures: TypeAlias = Mapping[str, int]
 """{workload: instructions of one repetition}, those of the reference among them."""
 
 TOLERANCE: Final = 0.03
-"""Runs of the same builds count the same. Unrelated changes that move memory about make up to 1 %;
-a function of a tenth of a request's cost that becomes 1.3 times as dear makes 3 %."""
+"""Runs of the same builds differ by 0.6 % at most, and unrelated changes that move memory about
+make no more than 1 %; a tenth of a request's cost that becomes 1.3 times as dear makes 3 %."""
 
 DRIFT: Final = 0.02
 """Of the reference, which runs nothing of ours: beyond it Python or libc are other builds than the

@@ -176,6 +176,12 @@ def test_update_keeps_other_platforms(baselines: Path) -> None:
     assert json.loads(baselines.read_text()) == {KEY: figures(), other: figures(**{FEW: 7})}
 
 
+def test_marks_of_a_merge_are_told(baselines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baselines.write_text("<<<<<<< HEAD\n{}")
+    assert look(figures(), update=True) == 1
+    assert "is no JSON" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("baselines")
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     look(figures(**{"connector GET 1 KiB": 110_000}), as_json=True)
