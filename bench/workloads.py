@@ -382,17 +382,10 @@ def _router_many() -> Work:
 # Part by part.
 
 
-@workload("fields, 12 added and looked up", 300)
+@workload("fields, 12 added", 300)
 def _fields() -> Work:
-    names = [name for name, _ in REQUEST]
-
-    def work() -> None:
-        get = Fields(REQUEST).get
-        for name in names:
-            get(name)
-
-    check(Fields(REQUEST).get(b"Cf-Ray") == dict(REQUEST)[b"cf-ray"])
-    return work
+    check(list(Fields(REQUEST)) == REQUEST)
+    return lambda: Fields(REQUEST)
 
 
 @workload("HPACK decode 12 fields", 300)
