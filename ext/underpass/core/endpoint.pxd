@@ -1,5 +1,7 @@
 # One connection as a codec sees it: bytes come in, gathered bytes go out once a turn of the loop.
 
+from libc.stdint cimport uint64_t
+
 from underpass.core.output cimport Output
 
 
@@ -10,6 +12,7 @@ cdef class Turn:
     cdef list waiting               # endpoints with something to write
     cdef bint scheduled
     cdef readonly double coarse     # the clock at the last tick
+    cdef readonly uint64_t received     # bytes read by all endpoints
     cdef bytearray buffer           # read buffer shared by every endpoint of the loop
     cdef object view
     cdef unsigned char* base

@@ -10,6 +10,7 @@ a TLS record run and a system call are the dearest things a small request pays f
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
 
 from underpass.core.output cimport Output
 
@@ -222,6 +223,7 @@ cdef class Endpoint:
     cdef int _receive(self, const unsigned char* data, Py_ssize_t size) except -1:
         if self.closed or size <= 0:
             return 0
+        self.turn.received += <uint64_t>size
         try:
             self.received(data, size)
         except Exception as error:

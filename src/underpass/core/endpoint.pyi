@@ -30,6 +30,9 @@ class Turn:
     @property
     def coarse(self) -> float:
         """The clock at the last `tick`, seconds."""
+    @property
+    def received(self) -> int:
+        """Bytes read by all endpoints so far."""
     def tick(self) -> None:
         """Note the time, for what needs it only roughly; call this every second or so."""
     def run(self) -> None:

@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from underpass.core import allocator
 from underpass.core.endpoint import Endpoint, Turn
 
 __all__ = ["TICK", "LoopTurn"]
 
 TICK: Final = 1.0
 """Seconds between looks at timeouts; each may be late by as much."""
+
+BULK: Final = 1024 * 1024
+"""Bytes read in a tick from which on it has moved bulk data, and freed memory is worth keeping."""
 
 log = logging.getLogger("underpass.wire.turns")
 
@@ -30,10 +34,13 @@ class LoopTurn(Turn):
         self.on_tick: set[Callable[[], None]] = set()
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._keeps_memory = False
 
     def start(self) -> None:
         """Begin to tick."""
         if self._timer is None:
+            allocator.keep_freed()
             self._timer = self._loop.call_later(TICK, self._tick)
 
     def stop(self) -> None:
@@ -45,8 +52,17 @@ class LoopTurn(Turn):
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
         self.tick()
+        self._look_after_memory()
         for look in tuple(self.on_tick):
             look()
+
+    def _look_after_memory(self) -> None:
+        moved, self._received = self.received - self._received, self.received
+        if moved >= BULK:
+            self._keeps_memory = True
+        elif self._keeps_memory:
+            self._keeps_memory = False
+            allocator.give_back()
 
     @staticmethod
     def _failed(endpoint: Endpoint, error: Exception) -> None:
