@@ -1,6 +1,6 @@
 # One connection as a codec sees it: bytes come in, gathered bytes go out once a turn of the loop.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.output cimport Output
 
@@ -13,6 +13,7 @@ cdef class Turn:
     cdef bint scheduled
     cdef readonly double coarse     # the clock at the last tick
     cdef readonly uint64_t received     # bytes read by all endpoints
+    cdef public int64_t spare_window    # bytes of receive windows beyond the first ones that may yet be granted
     cdef bytearray buffer           # read buffer shared by every endpoint of the loop
     cdef object view
     cdef unsigned char* base

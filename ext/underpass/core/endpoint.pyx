@@ -10,12 +10,15 @@ a TLS record run and a system call are the dearest things a small request pays f
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.output cimport Output
 
 # Large enough for sixteen full TLS records, so that a bulk transfer crosses into Python once for 256 KiB.
 cdef Py_ssize_t READ_BUFFER = 262144
+# What receive windows of all connections of a loop may grow by, together: streams that are held up by their window
+# rather than by their receiver share it. Memory is used only if such a receiver then stops.
+cdef int64_t SPARE_WINDOW = 64 * 1024 * 1024
 # For the rare read that happens while the shared buffer is being parsed.
 cdef Py_ssize_t OWN_READ_BUFFER = 16384
 
@@ -32,6 +35,7 @@ cdef class Turn:
         self.call_soon = call_soon
         self.clock = clock
         self.coarse = clock()
+        self.spare_window = SPARE_WINDOW
         self.on_error = on_error
         self.waiting = []
         self.scheduled = False

@@ -14,6 +14,7 @@ from underpass.core.streams cimport StreamTable
 cdef class Limits:
     cdef public uint32_t max_concurrent_streams     # the peer may open
     cdef public uint32_t stream_window              # unreleased content a stream may hold, bytes
+    cdef public uint32_t largest_stream_window      # what it may grow to, bytes
     cdef public uint32_t connection_window          # the same, all streams together
     cdef public uint32_t max_frame_size             # advertised, bytes
     cdef public uint32_t max_header_list            # advertised and enforced, bytes as RFC 9113 §6.5.2 counts
@@ -28,6 +29,8 @@ cdef class H2Stream(Side):
     cdef int64_t send_window            # what the peer lets us send
     cdef int64_t receive_window         # what we still let the peer send
     cdef int64_t returned               # released bytes not yet given back by WINDOW_UPDATE
+    cdef int64_t window                 # the most `receive_window` can be
+    cdef double returned_at             # when the last WINDOW_UPDATE was sent, loop seconds; 0: none yet
     cdef int64_t unreleased             # delivered to the exchange, not released
     cdef int64_t expected               # content bytes still to come by Content-Length, or NO_LENGTH
     cdef Backlog pending                # content that has to wait
@@ -71,6 +74,11 @@ cdef class H2Connection(Endpoint):
     cdef uint32_t last_peer_stream
     cdef int64_t receive_window
     cdef int64_t returned
+    cdef int64_t grown                  # what its streams' windows have grown by, now
+    cdef int64_t owed                   # the same of streams that are gone: credit that is not given back
+    cdef double asked_at                # when the SETTINGS or PING left whose answer tells the round trip; 0: none
+    cdef double measured_at             # when `round_trip` was
+    cdef readonly double round_trip     # seconds; 0: not known yet
     cdef double allowance
     cdef double allowance_time
     cdef readonly uint64_t bytes_received
@@ -113,6 +121,8 @@ cdef class H2Connection(Endpoint):
     cdef int trailer_fields(self, H2Stream stream, Fields fields, int verdict, bint end) except -1
     cdef int remote_end(self, H2Stream stream, Fields trailers) except -1
     cdef int return_credit(self, H2Stream stream, int64_t size) except -1
+    cdef int grow_window(self, H2Stream stream) except -1
+    cdef int measured(self) except -1
     # Streams.
     cdef H2Stream find(self, uint32_t id)
     cdef H2Stream add_stream(self, uint32_t id)

@@ -9,6 +9,10 @@ bulk transfer delays nobody by more than one turn.
 A peer can make us hold: one header block of `MAX_BLOCK`, `limits.stream_window` of content a stream and
 `limits.connection_window` of it in all (credit returns only as the exchange releases bytes), and control frames
 that we answer as long as it spends less than its allowance (`Limits.allowance`).
+
+A stream's window grows while it is what holds the stream up: half a window released in less than a round trip means
+that the other half was not enough to keep the peer sending meanwhile. All growth of a loop's connections comes out of
+`Turn.spare_window`.
 """
 
 from cpython.object cimport PyObject
@@ -33,6 +37,10 @@ from underpass.core.relay cimport HARDLY_SEEN, SEEN, UNSEEN, Acceptor, Exchange
 
 from underpass.core.hpack import CompressionError
 
+# What our own PINGs carry: `ping` asks for a sign of life, `grow_window` for the round trip.
+cdef const unsigned char* SIGN_OF_LIFE = b"underpas"
+cdef const unsigned char* ROUND_TRIP = b"roundtri"
+
 cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 cdef const unsigned char* preface = PREFACE
 
@@ -52,6 +60,8 @@ cdef Py_ssize_t MAX_UNWRITTEN = 4 * 1024 * 1024
 # make us send crumbs (CVE-2019-9511). Go gives back 4 KiB at a time, most others half a window.
 cdef uint32_t SMALL_INCREMENT = 1024
 cdef int64_t MAX_WINDOW = 0x7FFFFFFF
+# How old a measured round trip may be when a window's growth depends on it, seconds.
+cdef double ROUND_TRIP_AGE = 10.0
 cdef int64_t FIRST_WINDOW = 65535
 cdef uint32_t LAST_STREAM = 0x7FFFFFFF
 
@@ -60,18 +70,20 @@ cdef class Limits:
     """What we let a peer do; every field has a default that suits a tunnel connection.
 
     max_concurrent_streams: streams the peer may have open. stream_window, connection_window: bytes of content held
-    for it. max_frame_size: bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry
+    for it at first; a stream's may grow to `largest_stream_window`, and the connection's with it. max_frame_size: bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry
     nothing useful (resets, pings, settings, empty frames) may come in a burst, and how many more each second.
     linger: bytes of a request that are read on and thrown away after its response; 0 resets the stream at once.
     """
 
     def __init__(self, *, uint32_t max_concurrent_streams=20000, uint32_t stream_window=1048576,
-                 uint32_t connection_window=16777216, uint32_t max_frame_size=65536, uint32_t max_header_list=262144,
+                 uint32_t largest_stream_window=16777216, uint32_t connection_window=16777216,
+                 uint32_t max_frame_size=65536, uint32_t max_header_list=262144,
                  uint32_t allowance=20000, uint32_t allowance_per_second=10000, uint32_t linger=0):
         if not 65535 <= stream_window <= 0x7FFFFFFF or not 65535 <= connection_window <= 0x7FFFFFFF:
             raise ValueError("a window must be between 65,535 and 2^31-1 bytes")
         self.max_concurrent_streams = max_concurrent_streams
         self.stream_window = stream_window
+        self.largest_stream_window = largest_stream_window
         self.connection_window = connection_window
         self.max_frame_size = max_frame_size
         self.max_header_list = max_header_list
@@ -332,9 +344,8 @@ cdef class H2Connection(Endpoint):
 
     def ping(self):
         """Send a PING; the answer counts in `bytes_received`."""
-        cdef const unsigned char* opaque = b"underpas"
         if not self.closed:
-            write_ping(self.out, opaque, False)
+            write_ping(self.out, SIGN_OF_LIFE, False)
             self.wake()
 
     def shut_down(self, int code=NO_ERROR):
@@ -398,7 +409,10 @@ cdef class H2Connection(Endpoint):
             if self.reader.size != 8:
                 return self.fail_connection(FRAME_SIZE_ERROR, "PING of a wrong size")
             self.spend(1)
-            if not self.reader.flags & ACK:
+            if self.reader.flags & ACK:
+                if self.asked_at and memcmp(self.reader.payload, ROUND_TRIP, 8) == 0:
+                    self.measured()
+            else:
                 write_ping(self.out, self.reader.payload, True)
                 self.wake()
             return 0
@@ -643,7 +657,10 @@ cdef class H2Connection(Endpoint):
 
     cdef int return_credit(self, H2Stream stream, int64_t size) except -1:
         """`size` received bytes are used up: let the peer send as many more, in large steps."""
-        self.returned += size
+        cdef int64_t kept = size if size < self.owed else self.owed
+        self.owed -= kept
+        self.turn.spare_window += kept
+        self.returned += size - kept
         # Streams that stand still may keep most of the window; the rest of it must not wait for them.
         if self.returned and self.returned >= self.receive_window and not self.closed:
             write_window_update(self.out, 0, <uint32_t>self.returned)
@@ -652,11 +669,46 @@ cdef class H2Connection(Endpoint):
             self.wake()
         if stream is not None and not stream.remote_closed and stream.connection is not None:
             stream.returned += size
-            if stream.returned * 2 >= self.limits.stream_window and not self.closed:
+            if stream.returned * 2 >= stream.window and not self.closed:
+                self.grow_window(stream)
                 write_window_update(self.out, stream.id, <uint32_t>stream.returned)
                 stream.receive_window += stream.returned
                 stream.returned = 0
                 self.wake()
+        return 0
+
+    cdef int grow_window(self, H2Stream stream) except -1:
+        """Half the window is about to be returned: if that took less than a round trip, return more."""
+        cdef double now = self.turn.now()
+        cdef double took = now - stream.returned_at
+        cdef int64_t growth
+        if stream.returned_at and took < self.round_trip:
+            growth = stream.window
+            if growth > self.limits.largest_stream_window - stream.window:
+                growth = self.limits.largest_stream_window - stream.window
+            if growth > self.turn.spare_window:
+                growth = self.turn.spare_window
+            if growth > MAX_WINDOW - self.receive_window - self.returned:
+                growth = MAX_WINDOW - self.receive_window - self.returned
+            if growth > 0:
+                self.turn.spare_window -= growth
+                self.grown += growth
+                stream.window += growth
+                stream.returned += growth
+                # What the stream may hold beyond its share must not come out of the others'.
+                self.receive_window += growth
+                write_window_update(self.out, 0, <uint32_t>growth)
+        stream.returned_at = now
+        if not self.asked_at and now - self.measured_at > ROUND_TRIP_AGE:
+            self.asked_at = now
+            write_ping(self.out, ROUND_TRIP, False)
+        return 0
+
+    cdef int measured(self) except -1:
+        """The answer has come that tells the round trip."""
+        self.measured_at = self.turn.now()
+        self.round_trip = self.measured_at - self.asked_at
+        self.asked_at = 0
         return 0
 
     cdef int on_settings(self) except -1:
@@ -669,7 +721,7 @@ cdef class H2Connection(Endpoint):
                 return self.fail_connection(FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
             if self.settings_unacknowledged:
                 self.settings_unacknowledged -= 1
-                return 0
+                return self.measured() if self.asked_at else 0
             return self.spend(1)
         if self.reader.size % 6:
             return self.fail_connection(FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
@@ -817,7 +869,10 @@ cdef class H2Connection(Endpoint):
         cdef H2Stream stream
         cdef Exchange exchange
         self.receiving = self.recent = None
+        self.turn.spare_window += self.grown + self.owed
+        self.grown = self.owed = 0
         for stream in self.streams.values():
+            stream.window = self.limits.stream_window
             exchange = stream.exchange
             stream.remote_closed = stream.local_closed = True
             stream.exchange = None
@@ -891,7 +946,7 @@ cdef class H2Connection(Endpoint):
         stream.connection = self
         stream.id = id
         stream.send_window = self.peer_stream_window
-        stream.receive_window = self.limits.stream_window
+        stream.receive_window = stream.window = self.limits.stream_window
         stream.expected = NO_LENGTH
         self.streams.put(id, stream)
         self.recent = stream
@@ -903,6 +958,8 @@ cdef class H2Connection(Endpoint):
         stream.connection = None
         if stream.in_ready:
             self.unready(stream)
+        self.owed += stream.window - self.limits.stream_window
+        self.grown -= stream.window - self.limits.stream_window
         if stream.unreleased:
             # Nobody will release these any more.
             self.return_credit(None, stream.unreleased)
@@ -1052,6 +1109,9 @@ cdef class H2Connection(Endpoint):
 
     cdef int written(self, Py_ssize_t size) except -1:
         self.tail_stream = 0
+        if not self.asked_at and not self.measured_at:
+            # The first thing written is our SETTINGS.
+            self.asked_at = self.turn.now()
         return self.resume_reading()
 
     cdef bint has_more(self) noexcept:

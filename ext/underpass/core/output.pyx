@@ -15,6 +15,7 @@ cdef extern from "Python.h":
 # size that malloc still serves from its arena rather than by mapping fresh pages.
 cdef Py_ssize_t SMALLEST_STORE = 512
 cdef Py_ssize_t LARGEST_FIRST_STORE = 327680
+cdef Py_ssize_t BULK_STORE = 32768
 # A Backlog that grew beyond this gives its memory back when it runs empty.
 cdef Py_ssize_t KEPT_BACKLOG = 16384
 
@@ -50,6 +51,9 @@ cdef class Output:
         else:
             if wanted < self.capacity * 2:
                 wanted = self.capacity * 2
+            if BULK_STORE < wanted < LARGEST_FIRST_STORE:
+                # Where this much has come in a turn more will come, and growing again would copy it all.
+                wanted = LARGEST_FIRST_STORE
             try:
                 # On failure the old store is gone and self.store is NULL.
                 _PyBytes_Resize(&self.store, wanted)

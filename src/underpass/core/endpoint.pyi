@@ -14,7 +14,7 @@ from typing_extensions import Buffer
 class Turn:
     """What happens once a turn of the loop: every endpoint that has something to say says it.
 
-    One for each event loop. `call_soon` and `clock` are its `call_soon` and `time` (seconds).
+    One for each event loop. `call_soon` is its own, `clock` any monotonic one (seconds).
     `on_error(endpoint, exception)` is told of errors that no codec expected; the connection is
     closed by then. Without it they are raised. `private_buffers` is for loops whose reads are
     outstanding while others complete (Windows' completion ports).
@@ -27,6 +27,9 @@ class Turn:
         on_error: Callable[[Endpoint, Exception], object] | None = None,
         private_buffers: bool = False,
     ) -> None: ...
+    spare_window: int
+    """Bytes by which receive windows may yet grow, of all connections of the loop; 64 MiB at first."""
+
     @property
     def coarse(self) -> float:
         """The clock at the last `tick`, seconds."""

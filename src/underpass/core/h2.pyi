@@ -13,7 +13,9 @@ class Limits:
     max_concurrent_streams: int
     """Streams the peer may have open; more are refused."""
     stream_window: int
-    """Bytes of content a stream may hold."""
+    """Bytes of content a stream may hold at first."""
+    largest_stream_window: int
+    """Bytes it may hold when its window has grown (`Turn.spare_window`)."""
     connection_window: int
     """Bytes of content that all open streams together may hold."""
     max_frame_size: int
@@ -32,6 +34,7 @@ class Limits:
         *,
         max_concurrent_streams: int = 20000,
         stream_window: int = 1048576,
+        largest_stream_window: int = 16777216,
         connection_window: int = 16777216,
         max_frame_size: int = 65536,
         max_header_list: int = 262144,
@@ -75,6 +78,9 @@ class H2Connection(Endpoint):
     @property
     def settings_unacknowledged(self) -> int:
         """SETTINGS frames of ours that the peer has not acknowledged."""
+    @property
+    def round_trip(self) -> float:
+        """Seconds between here and the peer, as last measured; 0 before."""
     @property
     def active(self) -> int:
         """Streams open now."""

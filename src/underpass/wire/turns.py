@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -30,7 +31,8 @@ class LoopTurn(Turn):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Completion-port loops keep reads outstanding, so two could share a buffer at once.
-        super().__init__(loop.call_soon, loop.time, self._failed, sys.platform == "win32")
+        # uvloop's own time goes in milliseconds, too coarse for a round trip on a local network.
+        super().__init__(loop.call_soon, time.monotonic, self._failed, sys.platform == "win32")
         self.on_tick: set[Callable[[], None]] = set()
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None

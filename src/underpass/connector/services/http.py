@@ -76,7 +76,7 @@ class HttpOrigin:
             dial.cancel()
 
     def _tick(self) -> None:
-        self._pool.sweep(self._loop.time())
+        self._pool.sweep(self._turn.coarse)
 
     def _dial(self) -> None:
         task = self._loop.create_task(self._connect())
