@@ -70,9 +70,10 @@ cdef class Limits:
     """What we let a peer do; every field has a default that suits a tunnel connection.
 
     max_concurrent_streams: streams the peer may have open. stream_window, connection_window: bytes of content held
-    for it at first; a stream's may grow to `largest_stream_window`, and the connection's with it. max_frame_size: bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry
-    nothing useful (resets, pings, settings, empty frames) may come in a burst, and how many more each second.
-    linger: bytes of a request that are read on and thrown away after its response; 0 resets the stream at once.
+    for it at first; a stream's may grow to `largest_stream_window`, and the connection's with it. max_frame_size:
+    bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry nothing useful (resets, pings,
+    settings, empty frames) may come in a burst, and how many more each second. linger: bytes of a request that are
+    read on and thrown away after its response; 0 resets the stream at once.
     """
 
     def __init__(self, *, uint32_t max_concurrent_streams=20000, uint32_t stream_window=1048576,

@@ -28,7 +28,7 @@ class Turn:
         private_buffers: bool = False,
     ) -> None: ...
     spare_window: int
-    """Bytes by which receive windows may yet grow, of all connections of the loop; 64 MiB at first."""
+    """Bytes by which receive windows of the loop's connections may yet grow; 64 MiB at first."""
 
     @property
     def coarse(self) -> float:
