@@ -120,7 +120,9 @@ def half_load(session: Session) -> float:
     return session.remember("half load", find)
 
 
-def bulk(name: str, upload: bool, transfers: int, concurrent: int, size: int, seconds: float) -> Load:
+def bulk(
+    name: str, upload: bool, transfers: int, concurrent: int, size: int, seconds: float
+) -> Load:
     """Large bodies, so many at once."""
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
@@ -186,7 +188,10 @@ def idle_websockets(seconds: float) -> Load:
                     grown = usage([running.child.pid]).rss - before
                     yield Reading(
                         f"idle WebSockets x{number}",
-                        {"kib_per_socket": grown / 1024 / wanted, "rss_mib": (before + grown) / MIB},
+                        {
+                            "kib_per_socket": grown / 1024 / wanted,
+                            "rss_mib": (before + grown) / MIB,
+                        },
                         "idle WebSockets",
                         wanted,
                     )
@@ -288,7 +293,10 @@ def idle_pool(seconds: float) -> Load:
                 outcome, account = session.closed_loop(running, "/1k", count, 1)
                 yield Reading(
                     f"GET 1 KiB x1, {number} idle pool connections",
-                    {"per_second": outcome.requests / outcome.seconds, **account.per_request(count)},
+                    {
+                        "per_second": outcome.requests / outcome.seconds,
+                        **account.per_request(count),
+                    },
                     "idle pool connections",
                     number,
                 )

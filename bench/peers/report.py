@@ -113,9 +113,7 @@ def _load_rows(document: Document, load: str) -> Iterator[dict[str, str]]:
 def _without_empty_columns(
     rows: Sequence[dict[str, str]],
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-    titles = [
-        title for title in ("peer", *COLUMNS.values()) if any(title in row for row in rows)
-    ]
+    titles = [title for title in ("peer", *COLUMNS.values()) if any(title in row for row in rows)]
     return titles, [tuple(row.get(title, "") for title in titles) for row in rows]
 
 

@@ -137,9 +137,7 @@ class Session:
         return self._remembered[name]
 
     @contextmanager
-    def fresh(
-        self, peer: Peer, origin: Origin, variation: Variation = USUAL
-    ) -> Iterator[Running]:
+    def fresh(self, peer: Peer, origin: Origin, variation: Variation = USUAL) -> Iterator[Running]:
         """A peer of this block's own."""
         with peer.start(self.stage, origin, variation) as running:
             yield running
@@ -176,7 +174,9 @@ class Session:
             )
         return outcome, account
 
-    def open_loop(self, running: Running, path: str, rate: float, seconds: float) -> dict[str, float]:
+    def open_loop(
+        self, running: Running, path: str, rate: float, seconds: float
+    ) -> dict[str, float]:
         """Run the generator of `bench.peers.open_loop`."""
         command = [
             sys.executable, "-m", "bench.peers.open_loop",

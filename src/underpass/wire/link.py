@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import Final
 
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.tunnel import OriginAcceptor
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["KEEPALIVE_DEAD", "KEEPALIVE_QUIET", "LinkConnection"]
+__all__ = ["KEEPALIVE_DEAD", "KEEPALIVE_QUIET", "UNSENT", "LinkConnection"]
 
 KEEPALIVE_QUIET: Final = 15.0
 """Seconds without a byte from the peer after which it is asked for a sign of life. TCP alone would
@@ -21,6 +22,11 @@ notice a vanished peer after a quarter of an hour."""
 
 KEEPALIVE_DEAD: Final = 30.0
 """Seconds without a byte after which the link is given up."""
+
+UNSENT: Final = 131072
+"""Bytes that the kernel takes before it has sent what it was given earlier. Its send buffer grows to
+megabytes, and a small response would wait behind as much of a bulk transfer; what is not in there
+yet, the streams still take turns for."""
 
 PROBE_PATIENCE: Final = 5.0
 """Seconds a link may take to answer when there is reason to doubt it."""
@@ -50,6 +56,12 @@ class LinkConnection(H2Connection, asyncio.BufferedProtocol):
         self._asked = False
         self._idle_waiters: list[asyncio.Future[None]] = []
         turn.on_tick.add(self._keep_alive)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        link = transport.get_extra_info("socket")
+        if link is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
     def disconnected(self, reason: Exception | None) -> None:
         self._loop_turn.on_tick.discard(self._keep_alive)
