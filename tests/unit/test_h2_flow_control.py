@@ -457,3 +457,51 @@ def test_pauses_of_the_transport_never_lose_or_reorder_content(data: st.DataObje
     side.end()
     assert [each.ends for each in client.sent()] == [True]
     assert client.connection.active == 0
+
+
+# Frames of what comes in pieces.
+
+
+def pieces_of_one_turn(*pieces: bytes) -> list[Frame]:
+    """The DATA frames of a response whose content was written in `pieces` before the turn ended."""
+    client = RawClient()
+    client.feed(client.peer.headers(1, GET, end=True))
+    exchange = client.exchanges[0]
+    exchange.answer(end=False)
+    for piece in pieces:
+        exchange.side.write(piece)
+    return [each for each in client.sent() if each.kind == DATA]
+
+
+def test_crumbs_of_one_turn_go_in_one_frame() -> None:
+    [sent] = pieces_of_one_turn(b"\x81\x05", b"hello", b"", b"!")
+    assert sent.payload == b"\x81\x05hello!"
+
+
+def test_up_to_a_quantum() -> None:
+    sent = pieces_of_one_turn(bytes(16383), b"a", b"b", b"c")
+    assert [each.payload[-2:] for each in sent] == [b"\x00a", b"bc"]
+
+
+def test_but_not_across_other_frames() -> None:
+    client = RawClient()
+    client.feed(client.peer.headers(1, GET, end=True), client.peer.headers(3, GET, end=True))
+    for exchange in client.exchanges:
+        exchange.answer(end=False)
+    for content in (b"a", b"b"):
+        for exchange in client.exchanges:
+            exchange.side.write(content)
+    sent = [(each.stream, each.payload) for each in client.sent() if each.kind == DATA]
+    assert sent == [(1, b"a"), (3, b"a"), (1, b"b"), (3, b"b")]
+
+
+def test_crumbs_count_against_both_windows() -> None:
+    client = answering(b"", (Setting.INITIAL_WINDOW_SIZE, 3))
+    client.feed(client.peer.headers(3, GET, end=True))
+    exchange = client.exchanges[1]
+    exchange.answer(end=False)
+    for piece in (b"ab", b"cd", b"ef"):
+        exchange.side.write(piece)
+    assert content(client.sent(), 3) == b"abc"
+    client.feed(window_update(3, 65535))
+    assert content(client.sent(), 3) == b"def"

@@ -22,7 +22,7 @@ from libc.string cimport memcmp
 
 from underpass.core.fields cimport T_METHOD, Field, Fields
 from underpass.core.frames cimport (
-    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA_HEAD, DATA_PART, ENABLE_PUSH,
+    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, DATA_HEAD, DATA_PART, ENABLE_PUSH,
     END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME, FRAME_HEADER_SIZE,
     FRAME_SIZE_ERROR, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, NEED_MORE, NO_ERROR, NO_RFC7540_PRIORITIES, PADDED, PING, PRIORITY,
@@ -1056,10 +1056,22 @@ cdef class H2Connection(Endpoint):
         return part
 
     cdef int write_some(self, H2Stream stream, const unsigned char* data, int64_t size) except -1:
-        self.tail_start = self.out.size
-        write_data(self.out, stream.id, data, <uint32_t>size, False)
+        cdef Output out = self.out
+        cdef int64_t length
+        if self.tail_stream == stream.id and self.tail_end == out.size and out.base[self.tail_start + 3] == DATA:
+            length = self.tail_end - self.tail_start - FRAME_HEADER_SIZE + size
+            if length <= QUANTUM:
+                # What comes in crumbs, such as the head and the payload of a message, goes in one frame.
+                out.append(data, <Py_ssize_t>size)
+                put_frame_header(out.base + self.tail_start, <uint32_t>length, DATA, 0, stream.id)
+                self.tail_end = out.size
+                self.send_window -= size
+                stream.send_window -= size
+                return 0
+        self.tail_start = out.size
+        write_data(out, stream.id, data, <uint32_t>size, False)
         self.tail_stream = stream.id
-        self.tail_end = self.out.size
+        self.tail_end = out.size
         self.send_window -= size
         stream.send_window -= size
         if not self.client:

@@ -24,9 +24,9 @@ KEEPALIVE_DEAD: Final = 30.0
 """Seconds without a byte after which the link is given up."""
 
 UNSENT: Final = 131072
-"""Bytes that the kernel takes before it has sent what it was given earlier. Its send buffer grows to
-megabytes, and a small response would wait behind as much of a bulk transfer; what is not in there
-yet, the streams still take turns for."""
+"""Bytes that the kernel takes before it has sent what it was given earlier. Its send buffer grows
+to megabytes, and a small response would wait behind as much of a bulk transfer; what is not in
+there yet, the streams still take turns for."""
 
 PROBE_PATIENCE: Final = 5.0
 """Seconds a link may take to answer when there is reason to doubt it."""
