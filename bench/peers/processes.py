@@ -93,13 +93,18 @@ def started(
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
+            env={**_usual_environment(), **(environment or {})},
         )
     try:
         said = _wait_until_ready(name, process, log, ready, begun + START_SECONDS)
         yield Child(name, process, log, said, time.monotonic() - begun)
     finally:
         end(process)
+
+
+def _usual_environment() -> dict[str, str]:
+    """Ours, but with compiled modules kept, as an installed program has them."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _wait_until_ready(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
 from typing import NoReturn
 
 import click
+from msgspec.structs import replace
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, config_directories, load_config
@@ -18,7 +18,6 @@ from underpass.connector.options import ConnectorOptions, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import CredentialsError
-from underpass.wire.quick_tunnel import QuickTunnelError
 
 __all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
 
@@ -143,20 +142,21 @@ def run_named_tunnel(settings: Settings, config: Config, reference: str) -> int:
         fail("--region cannot be used with credentials that name their own endpoint")
     if config.ingress is None and not any(settings.is_set(name) for name in _ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(dataclasses.replace(options, credentials=credentials))
+    return _run_connector(replace(options, credentials=credentials))
 
 
 def run_quick_tunnel(settings: Settings, config: Config) -> int:
     """Get a tunnel with a name of its own, from a service or an edge in this process; run it."""
     _remark(settings, config)
     try:
-        options = dataclasses.replace(build_options(settings, config), ha_connections=1)
+        options = replace(build_options(settings, config), ha_connections=1)
     except SettingError as error:
         fail(str(error))
     service = settings.text("quick-service")
     if not service:
         return _run_embedded(options)
     from underpass.connector.quick import request_quick_tunnel_blocking
+    from underpass.wire.quick_tunnel import QuickTunnelError
 
     _log.info("Requesting a new quick tunnel from %s", service)
     try:
@@ -165,7 +165,7 @@ def run_quick_tunnel(settings: Settings, config: Config) -> int:
         fail(str(error))
     _show_url(quick.url)
     return _run_connector(
-        dataclasses.replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
+        replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
     )
 
 

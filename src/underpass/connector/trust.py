@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ssl
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from underpass.connector.origin_request import OriginRequest
@@ -27,8 +26,7 @@ def edge_context(cacert: Path | None) -> ssl.SSLContext:
         _load(context, cacert, "--cacert")
     else:
         context = ssl.create_default_context()
-        roots = files("underpass.connector").joinpath("cloudflare_roots.pem")
-        context.load_verify_locations(cadata=roots.read_text("ascii"))
+        context.load_verify_locations(Path(__file__).with_name("cloudflare_roots.pem"))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
