@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Document:
     about = _about(arguments, peers, rounds)
     document = Document(about, samples)
     try:
-        with Stage() as stage, Session(stage, peers, QUICK if arguments.quick else 1.0) as session:
+        with Session(Stage(), peers, QUICK if arguments.quick else 1.0) as session:
             for number in range(1, rounds + 1):
                 for load in loads:
                     if number <= load.rounds:
@@ -103,6 +103,8 @@ def measure(session: Session, load: Load, peer: Peer, number: int) -> list[Sampl
             readings.extend(load.run(session, peer))
         except (RuntimeError, OSError, ValueError) as error:
             why = " ".join(str(error).split())[-400:]
+            if lost := session.recover():
+                why = f"{lost}: {why}"
             _say(f"{load.name}: {peer.name}: attempt {attempt + 1}: {why}")
         else:
             why = ""

@@ -67,9 +67,7 @@ BUDGETS: tuple[Budget, ...] = (
         2.5,
         more_is_better=True,
     ),
-    *_against(
-        "GET 1 KiB, one at a time: CPU a request", "GET 1 KiB x1", "cpu_us", 0.5, nginx=2.0
-    ),
+    *_against("GET 1 KiB, one at a time: CPU a request", "GET 1 KiB x1", "cpu_us", 0.5, nginx=2.0),
     *_against(
         "GET 1 KiB, 256 concurrent: CPU a request", "GET 1 KiB x256", "cpu_us", 0.25, haproxy=2.2
     ),

@@ -83,7 +83,8 @@ def run(
     codes = re.search(r"status codes: (\d+) 2xx", done.stdout)
     finished = re.search(r"finished in ([\d.]+)(us|ms|s|m)\b", done.stdout)
     if not (found and codes and finished) or not int(found[1]) == int(codes[1]) == requests:
-        raise RuntimeError(f"not every request succeeded: {done.stdout[-1000:]}{done.stderr}")
+        lines = re.findall(r"^(?:requests|status codes):.*$", done.stdout, re.MULTILINE)
+        raise RuntimeError(f"h2load: {'; '.join(lines) or done.stdout + done.stderr}")
     unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
     times = [int(line.split("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
     return Outcome(requests, float(finished[1]) * unit, latencies(times))

@@ -13,7 +13,7 @@ from bench.peers.peers import Kind, Peer, Variation
 from bench.peers.processes import usage
 from bench.peers.samples import Reading
 from bench.peers.session import GIB, MIB, Session
-from bench.peers.stage import BULK, Origin
+from bench.peers.stage import BULK, FAR, Origin
 
 TUNNELS = frozenset({Kind.TUNNEL})
 HTTP1 = frozenset({Kind.TUNNEL, Kind.FORWARDER})
@@ -21,8 +21,6 @@ ALL = frozenset(Kind)
 SETTLE_SECONDS = 2.0
 """From the last event to when memory is looked at."""
 ROUND_TRIP_MS = 100.0
-FAR_BYTES = 64 << 20
-"""Of one transfer over the long way: a first second of opening windows should not be all of it."""
 MANY = 10_000
 
 Run = Callable[[Session, Peer], Iterator[Reading]]
@@ -120,7 +118,9 @@ def half_load(session: Session) -> float:
     return session.remember("half load", find)
 
 
-def bulk(name: str, upload: bool, transfers: int, concurrent: int, size: int, seconds: float) -> Load:
+def bulk(
+    name: str, upload: bool, transfers: int, concurrent: int, size: int, seconds: float
+) -> Load:
     """Large bodies, so many at once."""
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
@@ -186,7 +186,10 @@ def idle_websockets(seconds: float) -> Load:
                     grown = usage([running.child.pid]).rss - before
                     yield Reading(
                         f"idle WebSockets x{number}",
-                        {"kib_per_socket": grown / 1024 / wanted, "rss_mib": (before + grown) / MIB},
+                        {
+                            "kib_per_socket": grown / 1024 / wanted,
+                            "rss_mib": (before + grown) / MIB,
+                        },
                         "idle WebSockets",
                         wanted,
                     )
@@ -206,6 +209,20 @@ def slow_requests(name: str, seconds: float) -> Load:
                     crowd.tell(f"together {wanted}")
                 took = time.monotonic() - begun
             yield Reading(name, {"per_second": wanted / took, **account.per_request(wanted)})
+
+    return Load(name, run, HTTP1, seconds, rounds=3)
+
+
+def cold_burst(name: str, concurrent: int, seconds: float) -> Load:
+    """Requests at once when there is no connection to the origin yet."""
+
+    def run(session: Session, peer: Peer) -> Iterator[Reading]:
+        with session.fresh(peer, Origin.LIVE) as running:
+            with session.crowd(running, "/1k") as crowd:
+                begun = time.monotonic()
+                failed = int(crowd.tell(f"burst {concurrent}"))
+                took = time.monotonic() - begun
+        yield Reading(name, {"failed": failed, "per_second": (concurrent - failed) / took})
 
     return Load(name, run, HTTP1, seconds, rounds=3)
 
@@ -288,7 +305,10 @@ def idle_pool(seconds: float) -> Load:
                 outcome, account = session.closed_loop(running, "/1k", count, 1)
                 yield Reading(
                     f"GET 1 KiB x1, {number} idle pool connections",
-                    {"per_second": outcome.requests / outcome.seconds, **account.per_request(count)},
+                    {
+                        "per_second": outcome.requests / outcome.seconds,
+                        **account.per_request(count),
+                    },
                     "idle pool connections",
                     number,
                 )
@@ -301,14 +321,12 @@ def far(name: str, upload: bool, seconds: float) -> Load:
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
         origin = Origin.LIVE if upload else Origin.FILES
-        size = session.scaled(FAR_BYTES, 8 << 20) if upload else BULK
         with session.far_away(peer, origin, ROUND_TRIP_MS) as running:
             if upload:
-                outcome, account = session.closed_loop(running, "/", 1, 1, body=size)
+                outcome, account = session.closed_loop(running, "/", 1, 1, body=FAR)
             else:
-                outcome, account = session.closed_loop(running, "/bulk", 1, 1)
-            # Without the round trips of dialling, asking and hearing: rates of a long stream.
-            metrics = {"mbit_s": size * 8 / 1e6 / outcome.seconds, **account.per_gib(size)}
+                outcome, account = session.closed_loop(running, "/far", 1, 1)
+            metrics = {"mbit_s": FAR * 8 / 1e6 / outcome.seconds, **account.per_gib(FAR)}
         yield Reading(name, metrics)
 
     return Load(name, run, TUNNELS, seconds)
@@ -355,6 +373,7 @@ def all_loads() -> list[Load]:
         websocket_echo("WebSocket echo x64", 30_000, 3),
         idle_websockets(15),
         slow_requests(f"{MANY} slow requests", 5),
+        cold_burst("burst of 1000 requests, cold", 1000, 2),
         open_streams(15),
         header_fields(4),
         ingress_rules(6),

@@ -121,6 +121,7 @@ class OpenLoop:
         return connection
 
     def _begin(self, due: float) -> None:
+        self.late.append(time.monotonic() - due)
         if self._idle:
             self._send(self._idle.pop(), due)
         else:
@@ -134,7 +135,6 @@ class OpenLoop:
 
     def _send(self, connection: Connection, due: float) -> None:
         connection.due = due
-        self.late.append(time.monotonic() - due)
         if connection.socket.send(self._request) != len(self._request):
             raise RuntimeError("a request was not taken at once")
 

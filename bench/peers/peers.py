@@ -111,7 +111,7 @@ class TunnelPeer:
     links: int = 1
     flags: Sequence[str] = ()
     kind: Kind = Kind.TUNNEL
-    _tunnels: list[Tunnel] = field(default_factory=list)
+    _tunnels: dict[int, list[Tunnel]] = field(default_factory=dict)
 
     def missing(self) -> str:
         if not self.program:
@@ -125,8 +125,9 @@ class TunnelPeer:
     def start(
         self, stage: Stage, origin: Origin, variation: Variation = USUAL
     ) -> Iterator[Running]:
-        # The edge gives names away at a limited rate, so each is used again.
-        tunnel = self._tunnels.pop() if self._tunnels else stage.tunnel()
+        # An edge gives names away at a limited rate, so each is used again.
+        unused = self._tunnels.setdefault(stage.edge.child.pid, [])
+        tunnel = unused.pop() if unused else stage.tunnel()
         try:
             with started(
                 self.name,
@@ -138,7 +139,7 @@ class TunnelPeer:
                     self.name, self.kind, stage.edge.http, tunnel.hostname, child, stage.edge.child
                 )
         finally:
-            self._tunnels.append(tunnel)
+            unused.append(tunnel)
 
     def _command(
         self, stage: Stage, tunnel: Tunnel, origin: Origin, variation: Variation
@@ -192,7 +193,8 @@ class Nginx:
     listen 127.0.0.1:{port} ssl http2 backlog=4096;
     ssl_certificate {stage.certificate}; ssl_certificate_key {stage.certificate};
     ssl_protocols TLSv1.3; ssl_buffer_size 16k;
-    http2_max_concurrent_streams 4096;
+    http2_max_concurrent_streams 4096; http2_chunk_size 64k;
+    proxy_buffer_size 16k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_request_buffering off; proxy_max_temp_file_size 0;

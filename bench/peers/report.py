@@ -13,6 +13,7 @@ COLUMNS = {
     "cpu_s_per_gib": "CPU s/GiB",
     "far_cpu_us": "far CPU µs/req",
     "far_cpu_s_per_gib": "far CPU s/GiB",
+    "failed": "failed",
     "per_second": "per second",
     "mbit_s": "Mbit/s",
     "p50_ms": "p50 ms",
@@ -113,9 +114,7 @@ def _load_rows(document: Document, load: str) -> Iterator[dict[str, str]]:
 def _without_empty_columns(
     rows: Sequence[dict[str, str]],
 ) -> tuple[list[str], list[tuple[str, ...]]]:
-    titles = [
-        title for title in ("peer", *COLUMNS.values()) if any(title in row for row in rows)
-    ]
+    titles = [title for title in ("peer", *COLUMNS.values()) if any(title in row for row in rows)]
     return titles, [tuple(row.get(title, "") for title in titles) for row in rows]
 
 

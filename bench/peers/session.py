@@ -86,7 +86,7 @@ class Crowd:
 
 
 class Session:
-    """Peers are started when first needed, and stay until the end of the run.
+    """The stage and the peers, which are started when first needed, until the `with` block ends.
 
     Args:
         scale: 1 for a real run, less for a quick one.
@@ -98,8 +98,10 @@ class Session:
         self._scale = scale
         self._running: dict[tuple[str, Origin], tuple[Running, ExitStack]] = {}
         self._remembered: dict[str, float] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Session:
+        self._stack.enter_context(self.stage)
         return self
 
     def __exit__(
@@ -108,9 +110,22 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with ExitStack() as stack:
+        self._close()
+
+    def _close(self) -> None:
+        with self._stack:
+            # Connectors before the edge that they say goodbye to.
             for _, running in self._running.values():
-                stack.push(running)
+                self._stack.push(running)
+        self._running.clear()
+
+    def recover(self) -> str:
+        """If the edge or an origin has ended, begin with new ones. Returns what had."""
+        lost = self.stage.lost
+        if lost:
+            self._close()
+            self._stack.enter_context(self.stage)
+        return lost
 
     def scaled(self, number: int, least: int = 1) -> int:
         """A number of requests for this run."""
@@ -137,9 +152,7 @@ class Session:
         return self._remembered[name]
 
     @contextmanager
-    def fresh(
-        self, peer: Peer, origin: Origin, variation: Variation = USUAL
-    ) -> Iterator[Running]:
+    def fresh(self, peer: Peer, origin: Origin, variation: Variation = USUAL) -> Iterator[Running]:
         """A peer of this block's own."""
         with peer.start(self.stage, origin, variation) as running:
             yield running
@@ -176,7 +189,9 @@ class Session:
             )
         return outcome, account
 
-    def open_loop(self, running: Running, path: str, rate: float, seconds: float) -> dict[str, float]:
+    def open_loop(
+        self, running: Running, path: str, rate: float, seconds: float
+    ) -> dict[str, float]:
         """Run the generator of `bench.peers.open_loop`."""
         command = [
             sys.executable, "-m", "bench.peers.open_loop",
