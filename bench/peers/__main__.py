@@ -16,7 +16,7 @@ chisel, rathole and `ssh -R` when asked for with --peers and on PATH.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import platform
 import re
@@ -32,7 +32,7 @@ from bench.peers.loads import Load, all_loads
 from bench.peers.peers import Peer
 from bench.peers.processes import raise_file_limit
 from bench.peers.report import report
-from bench.peers.samples import Document, Sample
+from bench.peers.samples import Document, Reading, Sample
 from bench.peers.session import Session
 from bench.peers.stage import Stage
 
@@ -98,7 +98,7 @@ def measure(session: Session, load: Load, peer: Peer, number: int) -> list[Sampl
     """One load on one peer, with a second attempt. A failure becomes a sample too."""
     why = ""
     for attempt in range(2):
-        readings = []
+        readings: list[Reading] = []
         try:
             readings.extend(load.run(session, peer))
         except (RuntimeError, OSError, ValueError) as error:
@@ -182,7 +182,7 @@ def _estimate(loads: Sequence[Load], peers: Sequence[Peer], rounds: int, quick: 
 def _about(arguments: argparse.Namespace, peers: Sequence[Peer], rounds: int) -> dict[str, object]:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="minutes"),
         "cpu": cpu[1] if cpu else platform.machine(),
         "cores": os.cpu_count() or 0,
         "kernel": platform.release(),

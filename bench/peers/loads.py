@@ -217,11 +217,10 @@ def cold_burst(name: str, concurrent: int, seconds: float) -> Load:
     """Requests at once when there is no connection to the origin yet."""
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
-        with session.fresh(peer, Origin.LIVE) as running:
-            with session.crowd(running, "/1k") as crowd:
-                begun = time.monotonic()
-                failed = int(crowd.tell(f"burst {concurrent}"))
-                took = time.monotonic() - begun
+        with session.fresh(peer, Origin.LIVE) as running, session.crowd(running, "/1k") as crowd:
+            begun = time.monotonic()
+            failed = int(crowd.tell(f"burst {concurrent}"))
+            took = time.monotonic() - begun
         yield Reading(name, {"failed": failed, "per_second": (concurrent - failed) / took})
 
     return Load(name, run, HTTP1, seconds, rounds=3)

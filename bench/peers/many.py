@@ -5,9 +5,9 @@
 `open N` opens connections until there are N, each with a request of its own, and answers `opened N`
 when each has the head of a response; `together N` does so without waiting for one response before
 the next request, for those that are answered together. `burst N` opens N connections as fast as it
-can and answers `burst` and how many of the requests failed. `echo N` has up to ECHOING WebSockets send a
-message and wait for it to come back, over and over until N have, and answers `echoed` and a line of
-JSON. `close` closes all. What goes wrong is answered with `failed: ...`.
+can and answers `burst` and how many of the requests failed. `echo N` has up to ECHOING WebSockets
+send a message and wait for it to come back, over and over until N have, and answers `echoed` and a
+line of JSON. `close` closes all. What goes wrong is answered with `failed: ...`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The programs that are compared: how each is started in front of an origin, and where it is driven.
+"""The programs that are compared: how each is started before an origin, and where it is driven.
 
 Three kinds. A *tunnel* is a connector on the edge; visitors speak HTTP/1.1 to the edge's plain
 listener. A *proxy* is nginx or haproxy in a connector's position, TLS and HTTP/2 in front, HTTP/1.1
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -84,13 +84,10 @@ class Peer(Protocol):
     def version(self) -> str:
         """As it says itself."""
 
-    def start(self, stage: Stage, origin: Origin, variation: Variation = USUAL) -> _Start:
+    def start(
+        self, stage: Stage, origin: Origin, variation: Variation = USUAL
+    ) -> AbstractContextManager[Running]:
         """In front of an origin, for the length of a `with` block."""
-
-
-class _Start(Protocol):
-    def __enter__(self) -> Running: ...
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 def output_of(command: Sequence[str | Path]) -> str:

@@ -124,7 +124,7 @@ def _table(titles: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _around(spread: Spread) -> str:
-    return f"{spread.low:.2f}–{spread.high:.2f}"
+    return f"{spread.low:.2f} to {spread.high:.2f}"
 
 
 def number(value: float) -> str:

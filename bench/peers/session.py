@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
+from typing import final
 
 from bench.peers import h2load
 from bench.peers.peers import USUAL, Kind, Peer, Running, Variation
@@ -85,6 +86,7 @@ class Crowd:
         return answer.partition(" ")[2]
 
 
+@final
 class Session:
     """The stage and the peers, which are started when first needed, until the `with` block ends.
 

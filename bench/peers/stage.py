@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from bench.peers.processes import Child, free_port, started
 
@@ -51,6 +52,7 @@ class Tunnel:
     credentials: Path
 
 
+@final
 class Stage:
     """Origins and edge, running inside a `with` block."""
 
