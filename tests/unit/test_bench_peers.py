@@ -162,7 +162,7 @@ class TestAccounts:
         assert both.rss > one.rss > 0
         assert both.peak_rss >= both.rss
         assert both.voluntary > 0
-        assert usage(members).cpu == 0, "they are gone"
+        assert usage([child.pid]).cpu == 0, "it is gone"
 
     def test_a_child_that_ends_at_once_is_reported_with_what_it_said(self, tmp_path: Path) -> None:
         from bench.peers.processes import started
