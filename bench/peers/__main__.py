@@ -109,7 +109,9 @@ def measure(session: Session, load: Load, peer: Peer, number: int) -> list[Sampl
         else:
             why = ""
         samples = [
-            Sample(peer.name, number, r.load, r.metrics, r.curve, r.at, retried=attempt > 0)
+            Sample(
+                peer.name, number, r.load, r.metrics, r.curve, r.at, retried=attempt > 0 and not why
+            )
             for r in readings
         ]
         if not why:
@@ -209,9 +211,13 @@ def _say(text: str) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
+    # Once: what is running is being ended.
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop)
     main()

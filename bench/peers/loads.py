@@ -82,17 +82,12 @@ def post(name: str, requests: int, concurrent: int, seconds: float) -> Load:
 
 
 def open_loop(name: str, rate: int, seconds: float) -> Load:
-    """Small requests begun at a fixed rate; proxies, driven by h2load, without response times."""
+    """Small requests begun at a fixed rate, or at half load with a `rate` of 0. Not for proxies:
+    h2load, which drives them, keeps to a rate on the average only, in bursts that cost less."""
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
         running = session.running(peer, Origin.FILES)
         wanted = rate or int(half_load(session))
-        if running.kind is Kind.PROXY:
-            count = session.scaled(int(wanted * seconds))
-            outcome, account = session.closed_loop(running, "/1k", count, 64, rate=wanted)
-            metrics: dict[str, float] = {"per_second": outcome.requests / outcome.seconds}
-            yield Reading(name, {**metrics, **account.per_request(outcome.requests)})
-            return
         lasting = max(1.0, session.scaled(int(seconds * 1000)) / 1000)
         with session.account(running) as account:
             metrics = session.open_loop(running, "/1k", wanted, lasting)
@@ -100,7 +95,7 @@ def open_loop(name: str, rate: int, seconds: float) -> Load:
         metrics["per_second"] = requests / metrics.pop("seconds")
         yield Reading(name, {**metrics, **account.per_request(requests)})
 
-    return Load(name, run, ALL if rate else HTTP1, seconds + 1)
+    return Load(name, run, HTTP1, seconds + 1)
 
 
 def half_load(session: Session) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 
@@ -31,6 +32,16 @@ MESSAGE = b"x" * 120
 # The mask is zero: the content stays as it is, and a connector has to do the same work.
 FRAME_OUT = bytes((0x82, 0x80 | len(MESSAGE))) + bytes(4) + MESSAGE
 FRAME_IN = bytes((0x82, len(MESSAGE))) + MESSAGE
+
+
+CAUSE = re.compile(rb"\r\nunderpass-cause: *([^\r]*)", re.IGNORECASE)
+
+
+def brief(answer: bytes) -> str:
+    """The status line, and why the edge says so, if it does."""
+    cause = CAUSE.search(answer)
+    line = answer.partition(b"\r\n")[0] + (b" (" + cause[1] + b")" if cause else b"")
+    return line[:200].decode("ascii", "replace")
 
 
 class Visitor(asyncio.Protocol):
@@ -59,7 +70,7 @@ class Visitor(asyncio.Protocol):
                 self._received = b""
                 self.answered.set_result(None)
             else:
-                self.answered.set_exception(RuntimeError(f"answered {self._received[:300]!r}"))
+                self.answered.set_exception(RuntimeError(f"answered {brief(self._received)}"))
         elif self._echoes is not None and len(self._received) >= len(FRAME_IN):
             if self._received != FRAME_IN:
                 self._echoes.fail(f"echoed {self._received[:300]!r}")

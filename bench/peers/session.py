@@ -174,7 +174,6 @@ class Session:
         *,
         body: int = 0,
         headers: Sequence[str] = (),
-        rate: int = 0,
     ) -> tuple[h2load.Outcome, Account]:
         """Run h2load, and account for it. `body` is the size of what is posted."""
         content = self.stage.body(body) if body else None
@@ -187,7 +186,6 @@ class Session:
                 log=self.stage.files / "h2load.log",
                 body=content,
                 headers=headers,
-                rate=rate,
             )
         return outcome, account
 
