@@ -16,7 +16,7 @@ chisel, rathole and `ssh -R` when asked for with --peers and on PATH.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import platform
 import re
@@ -32,7 +32,7 @@ from bench.peers.loads import Load, all_loads
 from bench.peers.peers import Peer
 from bench.peers.processes import raise_file_limit
 from bench.peers.report import report
-from bench.peers.samples import Document, Sample
+from bench.peers.samples import Document, Reading, Sample
 from bench.peers.session import Session
 from bench.peers.stage import Stage
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> Document:
     about = _about(arguments, peers, rounds)
     document = Document(about, samples)
     try:
-        with Stage() as stage, Session(stage, peers, QUICK if arguments.quick else 1.0) as session:
+        with Session(Stage(), peers, QUICK if arguments.quick else 1.0) as session:
             for number in range(1, rounds + 1):
                 for load in loads:
                     if number <= load.rounds:
@@ -98,16 +98,20 @@ def measure(session: Session, load: Load, peer: Peer, number: int) -> list[Sampl
     """One load on one peer, with a second attempt. A failure becomes a sample too."""
     why = ""
     for attempt in range(2):
-        readings = []
+        readings: list[Reading] = []
         try:
             readings.extend(load.run(session, peer))
         except (RuntimeError, OSError, ValueError) as error:
             why = " ".join(str(error).split())[-400:]
+            if lost := session.recover():
+                why = f"{lost}: {why}"
             _say(f"{load.name}: {peer.name}: attempt {attempt + 1}: {why}")
         else:
             why = ""
         samples = [
-            Sample(peer.name, number, r.load, r.metrics, r.curve, r.at, retried=attempt > 0)
+            Sample(
+                peer.name, number, r.load, r.metrics, r.curve, r.at, retried=attempt > 0 and not why
+            )
             for r in readings
         ]
         if not why:
@@ -180,7 +184,7 @@ def _estimate(loads: Sequence[Load], peers: Sequence[Peer], rounds: int, quick: 
 def _about(arguments: argparse.Namespace, peers: Sequence[Peer], rounds: int) -> dict[str, object]:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="minutes"),
         "cpu": cpu[1] if cpu else platform.machine(),
         "cores": os.cpu_count() or 0,
         "kernel": platform.release(),
@@ -207,9 +211,13 @@ def _say(text: str) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
+    # Once: what is running is being ended.
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop)
     main()

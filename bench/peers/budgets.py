@@ -81,10 +81,10 @@ BUDGETS: tuple[Budget, ...] = (
         "POST 1 KiB, 64 concurrent: CPU a request", "POST 1 KiB x64", "cpu_us", 0.25, nginx=1.0
     ),
     *_against("p99 at half load", "GET 1 KiB, open loop at half load", "p99_ms", 0.5),
-    *_against("download ×1: CPU per GiB", "download x1", "cpu_s_per_gib", 0.5, nginx=1.2),
-    *_against("download ×8: CPU per GiB", "download x8", "cpu_s_per_gib", 0.5, nginx=1.2),
-    *_against("upload ×1: CPU per GiB", "upload x1", "cpu_s_per_gib", 0.55, nginx=1.0),
-    *_against("upload ×8: CPU per GiB", "upload x8", "cpu_s_per_gib", 0.55, nginx=1.0),
+    *_against("download x1: CPU per GiB", "download x1", "cpu_s_per_gib", 0.5, nginx=1.2),
+    *_against("download x8: CPU per GiB", "download x8", "cpu_s_per_gib", 0.5, nginx=1.2),
+    *_against("upload x1: CPU per GiB", "upload x1", "cpu_s_per_gib", 0.55, nginx=1.0),
+    *_against("upload x8: CPU per GiB", "upload x8", "cpu_s_per_gib", 0.55, nginx=1.0),
     *_against("RSS idle, one link", "start, one link", "idle_rss_mib", 0.85),
     *_against("RSS per idle WebSocket (5,000)", "idle WebSockets x5000", "kib_per_socket", 0.25),
     Budget(

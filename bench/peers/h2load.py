@@ -36,7 +36,6 @@ def command(
     concurrent: int,
     body: Path | None = None,
     headers: Sequence[str] = (),
-    rate: int = 0,
 ) -> list[str]:
     """h2load for a peer: connections of HTTP/1.1, or streams on one connection to a proxy."""
     if running.kind is Kind.PROXY:
@@ -49,8 +48,6 @@ def command(
     extra = [f"-H{header}" for header in headers]
     if body is not None:
         extra.append(f"-d{body}")
-    if rate:
-        extra.append(f"--rps={rate}")
     return ["h2load", "-t1", *extra, *drive]
 
 
@@ -63,14 +60,13 @@ def run(
     log: Path,
     body: Path | None = None,
     headers: Sequence[str] = (),
-    rate: int = 0,
 ) -> Outcome:
-    """So many requests, `concurrent` at a time; with `rate`, so many begun a second.
+    """So many requests, `concurrent` at a time.
 
     Raises:
         RuntimeError: a request failed.
     """
-    base = command(running, path, concurrent=concurrent, body=body, headers=headers, rate=rate)
+    base = command(running, path, concurrent=concurrent, body=body, headers=headers)
     log.unlink(missing_ok=True)
     done = subprocess.run(
         [*base, f"-n{requests}", f"--log-file={log}"],
@@ -83,7 +79,8 @@ def run(
     codes = re.search(r"status codes: (\d+) 2xx", done.stdout)
     finished = re.search(r"finished in ([\d.]+)(us|ms|s|m)\b", done.stdout)
     if not (found and codes and finished) or not int(found[1]) == int(codes[1]) == requests:
-        raise RuntimeError(f"not every request succeeded: {done.stdout[-1000:]}{done.stderr}")
+        lines = re.findall(r"^(?:requests|status codes):.*$", done.stdout, re.MULTILINE)
+        raise RuntimeError(f"h2load: {'; '.join(lines) or done.stdout + done.stderr}")
     unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
     times = [int(line.split("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
     return Outcome(requests, float(finished[1]) * unit, latencies(times))

@@ -13,7 +13,7 @@ from bench.peers.peers import Kind, Peer, Variation
 from bench.peers.processes import usage
 from bench.peers.samples import Reading
 from bench.peers.session import GIB, MIB, Session
-from bench.peers.stage import BULK, Origin
+from bench.peers.stage import BULK, FAR, Origin
 
 TUNNELS = frozenset({Kind.TUNNEL})
 HTTP1 = frozenset({Kind.TUNNEL, Kind.FORWARDER})
@@ -21,8 +21,6 @@ ALL = frozenset(Kind)
 SETTLE_SECONDS = 2.0
 """From the last event to when memory is looked at."""
 ROUND_TRIP_MS = 100.0
-FAR_BYTES = 64 << 20
-"""Of one transfer over the long way: a first second of opening windows should not be all of it."""
 MANY = 10_000
 
 Run = Callable[[Session, Peer], Iterator[Reading]]
@@ -84,17 +82,12 @@ def post(name: str, requests: int, concurrent: int, seconds: float) -> Load:
 
 
 def open_loop(name: str, rate: int, seconds: float) -> Load:
-    """Small requests begun at a fixed rate; proxies, driven by h2load, without response times."""
+    """Small requests begun at a fixed rate, or at half load with a `rate` of 0. Not for proxies:
+    h2load, which drives them, keeps to a rate on the average only, in bursts that cost less."""
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
         running = session.running(peer, Origin.FILES)
         wanted = rate or int(half_load(session))
-        if running.kind is Kind.PROXY:
-            count = session.scaled(int(wanted * seconds))
-            outcome, account = session.closed_loop(running, "/1k", count, 64, rate=wanted)
-            metrics: dict[str, float] = {"per_second": outcome.requests / outcome.seconds}
-            yield Reading(name, {**metrics, **account.per_request(outcome.requests)})
-            return
         lasting = max(1.0, session.scaled(int(seconds * 1000)) / 1000)
         with session.account(running) as account:
             metrics = session.open_loop(running, "/1k", wanted, lasting)
@@ -102,7 +95,7 @@ def open_loop(name: str, rate: int, seconds: float) -> Load:
         metrics["per_second"] = requests / metrics.pop("seconds")
         yield Reading(name, {**metrics, **account.per_request(requests)})
 
-    return Load(name, run, ALL if rate else HTTP1, seconds + 1)
+    return Load(name, run, HTTP1, seconds + 1)
 
 
 def half_load(session: Session) -> float:
@@ -215,6 +208,19 @@ def slow_requests(name: str, seconds: float) -> Load:
     return Load(name, run, HTTP1, seconds, rounds=3)
 
 
+def cold_burst(name: str, concurrent: int, seconds: float) -> Load:
+    """Requests at once when there is no connection to the origin yet."""
+
+    def run(session: Session, peer: Peer) -> Iterator[Reading]:
+        with session.fresh(peer, Origin.LIVE) as running, session.crowd(running, "/1k") as crowd:
+            begun = time.monotonic()
+            failed = int(crowd.tell(f"burst {concurrent}"))
+            took = time.monotonic() - begun
+        yield Reading(name, {"failed": failed, "per_second": (concurrent - failed) / took})
+
+    return Load(name, run, HTTP1, seconds, rounds=3)
+
+
 def open_streams(seconds: float) -> Load:
     """What small requests cost while other streams stay open on the same link."""
 
@@ -309,14 +315,12 @@ def far(name: str, upload: bool, seconds: float) -> Load:
 
     def run(session: Session, peer: Peer) -> Iterator[Reading]:
         origin = Origin.LIVE if upload else Origin.FILES
-        size = session.scaled(FAR_BYTES, 8 << 20) if upload else BULK
         with session.far_away(peer, origin, ROUND_TRIP_MS) as running:
             if upload:
-                outcome, account = session.closed_loop(running, "/", 1, 1, body=size)
+                outcome, account = session.closed_loop(running, "/", 1, 1, body=FAR)
             else:
-                outcome, account = session.closed_loop(running, "/bulk", 1, 1)
-            # Without the round trips of dialling, asking and hearing: rates of a long stream.
-            metrics = {"mbit_s": size * 8 / 1e6 / outcome.seconds, **account.per_gib(size)}
+                outcome, account = session.closed_loop(running, "/far", 1, 1)
+            metrics = {"mbit_s": FAR * 8 / 1e6 / outcome.seconds, **account.per_gib(FAR)}
         yield Reading(name, metrics)
 
     return Load(name, run, TUNNELS, seconds)
@@ -363,6 +367,7 @@ def all_loads() -> list[Load]:
         websocket_echo("WebSocket echo x64", 30_000, 3),
         idle_websockets(15),
         slow_requests(f"{MANY} slow requests", 5),
+        cold_burst("burst of 1000 requests, cold", 1000, 2),
         open_streams(15),
         header_fields(4),
         ingress_rules(6),

@@ -4,15 +4,17 @@
 
 `open N` opens connections until there are N, each with a request of its own, and answers `opened N`
 when each has the head of a response; `together N` does so without waiting for one response before
-the next request, for those that are answered together. `echo N` has up to ECHOING WebSockets send a
-message and wait for it to come back, over and over until N have, and answers `echoed` and a line of
-JSON. `close` closes all. What goes wrong is answered with `failed: ...`.
+the next request, for those that are answered together. `burst N` opens N connections as fast as it
+can and answers `burst` and how many of the requests failed. `echo N` has up to ECHOING WebSockets
+send a message and wait for it to come back, over and over until N have, and answers `echoed` and a
+line of JSON. `close` closes all. What goes wrong is answered with `failed: ...`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 
@@ -22,12 +24,24 @@ from bench.peers.figures import latencies
 
 UNANSWERED = 128
 """Opened and not answered at once, so that no listener's backlog overflows."""
+PACE_SECONDS = 0.025
+"""Between UNANSWERED connections and the next, when there is no response to wait for."""
 OPEN_SECONDS = 120.0
 ECHOING = 64
 MESSAGE = b"x" * 120
 # The mask is zero: the content stays as it is, and a connector has to do the same work.
 FRAME_OUT = bytes((0x82, 0x80 | len(MESSAGE))) + bytes(4) + MESSAGE
 FRAME_IN = bytes((0x82, len(MESSAGE))) + MESSAGE
+
+
+CAUSE = re.compile(rb"\r\nunderpass-cause: *([^\r]*)", re.IGNORECASE)
+
+
+def brief(answer: bytes) -> str:
+    """The status line, and why the edge says so, if it does."""
+    cause = CAUSE.search(answer)
+    line = answer.partition(b"\r\n")[0] + (b" (" + cause[1] + b")" if cause else b"")
+    return line[:200].decode("ascii", "replace")
 
 
 class Visitor(asyncio.Protocol):
@@ -56,7 +70,7 @@ class Visitor(asyncio.Protocol):
                 self._received = b""
                 self.answered.set_result(None)
             else:
-                self.answered.set_exception(RuntimeError(f"answered {self._received[:300]!r}"))
+                self.answered.set_exception(RuntimeError(f"answered {brief(self._received)}"))
         elif self._echoes is not None and len(self._received) >= len(FRAME_IN):
             if self._received != FRAME_IN:
                 self._echoes.fail(f"echoed {self._received[:300]!r}")
@@ -114,20 +128,41 @@ class Crowd:
         self._expected = expected
         self._visitors: list[Visitor] = []
 
-    async def open(self, wanted: int, unanswered: int) -> str:
-        gate = asyncio.Semaphore(unanswered)
-        loop = asyncio.get_running_loop()
+    async def open(self, wanted: int) -> str:
+        gate = asyncio.Semaphore(UNANSWERED)
 
         async def one() -> None:
             async with gate:
-                _, visitor = await loop.create_connection(
-                    lambda: Visitor(self._request, self._expected), *self._address
-                )
-                self._visitors.append(visitor)
-                await visitor.answered
+                await self._request_one()
 
         missing = wanted - len(self._visitors)
-        tasks = [asyncio.create_task(one()) for _ in range(missing)]
+        return await self._opened(wanted, [asyncio.create_task(one()) for _ in range(missing)])
+
+    async def open_together(self, wanted: int) -> str:
+        tasks = []
+        for number in range(wanted - len(self._visitors)):
+            tasks.append(asyncio.create_task(self._request_one()))
+            if number % UNANSWERED == UNANSWERED - 1:
+                await asyncio.sleep(PACE_SECONDS)
+        return await self._opened(wanted, tasks)
+
+    async def burst(self, wanted: int) -> str:
+        outcomes = asyncio.gather(
+            *(self._request_one() for _ in range(wanted)), return_exceptions=True
+        )
+        failed = sum(outcome is not None for outcome in await outcomes)
+        return f"burst {failed}"
+
+    async def _request_one(self) -> None:
+        _, visitor = await asyncio.get_running_loop().create_connection(
+            lambda: Visitor(self._request, self._expected), *self._address
+        )
+        self._visitors.append(visitor)
+        await visitor.answered
+
+    async def _opened(self, wanted: int, tasks: list[asyncio.Task[None]]) -> str:
+        if not tasks:
+            return f"opened {wanted}"
         done, pending = await asyncio.wait(
             tasks, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_EXCEPTION
         )
@@ -137,7 +172,7 @@ class Crowd:
         errors = [str(error) for task in done if (error := task.exception())]
         if errors or pending:
             why = errors[0] if errors else "no answer in time"
-            return f"failed: {len(errors) + len(pending)} of {missing}: {why}"
+            return f"failed: {len(errors) + len(pending)} of {len(tasks)}: {why}"
         return f"opened {wanted}"
 
     async def echo(self, wanted: int) -> str:
@@ -178,9 +213,11 @@ async def main(address: str, host: str, path: str, *options: str) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         verb, _, number = line.strip().partition(" ")
         if verb == "open":
-            answer = await crowd.open(int(number), UNANSWERED)
+            answer = await crowd.open(int(number))
         elif verb == "together":
-            answer = await crowd.open(int(number), int(number))
+            answer = await crowd.open_together(int(number))
+        elif verb == "burst":
+            answer = await crowd.burst(int(number))
         elif verb == "echo":
             answer = await crowd.echo(int(number))
         else:

@@ -14,6 +14,7 @@ generator itself was behind its schedule.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import select
@@ -114,6 +115,11 @@ class OpenLoop:
                     self._free(connection)
         return time.monotonic() - begun
 
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._poll.close()
+
     def _connect(self) -> Connection:
         connection = Connection(self._address)
         self._connections[connection.socket.fileno()] = connection
@@ -121,6 +127,7 @@ class OpenLoop:
         return connection
 
     def _begin(self, due: float) -> None:
+        self.late.append(time.monotonic() - due)
         if self._idle:
             self._send(self._idle.pop(), due)
         else:
@@ -134,7 +141,6 @@ class OpenLoop:
 
     def _send(self, connection: Connection, due: float) -> None:
         connection.due = due
-        self.late.append(time.monotonic() - due)
         if connection.socket.send(self._request) != len(self._request):
             raise RuntimeError("a request was not taken at once")
 
@@ -154,7 +160,8 @@ def main(address: str, host: str, path: str, rate: float, seconds: float) -> Non
     name, _, port = address.rpartition(":")
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
     loop = OpenLoop((name, int(port)), request.encode("ascii"))
-    took = loop.run(poisson(rate, seconds))
+    with contextlib.closing(loop):
+        took = loop.run(poisson(rate, seconds))
     found = {
         "requests": len(loop.times),
         "seconds": took,

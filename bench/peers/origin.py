@@ -2,7 +2,7 @@
 
     GET /1k            1 KiB
     POST anything      reads the content and answers "ok"
-    GET /hold          a response head at once, its content never
+    GET /hold          an event at once, and no more of them
     GET /barrier/N     waits until N requests wait here, then answers all of them
     GET /echo          a WebSocket that sends back each message
 
@@ -25,7 +25,11 @@ SMALL = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\n\r\n"
     + bytes(1024)
 )
-HOLD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n"
+# Of a type that no proxy waits with until there is more.
+HOLD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"9\r\ndata: 1\n\n\r\n"
+)
 LATE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 UNKNOWN = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

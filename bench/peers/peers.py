@@ -1,4 +1,4 @@
-"""The programs that are compared: how each is started in front of an origin, and where it is driven.
+"""The programs that are compared: how each is started before an origin, and where it is driven.
 
 Three kinds. A *tunnel* is a connector on the edge; visitors speak HTTP/1.1 to the edge's plain
 listener. A *proxy* is nginx or haproxy in a connector's position, TLS and HTTP/2 in front, HTTP/1.1
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -84,13 +84,10 @@ class Peer(Protocol):
     def version(self) -> str:
         """As it says itself."""
 
-    def start(self, stage: Stage, origin: Origin, variation: Variation = USUAL) -> _Start:
+    def start(
+        self, stage: Stage, origin: Origin, variation: Variation = USUAL
+    ) -> AbstractContextManager[Running]:
         """In front of an origin, for the length of a `with` block."""
-
-
-class _Start(Protocol):
-    def __enter__(self) -> Running: ...
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 def output_of(command: Sequence[str | Path]) -> str:
@@ -111,7 +108,7 @@ class TunnelPeer:
     links: int = 1
     flags: Sequence[str] = ()
     kind: Kind = Kind.TUNNEL
-    _tunnels: list[Tunnel] = field(default_factory=list)
+    _tunnels: dict[int, list[Tunnel]] = field(default_factory=dict)
 
     def missing(self) -> str:
         if not self.program:
@@ -125,8 +122,9 @@ class TunnelPeer:
     def start(
         self, stage: Stage, origin: Origin, variation: Variation = USUAL
     ) -> Iterator[Running]:
-        # The edge gives names away at a limited rate, so each is used again.
-        tunnel = self._tunnels.pop() if self._tunnels else stage.tunnel()
+        # An edge gives names away at a limited rate, so each is used again.
+        unused = self._tunnels.setdefault(stage.edge.child.pid, [])
+        tunnel = unused.pop() if unused else stage.tunnel()
         try:
             with started(
                 self.name,
@@ -138,7 +136,7 @@ class TunnelPeer:
                     self.name, self.kind, stage.edge.http, tunnel.hostname, child, stage.edge.child
                 )
         finally:
-            self._tunnels.append(tunnel)
+            unused.append(tunnel)
 
     def _command(
         self, stage: Stage, tunnel: Tunnel, origin: Origin, variation: Variation
@@ -192,7 +190,8 @@ class Nginx:
     listen 127.0.0.1:{port} ssl http2 backlog=4096;
     ssl_certificate {stage.certificate}; ssl_certificate_key {stage.certificate};
     ssl_protocols TLSv1.3; ssl_buffer_size 16k;
-    http2_max_concurrent_streams 4096;
+    http2_max_concurrent_streams 4096; http2_chunk_size 64k;
+    proxy_buffer_size 16k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_request_buffering off; proxy_max_temp_file_size 0;

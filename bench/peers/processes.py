@@ -129,16 +129,15 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child and all of its session."""
-    for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """End a child, and what is left of its session after that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def tree(pid: int) -> list[int]:
@@ -167,15 +166,13 @@ def usage(pids: Sequence[int]) -> Usage:
     """What the processes and their descendants have used so far. Those that are gone count 0."""
     cpu, rss, peak, voluntary, involuntary = 0.0, 0, 0, 0, 0
     for pid in dict.fromkeys(member for root in pids for member in tree(root)):
-        try:
+        with contextlib.suppress(OSError):
             cpu += cpu_seconds(pid)
             rss += _status(pid, "VmRSS") * 1024
             peak += _status(pid, "VmHWM") * 1024
             for thread in (Path("/proc") / str(pid) / "task").iterdir():
                 voluntary += _status(f"{pid}/task/{thread.name}", "voluntary_ctxt_switches")
                 involuntary += _status(f"{pid}/task/{thread.name}", "nonvoluntary_ctxt_switches")
-        except OSError:
-            continue
     return Usage(cpu, rss, peak, voluntary, involuntary)
 
 

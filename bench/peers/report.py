@@ -13,6 +13,7 @@ COLUMNS = {
     "cpu_s_per_gib": "CPU s/GiB",
     "far_cpu_us": "far CPU µs/req",
     "far_cpu_s_per_gib": "far CPU s/GiB",
+    "failed": "failed",
     "per_second": "per second",
     "mbit_s": "Mbit/s",
     "p50_ms": "p50 ms",
@@ -123,7 +124,7 @@ def _table(titles: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _around(spread: Spread) -> str:
-    return f"{spread.low:.2f}–{spread.high:.2f}"
+    return f"{spread.low:.2f} to {spread.high:.2f}"
 
 
 def number(value: float) -> str:

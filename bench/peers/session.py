@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
+from typing import final
 
 from bench.peers import h2load
 from bench.peers.peers import USUAL, Kind, Peer, Running, Variation
@@ -85,8 +86,9 @@ class Crowd:
         return answer.partition(" ")[2]
 
 
+@final
 class Session:
-    """Peers are started when first needed, and stay until the end of the run.
+    """The stage and the peers, which are started when first needed, until the `with` block ends.
 
     Args:
         scale: 1 for a real run, less for a quick one.
@@ -98,8 +100,10 @@ class Session:
         self._scale = scale
         self._running: dict[tuple[str, Origin], tuple[Running, ExitStack]] = {}
         self._remembered: dict[str, float] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Session:
+        self._stack.enter_context(self.stage)
         return self
 
     def __exit__(
@@ -108,9 +112,22 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with ExitStack() as stack:
+        self._close()
+
+    def _close(self) -> None:
+        with self._stack:
+            # Connectors before the edge that they say goodbye to.
             for _, running in self._running.values():
-                stack.push(running)
+                self._stack.push(running)
+        self._running.clear()
+
+    def recover(self) -> str:
+        """If the edge or an origin has ended, begin with new ones. Returns what had."""
+        lost = self.stage.lost
+        if lost:
+            self._close()
+            self._stack.enter_context(self.stage)
+        return lost
 
     def scaled(self, number: int, least: int = 1) -> int:
         """A number of requests for this run."""
@@ -157,7 +174,6 @@ class Session:
         *,
         body: int = 0,
         headers: Sequence[str] = (),
-        rate: int = 0,
     ) -> tuple[h2load.Outcome, Account]:
         """Run h2load, and account for it. `body` is the size of what is posted."""
         content = self.stage.body(body) if body else None
@@ -170,7 +186,6 @@ class Session:
                 log=self.stage.files / "h2load.log",
                 body=content,
                 headers=headers,
-                rate=rate,
             )
         return outcome, account
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from bench.peers.processes import Child, free_port, started
 
 UNDERPASS = (sys.executable, "-m", "underpass")
 BULK = 256 << 20
 """Bytes of the large file."""
+FAR = 64 << 20
+"""Bytes that go over the long way: a first second of opening windows should not be all of it."""
 
 
 class Origin(Enum):
@@ -49,6 +52,7 @@ class Tunnel:
     credentials: Path
 
 
+@final
 class Stage:
     """Origins and edge, running inside a `with` block."""
 
@@ -79,12 +83,19 @@ class Stage:
     ) -> None:
         self._stack.close()
 
+    @property
+    def lost(self) -> str:
+        """Which of its processes has ended, and with what; empty while all run."""
+        ended = [
+            f"the {child.name} process ended with {child.process.returncode}"
+            for child in (self.edge.child, *(child for child, _ in self._origins.values()))
+            if not child.alive
+        ]
+        return " and ".join(ended)
+
     def port(self, origin: Origin) -> int:
         """Where an origin listens."""
         return self._origins[origin][1]
-
-    def origin(self, origin: Origin) -> Child:
-        return self._origins[origin][0]
 
     def path(self, name: str) -> Path:
         """A path for a file that nobody has used yet."""
@@ -119,7 +130,7 @@ class Stage:
     def _start_files(self, stack: ExitStack) -> tuple[Child, int]:
         site = self.files / "www"
         site.mkdir(0o755)
-        for name, size in (("1k", 1024), ("16k", 16384), ("bulk", BULK)):
+        for name, size in (("1k", 1024), ("16k", 16384), ("far", FAR), ("bulk", BULK)):
             _write_random(site / name, size)
             (site / name).chmod(0o644)
         port = free_port()
