@@ -206,6 +206,33 @@ def test_without_rules_or_an_origin_every_request_is_answered_with_503(
             assert (answer.status, answer.body) == (503, b"")
 
 
+def test_ten_thousand_rules(tmp_path: Path, data_dir: Path) -> None:
+    """The edge is told of them all, and the link stays."""
+    credentials = new_tunnel(data_dir, "last.example.test")
+    rules = [
+        f"- {{hostname: {'x' * 60}-{number}.example.test, service: 'http://127.0.0.1:{number}'}}\n"
+        for number in range(1, 10_000)
+    ]
+    (tmp_path / "config.yml").write_text(f"ingress:\n{''.join(rules)}- service: http_status:418\n")
+    edge = EdgeProcess(data_dir)
+    with running(edge):
+        connector = ConnectorProcess(
+            [
+                f"--config={tmp_path / 'config.yml'}",
+                *edge.edge_arguments,
+                "run",
+                f"--token={credentials.to_token()}",
+            ]
+        )
+        with running(connector):
+            connector.ready()
+            assert Curl(edge, "last.example.test")("/").status == 418
+        # Calls are answered in order: once it has unregistered, the report has been answered too.
+        assert connector.has_logged("Unregistered tunnel connection")
+        assert not connector.has_logged("Lost connection")
+        assert not connector.has_logged("unable to report the configuration")
+
+
 @pytest.mark.parametrize(
     ("rules", "complaint"),
     [

@@ -16,6 +16,7 @@ from underpass.wire import rpc_messages as messages
 from underpass.wire.capnp import Message, MessageReader
 from underpass.wire.registration import (
     DUPLICATE_CONNECTION,
+    MAX_CONFIGURATION_BYTES,
     ClientInfo,
     ConnectionDetails,
     ConnectionOptions,
@@ -442,3 +443,40 @@ def test_a_refusal_says_what_kind_it_is():
     assert RegistrationRefused("Unauthorized: Invalid tunnel secret").is_unauthorized
     assert not RegistrationRefused("EDUPCONN").is_unauthorized
     assert str(RegistrationRefused("try later")) == "try later"
+
+
+class Wires:
+    """A client and a server that hand their bytes to each other at once."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.server = RegistrationServer(edge, lambda framed: self.client.feed(framed))
+        self.client = RegistrationClient(self.server.feed)
+
+
+def test_a_registered_connector_may_report_a_large_configuration() -> None:
+    edge = Edge()
+
+    async def talk() -> None:
+        wires = Wires(edge)
+        await register(wires.client)
+        await wires.client.update_local_configuration(bytes(MAX_CONFIGURATION_BYTES))
+
+    asyncio.run(talk())
+    assert edge.calls[1] == bytes(MAX_CONFIGURATION_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("registered", "size"), [(False, 1 << 20), (True, MAX_CONFIGURATION_BYTES + (1 << 20))]
+)
+def test_not_before_and_not_without_bounds(registered: bool, size: int) -> None:
+    edge = Edge()
+
+    async def talk() -> None:
+        wires = Wires(edge)
+        if registered:
+            await register(wires.client)
+        with pytest.raises(RpcProtocolError, match="bytes, at most"):
+            await wires.client.update_local_configuration(bytes(size))
+
+    asyncio.run(talk())
+    assert len(edge.calls) == registered

@@ -31,6 +31,7 @@ from underpass.wire.headers import (
 )
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import (
+    MAX_CONFIGURATION_BYTES,
     ClientInfo,
     ConnectionDetails,
     ConnectionOptions,
@@ -246,6 +247,12 @@ class HttpLinkDialer:
 
     async def _report_configuration(self, link: ConnectorLink) -> None:
         document = local_configuration_of(self._options)
+        if len(document) > MAX_CONFIGURATION_BYTES:
+            log.warning(
+                "The configuration is too large to be reported to the edge, and works all the same",
+                extra={"bytes": len(document), "most": MAX_CONFIGURATION_BYTES},
+            )
+            return
         self._status.local_config_pushes += 1
         try:
             await link.report_configuration(document, self._options.rpc_timeout)

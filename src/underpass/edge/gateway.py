@@ -20,6 +20,7 @@ from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.links import EdgeLink
+from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import PageKind, render
 from underpass.edge.router import Router, UnknownHost
 from underpass.wire.turns import LoopTurn
@@ -201,11 +202,14 @@ class Gateway:
     ) -> None:
         """Begin to accept on bound sockets."""
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(lambda: Doorman(self, b"http"), sock=plain))
+        self._servers.append(
+            await loop.create_server(lambda: Doorman(self, b"http"), sock=plain, backlog=BACKLOG)
+        )
         self._servers.append(
             await loop.create_server(
                 lambda: Doorman(self, b"https"),
                 sock=secure,
+                backlog=BACKLOG,
                 ssl=context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
             )

@@ -8,8 +8,9 @@ import socket
 from underpass.edge.errors import ListenError
 from underpass.edge.options import Address
 
-BACKLOG = 1024
-"""Connections that may wait to be accepted. nginx takes 511; a reconnecting fleet is larger."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted, as far as the system allows (Linux: somaxconn, 4096 by
+itself). What comes beyond tries again after a second."""
 
 
 def listen(address: Address) -> socket.socket:

@@ -10,6 +10,7 @@ import ssl
 from typing import Final
 
 from underpass.edge.links import EdgeLink
+from underpass.edge.listening import BACKLOG
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.wire.turns import LoopTurn
@@ -56,6 +57,7 @@ class TunnelListeners:
                 await loop.create_server(
                     self._new_link,
                     sock=listener,
+                    backlog=BACKLOG,
                     ssl=self._context,
                     ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 )

@@ -333,6 +333,10 @@ class MessageReader:
         self._needed = WORD
         self._failure: str | None = None
 
+    def allow(self, max_message_bytes: int) -> None:
+        """Take in messages of this size from now on: the peer has shown that it may send them."""
+        self._max_message_bytes = max_message_bytes
+
     @property
     def buffered(self) -> int:
         """Bytes held of a message that is not complete yet."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from underpass.wire import registration_messages as layout
-from underpass.wire.capnp import MalformedMessage, StructReader
+from underpass.wire.capnp import MAX_MESSAGE_BYTES, MalformedMessage, StructReader
 from underpass.wire.registration_messages import (
     DUPLICATE_CONNECTION,
     REGISTER_CONNECTION,
@@ -90,6 +90,11 @@ class RegistrationClient:
     def closed(self, exc: BaseException | None) -> None:
         """Tell that the stream is gone. Pending calls raise RpcEnded."""
         self._rpc.closed(exc)
+
+
+MAX_CONFIGURATION_BYTES: Final = 8 << 20
+"""Longest local configuration that an edge takes from a connector that has registered: some
+twenty thousand ingress rules. Before that a message has MAX_MESSAGE_BYTES at most."""
 
 
 class RegistrationHandler(Protocol):
@@ -169,13 +174,17 @@ class RegistrationServer:
         except InvalidField as error:
             raise RpcException(f"registerConnection: {error}") from error
         try:
-            return layout.registration_results(self._handler.register_connection(request))
+            details = self._handler.register_connection(request)
         except RegistrationRefused as refused:
             return layout.refusal_results(refused)
+        # What is left of a message is its frame: a few hundred bytes.
+        self._rpc.allow(MAX_CONFIGURATION_BYTES + MAX_MESSAGE_BYTES)
+        return layout.registration_results(details)
 
 
 __all__ = [
     "DUPLICATE_CONNECTION",
+    "MAX_CONFIGURATION_BYTES",
     "ClientInfo",
     "ConnectionDetails",
     "ConnectionOptions",

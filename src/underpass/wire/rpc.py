@@ -111,6 +111,10 @@ class RpcConnection:
         self._answers: dict[int, bool] = {}
         self._export_references = 0
 
+    def allow(self, max_message_bytes: int) -> None:
+        """Take in messages of this size from now on."""
+        self._reader.allow(max_message_bytes)
+
     @property
     def ended(self) -> bool:
         """Whether nothing more will be sent or taken in."""
