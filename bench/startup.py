@@ -63,8 +63,7 @@ def programs(edge: EdgeProcess, files: Path, mode: str) -> list[Program]:
     environment = {"PATH": os.environ["PATH"], "HOME": str(files)}
     flags = [
         "tunnel", "--no-autoupdate", "--protocol=http2", "--ha-connections=1",
-        "--metrics=127.0.0.1:0", f"--edge={edge.tunnel}", f"--edge={edge.tunnel}",
-        f"--cacert={edge.cacert}",
+        f"--edge={edge.tunnel}", f"--edge={edge.tunnel}", f"--cacert={edge.cacert}",
     ]  # fmt: skip
     if mode == "token":
         environment["TUNNEL_TOKEN"] = quick.credentials.to_token()
@@ -166,8 +165,8 @@ def main() -> None:
         for program in compared:
             start(program, look_at_memory=False)  # fills the caches of files and of byte code
         for number in range(arguments.starts + arguments.idles):
-            for program in compared:
-                samples.append(start(program, look_at_memory=number >= arguments.starts))
+            idle = number >= arguments.starts
+            samples += [start(program, look_at_memory=idle) for program in compared]
     report(samples)
     if arguments.json:
         machine = {"machine": platform.platform(), "python": platform.python_version()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import HttpStatus, single_rule
@@ -152,7 +152,7 @@ def test_a_metrics_address_in_use_is_exit_code_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         path = FakePath()
-        assert serve(path, None, dataclasses.replace(OPTIONS, metrics=address)) == 1
+        assert serve(path, None, replace(OPTIONS, metrics=address)) == 1
     assert path.is_closed
 
 
@@ -170,13 +170,13 @@ def test_a_signal_before_any_link_is_up_ends_with_zero() -> None:
 
 def test_the_pid_is_written_once_a_link_is_up(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
-    assert serve(FakePath(), terminate, dataclasses.replace(OPTIONS, pidfile=pidfile)) == 0
+    assert serve(FakePath(), terminate, replace(OPTIONS, pidfile=pidfile)) == 0
     assert pidfile.read_text() == str(os.getpid())
 
 
 def test_a_pid_file_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:
     pidfile = tmp_path / "absent" / "pid"
-    assert serve(FakePath(), terminate, dataclasses.replace(OPTIONS, pidfile=pidfile)) == 0
+    assert serve(FakePath(), terminate, replace(OPTIONS, pidfile=pidfile)) == 0
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_the_metrics_server_shows_all_sources() -> None:
             writer.close()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    options = dataclasses.replace(OPTIONS, metrics=f"127.0.0.1:{port}")
+    options = replace(OPTIONS, metrics=f"127.0.0.1:{port}")
     assert serve(FakePath(), ask, options) == 0
     ready, metrics, quick = answers
     assert b'"readyConnections":1' in ready
@@ -223,4 +223,4 @@ def test_any_event_loop_will_do(loop: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_credentials_are_needed() -> None:
     with pytest.raises(ValueError, match="needs credentials"):
-        serve(FakePath(), None, dataclasses.replace(OPTIONS, credentials=None))
+        serve(FakePath(), None, replace(OPTIONS, credentials=None))

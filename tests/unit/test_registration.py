@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from underpass.wire import registration_messages as layout
 from underpass.wire import rpc_messages as messages

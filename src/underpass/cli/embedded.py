@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from msgspec.structs import replace
 
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.runner import serve_connector
@@ -96,7 +97,7 @@ def _free(wanted: str) -> str:
 async def _serve_connector(options: ConnectorOptions, edge: Edge) -> int:
     quick = await edge.registry.create_quick_tunnel(DEFAULT_DOMAIN)
     public = f"{quick.hostname}:{edge.https.port}"
-    options = dataclasses.replace(
+    options = replace(
         options,
         credentials=quick.credentials,
         quick_hostname=public,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from pathlib import Path
 from typing import NoReturn
 
 import click
+from msgspec.structs import replace
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, config_directories, load_config
@@ -143,14 +143,14 @@ def run_named_tunnel(settings: Settings, config: Config, reference: str) -> int:
         fail("--region cannot be used with credentials that name their own endpoint")
     if config.ingress is None and not any(settings.is_set(name) for name in _ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(dataclasses.replace(options, credentials=credentials))
+    return _run_connector(replace(options, credentials=credentials))
 
 
 def run_quick_tunnel(settings: Settings, config: Config) -> int:
     """Get a tunnel with a name of its own, from a service or an edge in this process; run it."""
     _remark(settings, config)
     try:
-        options = dataclasses.replace(build_options(settings, config), ha_connections=1)
+        options = replace(build_options(settings, config), ha_connections=1)
     except SettingError as error:
         fail(str(error))
     service = settings.text("quick-service")
@@ -165,7 +165,7 @@ def run_quick_tunnel(settings: Settings, config: Config) -> int:
         fail(str(error))
     _show_url(quick.url)
     return _run_connector(
-        dataclasses.replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
+        replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
     )
 
 

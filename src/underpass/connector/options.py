@@ -6,8 +6,9 @@ import ipaddress
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from underpass.connector.config import Config
 from underpass.connector.durations import format_duration
@@ -41,8 +42,7 @@ _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
 
 
-@dataclass(frozen=True)
-class ConnectorOptions:
+class ConnectorOptions(Struct, frozen=True):
     """Everything a connector needs. Durations are seconds.
 
     `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned

@@ -7,8 +7,9 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, static_regions
@@ -28,8 +29,7 @@ __all__ = ["DataPath", "build_data_path", "run_connector", "serve_connector"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DataPath:
+class DataPath(Struct, frozen=True):
     """The part of a connector that moves requests, as the control plane sees it.
 
     `counters` returns the request metrics by their full names; `close` ends what is left open,

@@ -10,11 +10,12 @@ import base64
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from underpass.wire.registration_messages import TunnelAuth
 from underpass.wire.secret import Secret
@@ -31,8 +32,7 @@ class CredentialsError(ValueError):
     """Credentials that can't be read or written. The text says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """What a connector needs to run a tunnel.
 
     `account_tag` names the account, `tunnel_secret` is raw bytes and never printed, `endpoint` is
@@ -45,7 +45,7 @@ class Credentials:
     endpoint: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tunnel_secret", Secret(self.tunnel_secret))
+        force_setattr(self, "tunnel_secret", Secret(self.tunnel_secret))
 
     @property
     def auth(self) -> TunnelAuth:

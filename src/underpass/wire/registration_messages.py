@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from underpass.wire.capnp import StructReader
 from underpass.wire.capnp_builder import StructBuilder
@@ -76,19 +78,17 @@ class RegistrationRefused(Exception):  # noqa: N818  (an answer of the edge, not
         return UNAUTHORIZED in self.cause
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelAuth:
+class TunnelAuth(Struct, frozen=True):
     """What proves the right to run a tunnel. The secret is never printed."""
 
     account_tag: str
     tunnel_secret: bytes
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tunnel_secret", Secret(self.tunnel_secret))
+        force_setattr(self, "tunnel_secret", Secret(self.tunnel_secret))
 
 
-@dataclass(frozen=True, slots=True)
-class ClientInfo:
+class ClientInfo(Struct, frozen=True):
     """The connector process: `client_id` is its random id, `arch` is like ``linux_amd64``."""
 
     client_id: uuid.UUID
@@ -97,8 +97,7 @@ class ClientInfo:
     arch: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
+class ConnectionOptions(Struct, frozen=True):
     """About this attempt to connect.
 
     `origin_local_ip` is the local address of the connector's socket, `num_previous_attempts` its
@@ -112,8 +111,7 @@ class ConnectionOptions:
     num_previous_attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrationRequest:
+class RegistrationRequest(Struct, frozen=True):
     """The parameters of registerConnection. `conn_index` (0 to 255) numbers the connections of
     one connector process."""
 
@@ -123,8 +121,7 @@ class RegistrationRequest:
     options: ConnectionOptions
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionDetails:
+class ConnectionDetails(Struct, frozen=True):
     """The edge's answer: its id for the connection, and the name of the place where it ends."""
 
     connection_id: uuid.UUID

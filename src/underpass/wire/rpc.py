@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from underpass.wire import rpc_messages as messages
 from underpass.wire.capnp import MAX_MESSAGE_BYTES, MalformedMessage, MessageReader, StructReader
@@ -69,8 +70,7 @@ Dispatch: TypeAlias = Callable[[int, int, StructReader], Content]
 Raises RpcException to answer with an exception, MalformedMessage if the parameters are none."""
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(Struct):
     future: asyncio.Future[StructReader] | None
     """None for the bootstrap, whose answer nobody waits for by itself."""
     finished: bool = False

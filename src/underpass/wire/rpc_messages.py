@@ -7,8 +7,9 @@ Layouts: rpc.capnp of the Cap'n Proto distribution; the part of it in use, docs:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from msgspec import Struct
 
 from underpass.wire.capnp import MalformedMessage, Message, StructReader
 from underpass.wire.capnp_builder import MessageBuilder, StructBuilder
@@ -41,8 +42,7 @@ UNIMPLEMENTED: Final = 3
 """Exception type: the method does not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """A struct still to be written: the parameters or the results of a call.
 
     `data_words` and `pointers` are the size from the schema; `fill` sets the fields.
@@ -60,15 +60,13 @@ def _nothing(_: StructBuilder) -> None:
 EMPTY: Final = Content(0, 0, _nothing)
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedCap:
+class ImportedCap(Struct, frozen=True):
     """A call's target: a capability that the receiver of the call exports."""
 
     capability: int
 
 
-@dataclass(frozen=True, slots=True)
-class PromisedAnswer:
+class PromisedAnswer(Struct, frozen=True):
     """A call's target: the answer to an earlier question, whether it has come or not.
 
     `whole` is False if the target is something inside the answer instead of the answer itself.
@@ -81,13 +79,11 @@ class PromisedAnswer:
 Target: TypeAlias = ImportedCap | PromisedAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class Bootstrap:
+class Bootstrap(Struct, frozen=True):
     question_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """`target` is None and `to_caller` False for kinds of call beyond level 1."""
 
     question_id: int
@@ -99,8 +95,7 @@ class Call:
     has_capabilities: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(Struct, frozen=True):
     """`capability` is the sender's export id if the content itself is a capability."""
 
     answer_id: int
@@ -109,8 +104,7 @@ class Results:
     has_capabilities: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A Return that brings no results."""
 
     answer_id: int
@@ -118,30 +112,25 @@ class Failure:
     type: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     question_id: int
     release_result_caps: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     capability: int
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unimplemented:
+class Unimplemented(Struct, frozen=True):
     """The peer did not know a message of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(Struct, frozen=True):
     """A message beyond level 1; `tag` is its number in the Message union."""
 
     tag: int

@@ -11,8 +11,9 @@ import codecs
 import enum
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 __all__ = [
     "MALFORMED_KEY",
@@ -72,8 +73,7 @@ class WebSocketError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A whole message. The data of a text is valid UTF-8."""
 
     is_text: bool
@@ -107,8 +107,7 @@ MALFORMED_KEY: Final = (
 """Status, fields and content of the answer to a handshake that cannot be accepted."""
 
 
-@dataclass(frozen=True)
-class Acknowledgement:
+class Acknowledgement(Struct, frozen=True):
     """What a stream's opening is answered with."""
 
     status: int
