@@ -6,13 +6,13 @@ import struct
 
 import pytest
 
+from underpass.connector.services.handshake import accept_key
 from underpass.connector.services.websocket import (
     MAX_CONTROL,
     CloseCode,
     Message,
     Opcode,
     WebSocketServer,
-    accept_key,
     encode_close,
     encode_frame,
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ssl
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 from underpass.connector.origin_request import OriginRequest
 
 __all__ = ["TrustError", "certificate_trouble", "edge_context", "origin_context"]
+
+_CLOUDFLARE_ROOTS = Path(__file__).with_name("cloudflare_roots.pem")
 
 
 class TrustError(Exception):
@@ -27,8 +28,7 @@ def edge_context(cacert: Path | None) -> ssl.SSLContext:
         _load(context, cacert, "--cacert")
     else:
         context = ssl.create_default_context()
-        roots = files("underpass.connector").joinpath("cloudflare_roots.pem")
-        context.load_verify_locations(cadata=roots.read_text("ascii"))
+        context.load_verify_locations(_CLOUDFLARE_ROOTS)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

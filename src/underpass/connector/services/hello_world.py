@@ -23,11 +23,11 @@ from urllib.parse import parse_qs
 import msgspec
 
 from underpass.connector.durations import format_duration, parse_duration
+from underpass.connector.services.handshake import accept_key
 from underpass.connector.services.websocket import (
     CloseCode,
     Message,
     WebSocketServer,
-    accept_key,
 )
 from underpass.core.fields import Token
 from underpass.core.relay import PythonSide

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 from typing import Final
 
-from underpass.connector.services.websocket import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
 from underpass.core.tunnel import OriginExchange

@@ -8,7 +8,7 @@ from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import StreamService
-from underpass.connector.services.websocket import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
 from underpass.core.websocket import WebSocketStream

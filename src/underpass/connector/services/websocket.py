@@ -5,26 +5,19 @@ For services that answer in this process. A WebSocket to an origin passes throug
 
 from __future__ import annotations
 
-import base64
-import binascii
 import codecs
 import enum
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from msgspec import Struct
 
 __all__ = [
-    "MALFORMED_KEY",
     "MAX_MESSAGE",
-    "Acknowledgement",
     "CloseCode",
     "Message",
     "WebSocketError",
     "WebSocketServer",
-    "accept_key",
-    "acknowledge",
     "encode_close",
     "encode_frame",
 ]
@@ -35,8 +28,6 @@ MAX_MESSAGE: Final = 1024 * 1024
 MAX_CONTROL: Final = 125
 """Bytes of a control frame (RFC 6455 §5.5)."""
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY_BYTES: Final = 16
 _FINAL: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
@@ -82,45 +73,6 @@ class Message(Struct, frozen=True):
     @property
     def opcode(self) -> Opcode:
         return Opcode.TEXT if self.is_text else Opcode.BINARY
-
-
-def accept_key(key: bytes) -> bytes:
-    """The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (§4.2.2).
-
-    Raises ValueError if the key is not sixteen bytes in base64.
-    """
-    try:
-        nonce = base64.b64decode(key, validate=True)
-    except binascii.Error:
-        nonce = b""
-    if len(nonce) != _KEY_BYTES:
-        raise ValueError("Sec-WebSocket-Key is not sixteen bytes in base64")
-    # SHA-1 is the protocol's choice and protects nothing here.
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-
-
-MALFORMED_KEY: Final = (
-    400,
-    ((b"content-type", b"text/plain"),),
-    b"malformed Sec-WebSocket-Key\n",
-)
-"""Status, fields and content of the answer to a handshake that cannot be accepted."""
-
-
-class Acknowledgement(Struct, frozen=True):
-    """What a stream's opening is answered with."""
-
-    status: int
-    fields: tuple[tuple[bytes, bytes], ...]
-
-
-def acknowledge(key: bytes | None) -> Acknowledgement:
-    """The answer to a client that sent `key`, or none because it wants no WebSocket handshake
-    (RFC 6455 §4.2.2). Raises ValueError if the key is malformed."""
-    if key is None:
-        return Acknowledgement(200, ())
-    accept = accept_key(key)
-    return Acknowledgement(101, ((b"upgrade", b"websocket"), (b"sec-websocket-accept", accept)))
 
 
 def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
