@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from functools import cache
 from typing import Any
 
 import click
@@ -34,8 +36,9 @@ class _SettingType(click.ParamType):  # type: ignore[type-arg]  # generic since 
 class SettingOption(click.Option):
     """The flag of one setting. Defaults and the environment are left to `settings.resolve`."""
 
-    def __init__(self, setting: Setting, *, hidden: bool = False) -> None:
+    def __init__(self, setting: Setting) -> None:
         self.setting = setting
+        self.flag = Flag(setting.name, is_boolean=setting.kind == "boolean")
         names = [f"--{setting.name}"]
         names += [f"--{alias}" for alias in setting.aliases if len(alias) > 1]
         names += [f"-{alias}" for alias in setting.aliases if len(alias) == 1]
@@ -46,8 +49,16 @@ class SettingOption(click.Option):
             default=None,
             help=_help(setting),
             metavar=_METAVARS[setting.kind],
-            hidden=hidden or setting.hidden,
+            hidden=setting.hidden,
         )
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Most settings are not given, and a command has a hundred: for those nothing is done."""
+        if self.name not in opts:
+            return None, args
+        return super().handle_parse_result(ctx, opts, args)
 
 
 _METAVARS = {
@@ -77,8 +88,20 @@ def setting_options(
     names: Iterable[str] | None = None, *, hidden: bool = False
 ) -> list[click.Parameter]:
     """The flags of the settings named, or of all."""
-    chosen = SETTINGS.values() if names is None else [SETTINGS[name] for name in names]
-    return [SettingOption(setting, hidden=hidden) for setting in chosen]
+    options = [_option(name) for name in (SETTINGS if names is None else names)]
+    return [_hidden(option) for option in options] if hidden else [*options]
+
+
+@cache
+def _option(name: str) -> SettingOption:
+    """The flag of a setting: one for all commands, because making one is slow."""
+    return SettingOption(SETTINGS[name])
+
+
+def _hidden(option: SettingOption) -> SettingOption:
+    hidden = copy(option)
+    hidden.hidden = True
+    return hidden
 
 
 def given_levels(ctx: click.Context) -> list[Mapping[str, Value]]:
@@ -147,10 +170,10 @@ def _rewritten(command: click.Command, ctx: click.Context, args: Sequence[str]) 
         if not isinstance(param, click.Option):
             continue
         names = [name.lstrip("-") for name in param.opts]
-        is_boolean = isinstance(param, SettingOption) and param.setting.kind == "boolean"
-        flag = Flag(max(names, key=len), is_boolean, is_bare=param.is_flag)
         if isinstance(param, SettingOption):
-            flag = Flag(param.setting.name, is_boolean)
+            flag = param.flag
+        else:
+            flag = Flag(max(names, key=len), is_bare=param.is_flag)
         flags.update(dict.fromkeys(names, flag))
     try:
         return normalize(args, flags, stop_at_word=not command.allow_interspersed_args)

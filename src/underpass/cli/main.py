@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import click
@@ -81,4 +82,7 @@ def show_help(ctx: click.Context, /, command: tuple[str, ...]) -> None:
 
 def main() -> None:
     """The console entry: exit code 0 for success, 1 for an error, 2 for a wrong command line."""
+    # What a start makes, modules above all, is there to stay: to look for garbage among it is for
+    # nothing. A process that runs for long enables collection again in `event_loop.run`.
+    gc.disable()
     underpass.main(prog_name="underpass")

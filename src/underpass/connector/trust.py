@@ -11,6 +11,8 @@ from underpass.connector.origin_request import OriginRequest
 
 __all__ = ["TrustError", "certificate_trouble", "edge_context", "origin_context"]
 
+_CLOUDFLARE_ROOTS = Path(__file__).with_name("cloudflare_roots.pem")
+
 
 class TrustError(Exception):
     """A file of certificates cannot be used."""

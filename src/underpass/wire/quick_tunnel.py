@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from underpass.wire.credentials import Credentials
 
@@ -36,8 +36,7 @@ class QuickTunnelError(ValueError):
     """The service created no quick tunnel, or its answer can't be understood."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuickTunnel:
+class QuickTunnel(Struct, frozen=True):
     """A quick tunnel just created. `hostname` may have a port, but no scheme."""
 
     credentials: Credentials
@@ -50,12 +49,12 @@ class QuickTunnel:
         return f"https://{self.hostname}"
 
 
-class _Error(msgspec.Struct, frozen=True):
+class _Error(Struct, frozen=True):
     code: int | str = 0
     message: str = ""
 
 
-class _Result(msgspec.Struct, frozen=True):
+class _Result(Struct, frozen=True):
     id: str
     name: str = ""
     hostname: str = ""
@@ -63,7 +62,7 @@ class _Result(msgspec.Struct, frozen=True):
     secret: str = ""
 
 
-class _Response(msgspec.Struct, frozen=True):
+class _Response(Struct, frozen=True):
     success: bool = False
     result: _Result | None = None
     errors: list[_Error] | None = None

@@ -7,10 +7,10 @@ used. Docs: wire protocol §2.9, §6.1 and §6.4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Struct
 
 MAX_UPDATE_BYTES: Final = 1 << 20
 """Largest configuration update taken in: several thousand ingress rules, and no more than a
@@ -26,28 +26,26 @@ class ConfigurationUpdateError(ValueError):
     """The body of a configuration update, or of the reply to one, can't be understood."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationUpdate:
+class ConfigurationUpdate(Struct, frozen=True):
     """A configuration pushed by the edge; `config` is a JSON value, not looked into yet."""
 
     version: int
     config: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationReply:
+class ConfigurationReply(Struct, frozen=True):
     """The connector's answer: the version now in force, and why the update was not applied."""
 
     last_applied_version: int
     error: str | None = None
 
 
-class _Update(msgspec.Struct, frozen=True):
+class _Update(Struct, frozen=True):
     version: _Int32
     config: msgspec.Raw
 
 
-class _Reply(msgspec.Struct, frozen=True, rename="camel"):
+class _Reply(Struct, frozen=True, rename="camel"):
     last_applied_version: _Int32
     # cloudflared sends an object without the text where it means an error.
     err: Any = None
@@ -91,8 +89,7 @@ def decode_reply(body: bytes) -> ConfigurationReply:
     return ConfigurationReply(reply.last_applied_version, "the connector gave no reason")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalRule:
+class LocalRule(Struct, frozen=True):
     """An ingress rule of the connector's own configuration.
 
     `service` is its string form (``http://…``, ``http_status:404``); `origin_request` has the
@@ -102,7 +99,7 @@ class LocalRule:
     service: str
     hostname: str = ""
     path: str = ""
-    origin_request: Mapping[str, Any] = field(default_factory=dict)
+    origin_request: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def local_configuration(
