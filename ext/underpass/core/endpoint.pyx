@@ -9,6 +9,7 @@ Everything the endpoints of one loop produce in a turn is written by `Turn.run` 
 a TLS record run and a system call are the dearest things a small request pays for.
 """
 
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
@@ -39,7 +40,8 @@ cdef class Turn:
         self.on_error = on_error
         self.waiting = []
         self.scheduled = False
-        self.buffer = bytearray(READ_BUFFER)
+        # Not zeroed, so that pages nobody has read into yet take no memory.
+        self.buffer = PyByteArray_FromStringAndSize(NULL, READ_BUFFER)
         self.view = memoryview(self.buffer)
         self.base = <unsigned char*>self.buffer
         self.busy = False
@@ -194,7 +196,8 @@ cdef class Endpoint:
             self.own_buffer = None
             return turn.view
         if self.own_buffer is None:
-            self.own_buffer = bytearray(READ_BUFFER if turn.private_buffers else OWN_READ_BUFFER)
+            self.own_buffer = PyByteArray_FromStringAndSize(
+                NULL, READ_BUFFER if turn.private_buffers else OWN_READ_BUFFER)
         # A view, because asyncio's TLS reads into slices of what it is given: those of a bytearray are copies.
         return memoryview(self.own_buffer)
 
