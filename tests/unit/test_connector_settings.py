@@ -100,6 +100,7 @@ def test_every_default_has_the_kind_of_its_setting(setting: object) -> None:
     readers = {
         "text": found.text,
         "integer": found.integer,
+        "count": found.count,
         "boolean": found.boolean,
         "duration": found.seconds,
         "list": found.list,
