@@ -48,25 +48,29 @@ class Reloader:
 
     Args:
         started_with: None when there is nothing that could be read again.
-        apply: puts rules in force. Raises DataPathError, and then nothing has changed.
     """
 
-    def __init__(
-        self,
-        started_with: Configuration | None,
-        apply: Callable[[Ingress], Awaitable[None]],
-    ) -> None:
+    def __init__(self, started_with: Configuration | None) -> None:
         self._started_with = started_with
-        self._apply = apply
+        self._apply: Callable[[Ingress], Awaitable[None]] | None = None
         self._version = 0
         self._asked = False
         self._working: asyncio.Task[None] | None = None
 
+    def start(self, apply: Callable[[Ingress], Awaitable[None]]) -> None:
+        """Do what is asked from now on, and what has been asked.
+
+        `apply` puts rules in force; it raises DataPathError, and then nothing has changed.
+        """
+        self._apply = apply
+        if self._asked:
+            self.ask()
+
     def ask(self) -> None:
         """Reload soon. What is asked while one is under way makes for one more after it."""
         self._asked = True
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work(), name="reload")
+        if self._apply is not None and (self._working is None or self._working.done()):
+            self._working = asyncio.create_task(self._work(self._apply), name="reload")
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -77,7 +81,7 @@ class Reloader:
         """How often other rules were put in force since the start."""
         return {"cloudflared_orchestration_config_version": self._version}
 
-    async def _work(self) -> None:
+    async def _work(self, apply: Callable[[Ingress], Awaitable[None]]) -> None:
         while self._asked:
             self._asked = False
             started_with = self._started_with
@@ -85,7 +89,7 @@ class Reloader:
                 _log.warning("There is no configuration file to reload; the rest is read once")
                 continue
             try:
-                await self._reload(started_with)
+                await self._reload(started_with, apply)
             except (ConfigError, SettingError, DataPathError) as error:
                 _log.error(
                     "Configuration refused, the one in force stays",
@@ -94,7 +98,9 @@ class Reloader:
             except Exception as error:  # noqa: BLE001 - a reload is no reason to stop serving
                 _log.error("unexpected error while reloading", exc_info=error)
 
-    async def _reload(self, started_with: Configuration) -> None:
+    async def _reload(
+        self, started_with: Configuration, apply: Callable[[Ingress], Awaitable[None]]
+    ) -> None:
         # In a thread: a file of megabytes takes its time, and requests go on.
         found = await asyncio.to_thread(started_with.read_again)
         options = build_options(found.settings, found.config)
@@ -103,7 +109,7 @@ class Reloader:
             raise ConfigError(f"{found.config.path} has neither ingress rules nor an origin")
         for remark in found.config.remarks:
             _log.warning(remark)
-        await self._apply(options.ingress)
+        await apply(options.ingress)
         self._version += 1
         _log.info(
             "Configuration applied",

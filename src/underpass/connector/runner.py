@@ -52,7 +52,9 @@ async def serve_connector(
     if options.credentials is None:
         raise ValueError("a connector needs credentials")
     _announce(options)
+    reloader = Reloader(configuration)
     with ShutdownSignals() as signals:
+        signals.reload_with(reloader.ask)
         try:
             pool = await signals.unless_stopped(_edge_pool(options))
         except DiscoveryError as error:
@@ -69,9 +71,8 @@ async def serve_connector(
             return 1
         if data_path is None:
             return signals.exit_code
-        reloader = Reloader(configuration, data_path.apply)
         try:
-            signals.reload_with(reloader.ask)
+            reloader.start(data_path.apply)
             return await _serve(options, pool, status, data_path, signals, reloader, ready)
         finally:
             reloader.close()
