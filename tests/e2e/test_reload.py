@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually
@@ -151,6 +154,26 @@ def test_a_websocket_outlives_the_rule_it_came_by(published: Published) -> None:
             assert await socket.recv() == "after"
 
     asyncio.run(talk())
+
+
+def test_a_request_that_waits_for_its_origin_outlives_the_rule(published: Published) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        published.apply(f"{url}\n    originRequest: {{noTLSVerify: true}}")
+        with published.curl.begun("/late", "-w", "%{http_code}") as visit:
+            accepted, _ = listener.accept()
+            accepted.settimeout(PATIENCE)
+            # The handshake has not begun, and the request waits for it.
+            published.apply(published.new.url)
+            with context.wrap_socket(accepted, server_side=True) as connection:
+                assert connection.recv(1 << 16).startswith(b"GET /late")
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nlate\n")
+                assert answer_of(visit) == b"late\n200"
+                # Then nobody has a use for it.
+                assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize(

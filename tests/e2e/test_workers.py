@@ -217,6 +217,17 @@ def test_a_second_signal_cuts_it_short(named: Named) -> None:
         assert not any(map(is_running, workers))
 
 
+def test_a_worker_that_hangs_keeps_nobody_from_ending(named: Named) -> None:
+    with running(named.edge):
+        connector = named.connector("--grace-period=1s", links=2)
+        connector.ready(2)
+        workers = workers_of(connector)
+        os.kill(workers[0], signal.SIGSTOP)
+        connector.stop()
+        assert connector.has_logged("A worker process is ended as it is")
+        assert not any(map(is_running, workers))
+
+
 def test_no_worker_outlives_its_supervisor(named: Named) -> None:
     with running(named.edge):
         connector = named.connector(links=2)
