@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import ipaddress
 import logging
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from underpass.connector import worker_messages as messages
 from underpass.connector import workers as workers_module
@@ -449,7 +449,7 @@ def test_rules_are_the_same_on_the_other_side() -> None:
 
 
 def test_options_are_the_same_on_the_other_side() -> None:
-    options = dataclasses.replace(
+    options = replace(
         OPTIONS,
         cacert=Path("/etc/ca.pem"),
         edge_bind_address=str(ipaddress.ip_address("127.0.0.1")),
