@@ -177,20 +177,23 @@ def test_a_request_that_waits_for_its_origin_outlives_the_rule(published: Publis
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("published", "text", "why"),
     [
-        ("ingress: [", "config.yml"),
-        ("ingress:\n  - service: http://127.0.0.1:1\n    nonsense: 1\n", "nonsense"),
-        ("ingress:\n  - service: bastion\n", "bastion"),
-        ("", "neither ingress rules nor an origin"),
+        (1, "ingress: [", "config.yml"),
+        (1, "ingress:\n  - service: http://127.0.0.1:1\n    nonsense: 1\n", "nonsense"),
+        (1, "", "neither ingress rules nor an origin"),
+        (1, None, "cannot read the configuration file"),
+        (1, "ingress:\n  - service: bastion\n", "bastion"),
+        (2, "ingress:\n  - service: bastion\n", "bastion"),
         (
+            2,
             "ingress:\n  - service: https://127.0.0.1:1\n"
             "    originRequest: {caPool: /nonexistent.pem}\n",
             "/nonexistent.pem",
         ),
-        (None, "cannot read the configuration file"),
     ],
-    ids=["syntax", "key", "service", "empty", "certificates", "gone"],
+    indirect=["published"],
+    ids=["syntax", "key", "empty", "gone", "service", "service in workers", "file in workers"],
 )
 def test_a_bad_file_is_refused_and_the_old_one_serves_on(
     published: Published, text: str | None, why: str

@@ -57,3 +57,11 @@ def test_one_process_knows_nothing_of_workers() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert [name for name in done.stdout.split() if name.startswith("underpass")] == []
+
+
+def test_a_command_that_only_asks_needs_no_event_loop() -> None:
+    program = "import sys, underpass.cli.tunnel; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["False"]

@@ -13,11 +13,12 @@ import pytest
 
 from underpass.connector import dispatch as dispatch_module
 from underpass.connector.config import load_config
+from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedError
 from underpass.connector.ingress import HttpStatus, Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
-from underpass.connector.reload import Configuration, Reloader
+from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
 from underpass.wire.turns import LoopTurn

@@ -19,8 +19,8 @@ from typing import Final
 import click
 from msgspec.structs import replace
 
+from underpass.connector.configuration import Configuration
 from underpass.connector.options import ConnectorOptions
-from underpass.connector.reload import Configuration
 from underpass.connector.runner import serve_connector
 from underpass.edge.errors import DataDirectoryInUseError, EdgeError, ListenError
 from underpass.edge.listening import listen

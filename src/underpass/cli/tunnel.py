@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, config_directories, load_config
+from underpass.connector.configuration import Configuration
 from underpass.connector.document import ConfigError
 from underpass.connector.identity import IdentityError, find_credentials
 from underpass.connector.options import ORIGINS, ConnectorOptions, build_options
-from underpass.connector.reload import Configuration
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import CredentialsError

@@ -12,35 +12,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from msgspec import Struct
-
-from underpass.connector.config import Config
+from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.document import ConfigError
 from underpass.connector.ingress import Ingress
 from underpass.connector.options import ORIGINS, build_options
-from underpass.connector.settings import SettingError, Settings
+from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
 from underpass.ops.metrics import Snapshot
 
-__all__ = ["Configuration", "Reloader"]
+__all__ = ["Reloader"]
 
 _APPLIED: Final = frozenset({Group.SERVICE, Group.ORIGIN, Group.COMPATIBILITY})
 """Settings that go into the rules, or nowhere."""
 
 _log = logging.getLogger(__name__)
-
-
-class Configuration(Struct, frozen=True):
-    """What a connector is started with.
-
-    `read_again` gathers flags, environment and file anew, in any thread. Raises ConfigError or
-    SettingError.
-    """
-
-    settings: Settings
-    config: Config
-    read_again: Callable[[], Configuration]
 
 
 class Reloader:

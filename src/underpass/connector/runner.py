@@ -11,12 +11,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
 from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, static_regions
 from underpass.connector.links import LinkConnected, LinkEvent
 from underpass.connector.options import ConnectorOptions
-from underpass.connector.reload import Configuration, Reloader
+from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
