@@ -49,7 +49,7 @@ class Bench:
         self._module(monkeypatch, "underpass.edge.runner", run_edge=self._run(self.edges))
 
     def _run(self, notes: list[Any]) -> Any:
-        def run(options: Any) -> int:
+        def run(options: Any, *_: Any) -> int:
             notes.append(options)
             return 0
 
@@ -308,7 +308,7 @@ class TestNamedTunnel:
     def test_the_exit_code_is_the_runners(
         self, cli: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(runner, "run_connector", lambda _: 143)
+        monkeypatch.setattr(runner, "run_connector", lambda *_: 143)
         assert cli("tunnel", "run", "--token", TOKEN).exit_code == 143
 
     def test_settings_are_logged_without_secrets(self, cli: Bench) -> None:

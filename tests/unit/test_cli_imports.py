@@ -46,3 +46,22 @@ def test_version_imports_no_connector() -> None:
     )
     allowed = {"underpass.connector.settings_table", "underpass.connector.durations"}
     assert set(done.stdout.split()) == allowed
+
+
+def test_one_process_knows_nothing_of_workers() -> None:
+    program = (
+        "import sys, underpass.cli.tunnel, underpass.connector.runner, underpass.connector.link; "
+        "print(*[n for n in sys.modules if 'worker' in n])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert [name for name in done.stdout.split() if name.startswith("underpass")] == []
+
+
+def test_a_command_that_only_asks_needs_no_event_loop() -> None:
+    program = "import sys, underpass.cli.tunnel; print('asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["False"]

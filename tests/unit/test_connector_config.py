@@ -121,3 +121,12 @@ class TestKeys:
 
     def test_a_path_key_is_relative_to_the_file(self) -> None:
         assert read("host-key-path: keys\n").settings == {"host-key-path": "/somewhere/keys"}
+
+
+def test_workers_are_a_number_or_auto() -> None:
+    assert read("workers: 2\n").settings["workers"] == 2
+    assert read("workers: auto\n").settings["workers"] == "auto"
+    assert "workers" not in read("workers: 0\n").settings
+    for wrong in ("many", "1.5", "[2]"):
+        with pytest.raises(ConfigError, match=r"line 1: workers: "):
+            read(f"workers: {wrong}\n")

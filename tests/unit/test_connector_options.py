@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from underpass.connector import options as options_module
 from underpass.connector.config import Config
 from underpass.connector.ingress import single_rule
 from underpass.connector.options import ConnectorOptions, build_options
@@ -141,3 +143,29 @@ def test_protocols_that_lead_to_http2(protocol: str) -> None:
 def test_values_that_make_no_sense_are_refused(given: dict[str, Value], reason: str) -> None:
     with pytest.raises(SettingError, match=reason):
         build(**given)
+
+
+def test_one_process_is_the_default() -> None:
+    assert build().workers == 1
+
+
+def test_workers_are_as_many_as_asked_for() -> None:
+    assert build(workers=3).workers == 3
+    for wrong in (0, -1, 65):
+        with pytest.raises(SettingError, match=f"--workers {wrong} is not auto or between 1"):
+            build(workers=wrong)
+
+
+@pytest.mark.parametrize(("processors", "links", "expected"), [(8, 4, 4), (2, 4, 2), (1, 4, 1)])
+def test_auto_is_one_worker_a_processor_and_a_link(
+    processors: int, links: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options_module, "available_processors", lambda: processors)
+    assert build(workers="auto", ha_connections=links).workers == expected
+
+
+def test_windows_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert build(workers="auto").workers == build(workers=1).workers == 1
+    with pytest.raises(SettingError, match="not supported on Windows"):
+        build(workers=2)

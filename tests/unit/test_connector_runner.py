@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from underpass.connector.data_path import DataPath
 from underpass.connector.edges import EdgeSlot
-from underpass.connector.ingress import HttpStatus, single_rule
+from underpass.connector.ingress import HttpStatus, Ingress, single_rule
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
-from underpass.connector.runner import DataPath, serve_connector
+from underpass.connector.runner import serve_connector
 from underpass.connector.status import ConnectorStatus
 from underpass.ops import event_loop
 from underpass.wire.credentials import Credentials
@@ -50,6 +51,9 @@ class FakeLink:
         if not self.active:
             self.abort()
 
+    async def in_flight(self) -> int:
+        return self.active
+
     async def drained(self) -> None:
         if self.active:
             await self._closed
@@ -66,6 +70,7 @@ class FakePath:
         self.outcome = outcome
         self.active = active
         self.is_closed = False
+        self.applied: list[Ingress] = []
         self.status: ConnectorStatus | None = None
         self.built = asyncio.Event()
         self.unregistered = asyncio.Event()
@@ -75,12 +80,16 @@ class FakePath:
             raise self.outcome
         return FakeLink(self.active, self.unregistered)
 
-    def build(self, options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
+    async def build(self, options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
         self.status = status
         self.built.set()
-        return DataPath(self, lambda: {"cloudflared_tunnel_total_requests": 42}, self.close)
+        counted = {"cloudflared_tunnel_total_requests": 42}
+        return DataPath(self, lambda: counted, self.close, self.apply)
 
-    def close(self) -> None:
+    async def apply(self, ingress: Ingress) -> None:
+        self.applied.append(ingress)
+
+    async def close(self) -> None:
         self.is_closed = True
 
 

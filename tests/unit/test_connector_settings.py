@@ -100,9 +100,23 @@ def test_every_default_has_the_kind_of_its_setting(setting: object) -> None:
     readers = {
         "text": found.text,
         "integer": found.integer,
+        "count": found.count,
         "boolean": found.boolean,
         "duration": found.seconds,
         "list": found.list,
     }
     name, kind = getattr(setting, "name", ""), getattr(setting, "kind", "")
     assert readers[kind](name) == getattr(setting, "default", None)
+
+
+def test_a_count_is_a_number_or_auto() -> None:
+    assert settings(env={"TUNNEL_WORKERS": "3"}).count("workers") == 3
+    assert settings(env={"TUNNEL_WORKERS": "auto"}).count("workers") is None
+    with pytest.raises(SettingError, match="'some' is not a whole number or auto"):
+        settings(env={"TUNNEL_WORKERS": "some"})
+
+
+def test_settings_that_differ_are_named() -> None:
+    one = settings(config={"retries": 9, "workers": 1})
+    assert one.differing(settings(config={"grace-period": 7.0})) == ("retries", "grace-period")
+    assert one.differing(settings(env={"TUNNEL_RETRIES": "9"})) == ()

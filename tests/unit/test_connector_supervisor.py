@@ -59,6 +59,9 @@ class FakeLink:
         if self.unregister_error is not None:
             raise self.unregister_error
 
+    async def in_flight(self) -> int:
+        return self.active
+
     async def drained(self) -> None:
         await self._idle.wait()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -81,3 +82,35 @@ def test_prometheus_client_is_imported_at_the_first_scrape_only() -> None:
         "m.render(); assert m.is_ready and 'prometheus_client' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="there is no /proc")
+def test_what_workers_use_is_counted_in() -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        alone = samples(Metrics([]).render().decode())
+        both = samples(Metrics([], workers=lambda: [worker.pid, 2**22 + 1]).render().decode())
+        worker.kill()
+    for name in ("process_resident_memory_bytes", "process_virtual_memory_bytes"):
+        assert both[name, ()] > alone[name, ()] + (4 << 20)
+    assert both["process_open_fds", ()] >= alone["process_open_fds", ()] + 3
+    for name in ("process_start_time_seconds", "process_max_fds"):
+        assert both[name, ()] == alone[name, ()]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="there is no /proc")
+def test_processor_time_of_workers_that_ended_stays() -> None:
+    def seconds() -> float:
+        found = samples(Metrics([]).render().decode())
+        return found["process_cpu_seconds_total", ()]
+
+    before = seconds()
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", work], check=True)
+    assert seconds() >= before + 0.25

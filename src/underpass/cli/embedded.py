@@ -19,6 +19,7 @@ from typing import Final
 import click
 from msgspec.structs import replace
 
+from underpass.connector.configuration import Configuration
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.runner import serve_connector
 from underpass.edge.errors import DataDirectoryInUseError, EdgeError, ListenError
@@ -37,21 +38,23 @@ PRIVATE: Final = "127.0.0.1:0"
 """Only this process uses its tunnel listener and its API: any free port will do."""
 
 
-def run_embedded(options: ConnectorOptions) -> int:
+def run_embedded(options: ConnectorOptions, configuration: Configuration | None = None) -> int:
     """Serve until a signal. The exit code: 0 for a graceful end, 1 for an error, 128 + N when a
     second signal N cut the end short."""
     with contextlib.ExitStack() as cleaning:
-        return event_loop.run(_serve(options, cleaning))
+        return event_loop.run(_serve(options, configuration, cleaning))
 
 
-async def _serve(options: ConnectorOptions, cleaning: contextlib.ExitStack) -> int:
+async def _serve(
+    options: ConnectorOptions, configuration: Configuration | None, cleaning: contextlib.ExitStack
+) -> int:
     try:
         with ShutdownSignals() as signals:
             edge = await signals.unless_stopped(_start_edge(cleaning))
         if edge is None:
             return 0
         try:
-            code = await _serve_connector(options, edge)
+            code = await _serve_connector(options, configuration, edge)
         finally:
             cut_short = await _stop_edge(edge)
         return code or cut_short
@@ -94,7 +97,9 @@ def _free(wanted: str) -> str:
     return wanted
 
 
-async def _serve_connector(options: ConnectorOptions, edge: Edge) -> int:
+async def _serve_connector(
+    options: ConnectorOptions, configuration: Configuration | None, edge: Edge
+) -> int:
     quick = await edge.registry.create_quick_tunnel(DEFAULT_DOMAIN)
     public = f"{quick.hostname}:{edge.https.port}"
     options = replace(
@@ -105,7 +110,9 @@ async def _serve_connector(options: ConnectorOptions, edge: Edge) -> int:
         cacert=edge.ca_certificate,
     )
     try:
-        return await serve_connector(options, ready=lambda: _show(quick, edge))
+        return await serve_connector(
+            options, ready=lambda: _show(quick, edge), configuration=configuration
+        )
     finally:
         # Its credentials end with this process, so nobody could ever link to it again.
         await edge.registry.delete_tunnel(quick.credentials.tunnel_id)

@@ -65,6 +65,7 @@ _METAVARS = {
     "text": "TEXT",
     "list": "TEXT",
     "integer": "N",
+    "count": "N|auto",
     "duration": "DURATION",
     "boolean": "",
 }

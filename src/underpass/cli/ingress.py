@@ -68,7 +68,8 @@ def _load_rules(ctx: click.Context, prefix: str) -> tuple[Path, Ingress]:
     if path is None:
         fail(f"{prefix}there is no configuration file; name one with --config")
     try:
-        settings, config = load(ctx)
+        configuration = load(ctx)
+        settings, config = configuration.settings, configuration.config
     except click.ClickException as error:
         fail(f"{prefix}{error.message}")
     if settings.is_set("url"):

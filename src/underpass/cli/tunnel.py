@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,9 +13,10 @@ from msgspec.structs import replace
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, config_directories, load_config
+from underpass.connector.configuration import Configuration
 from underpass.connector.document import ConfigError
 from underpass.connector.identity import IdentityError, find_credentials
-from underpass.connector.options import ConnectorOptions, build_options
+from underpass.connector.options import ORIGINS, ConnectorOptions, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import CredentialsError
@@ -22,7 +24,6 @@ from underpass.wire.credentials import CredentialsError
 __all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
 
 _IDENTITY = ("token", "token-file", "credentials-contents", "credentials-file")
-_ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
 # Seconds for a running tunnel to answer `tunnel ready`.
 _READY_TIMEOUT = 10.0
 # Packages of the edge; a connector is installed without them.
@@ -56,8 +57,7 @@ def tunnel(ctx: click.Context, /, **_: object) -> None:
 @click.pass_context
 def run(ctx: click.Context, /, tunnel_reference: str, **_: object) -> None:
     """Run a tunnel that exists, with its token or credentials."""
-    settings, config = load(ctx)
-    ctx.exit(run_named_tunnel(settings, config, tunnel_reference))
+    ctx.exit(run_named_tunnel(load(ctx), tunnel_reference))
 
 
 @tunnel.command("ready", params=setting_options(["metrics", "config"]))
@@ -69,7 +69,7 @@ def ready(ctx: click.Context, /, **_: object) -> None:
     """
     import http.client  # here, because only this command needs it
 
-    settings, _config = load(ctx)
+    settings = load(ctx).settings
     if not settings.is_set("metrics"):
         fail("the address of the running tunnel is missing; give it with --metrics host:port")
     address = settings.text("metrics")
@@ -91,13 +91,20 @@ def is_any_given(ctx: click.Context) -> bool:
     return any(given_levels(ctx))
 
 
-def load(ctx: click.Context) -> tuple[Settings, Config]:
+def load(ctx: click.Context) -> Configuration:
     """Gather settings and configuration, and set up logging. Errors end the command."""
     levels = given_levels(ctx)
-    path = next((str(level["config"]) for level in levels if "config" in level), None)
-    try:
-        config = load_config(Path(path) if path is not None else None, config_directories())
+    given = next((str(level["config"]) for level in levels if "config" in level), None)
+
+    def read(path: Path | None) -> Configuration:
+        config = load_config(path, config_directories())
         settings = resolve(levels, os.environ, config.settings)
+        # The same file from now on: that it is gone must not lead to another one.
+        return Configuration(settings, config, partial(read, config.path))
+
+    try:
+        configuration = read(Path(given) if given is not None else None)
+        settings = configuration.settings
         configure_logging(
             LoggingOptions(
                 level=settings.text("loglevel"),
@@ -108,18 +115,19 @@ def load(ctx: click.Context) -> tuple[Settings, Config]:
         )
     except (ConfigError, SettingError, LoggingError) as error:
         fail(str(error))
-    return settings, config
+    return configuration
 
 
 def run_tunnel(ctx: click.Context) -> int:
     """What `underpass tunnel` does without a subcommand: see its help."""
-    settings, config = load(ctx)
+    configuration = load(ctx)
+    settings, config = configuration.settings, configuration.config
     if any(settings.source(name) is Source.COMMAND_LINE for name in _IDENTITY):
-        return run_named_tunnel(settings, config, "")
-    if any(settings.is_set(name) for name in _ORIGINS):
-        return run_quick_tunnel(settings, config)
+        return run_named_tunnel(configuration, "")
+    if any(settings.is_set(name) for name in ORIGINS):
+        return run_quick_tunnel(configuration)
     if any(settings.source(name) is Source.ENVIRONMENT for name in _IDENTITY):
-        return run_named_tunnel(settings, config, "")
+        return run_named_tunnel(configuration, "")
     if config.tunnel:
         raise click.ClickException(
             f"{config.path} names the tunnel {config.tunnel}; start it with `underpass tunnel run`"
@@ -130,8 +138,9 @@ def run_tunnel(ctx: click.Context) -> int:
     )
 
 
-def run_named_tunnel(settings: Settings, config: Config, reference: str) -> int:
+def run_named_tunnel(configuration: Configuration, reference: str) -> int:
     """Run the tunnel that flags, configuration or `reference` name; return the exit code."""
+    settings, config = configuration.settings, configuration.config
     _remark(settings, config)
     try:
         credentials = find_credentials(settings, reference or config.tunnel, config_directories())
@@ -140,13 +149,14 @@ def run_named_tunnel(settings: Settings, config: Config, reference: str) -> int:
         fail(str(error))
     if options.region and credentials.endpoint:
         fail("--region cannot be used with credentials that name their own endpoint")
-    if config.ingress is None and not any(settings.is_set(name) for name in _ORIGINS):
+    if config.ingress is None and not any(settings.is_set(name) for name in ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(replace(options, credentials=credentials))
+    return _run_connector(replace(options, credentials=credentials), configuration)
 
 
-def run_quick_tunnel(settings: Settings, config: Config) -> int:
+def run_quick_tunnel(configuration: Configuration) -> int:
     """Get a tunnel with a name of its own, from a service or an edge in this process; run it."""
+    settings, config = configuration.settings, configuration.config
     _remark(settings, config)
     try:
         options = replace(build_options(settings, config), ha_connections=1)
@@ -154,7 +164,7 @@ def run_quick_tunnel(settings: Settings, config: Config) -> int:
         fail(str(error))
     service = settings.text("quick-service")
     if not service:
-        return _run_embedded(options)
+        return _run_embedded(options, configuration)
     from underpass.connector.quick import request_quick_tunnel_blocking
     from underpass.wire.quick_tunnel import QuickTunnelError
 
@@ -165,7 +175,8 @@ def run_quick_tunnel(settings: Settings, config: Config) -> int:
         fail(str(error))
     _show_url(quick.url)
     return _run_connector(
-        replace(options, credentials=quick.credentials, quick_hostname=quick.hostname)
+        replace(options, credentials=quick.credentials, quick_hostname=quick.hostname),
+        configuration,
     )
 
 
@@ -174,13 +185,13 @@ def fail(message: str) -> NoReturn:
     raise click.ClickException(message)
 
 
-def _run_connector(options: ConnectorOptions) -> int:
+def _run_connector(options: ConnectorOptions, configuration: Configuration) -> int:
     from underpass.connector.runner import run_connector
 
-    return run_connector(options)
+    return run_connector(options, configuration)
 
 
-def _run_embedded(options: ConnectorOptions) -> int:
+def _run_embedded(options: ConnectorOptions, configuration: Configuration) -> int:
     try:
         from underpass.cli.embedded import run_embedded
     except ModuleNotFoundError as error:
@@ -190,7 +201,7 @@ def _run_embedded(options: ConnectorOptions) -> int:
             "a quick tunnel without --quick-service runs an edge in this process, which needs "
             "more packages: pip install 'underpass[edge]'"
         )
-    return run_embedded(options)
+    return run_embedded(options, configuration)
 
 
 def _remark(settings: Settings, config: Config) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
-from underpass.connector.settings_table import SETTINGS, Setting, Value
+from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 
 __all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
 
@@ -111,6 +111,8 @@ def _read_setting(root: Section, setting: Setting) -> Value | None:
         return root.boolean(setting.name)
     if setting.kind == "integer":
         return root.integer(setting.name)
+    if setting.kind == "count":
+        return _read_count(root, setting.name)
     if setting.kind == "duration":
         return root.duration(setting.name)
     if setting.kind == "list":
@@ -118,10 +120,17 @@ def _read_setting(root: Section, setting: Setting) -> Value | None:
     return root.string(setting.name)
 
 
+def _read_count(root: Section, name: str) -> Value | None:
+    if not isinstance(root.values.get(name), str):
+        return root.integer(name)
+    if root.string(name) != AUTO:
+        raise root.error(name, f"{root.string(name)!r} is not a whole number or {AUTO}")
+    return AUTO
+
+
 def _is_ignored(setting: Setting, value: Value) -> bool:
     """Nothing, zero and false in a file count as not given."""
-    if setting.kind in ("integer", "duration"):
-        assert isinstance(value, (int, float))
+    if isinstance(value, (int, float)) and setting.kind != "boolean":
         return value <= 0
     return not value
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
+
+from msgspec import Struct
 
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
@@ -25,12 +27,15 @@ from underpass.core.fields import Token
 from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["Dispatcher", "ServiceNotSupportedError"]
+__all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
 
 WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
 """Settings that this version reads and does not act on; whoever gives one is told."""
+
+MAX_RETIRED: Final = 10_000
+"""Services of earlier rules that still have requests under way. New rules wait for their end."""
 
 _DEFAULTS = OriginRequest()
 
@@ -49,25 +54,97 @@ class Service(Protocol):
         """Called once a request."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether `close` would cut something short."""
+        ...
+
     def close(self) -> None:
-        """Let go of idle connections."""
+        """Let go of idle connections, and give up what is being made."""
         ...
 
 
+class Plan(Struct, frozen=True):
+    """Rules with their services, those that are the same as before among them."""
+
+    ingress: Ingress
+    services: tuple[Service, ...]
+    new: tuple[Service, ...]
+
+    def discard(self) -> None:
+        """It is not to be."""
+        for service in self.new:
+            service.close()
+
+
 class Dispatcher:
-    """The services of one set of ingress rules.
+    """The services of the ingress rules in force.
 
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
     def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
         self._turn = turn
-        self._services = [
-            self._service(number, rule) for number, rule in enumerate(ingress.rules, 1)
-        ]
+        self._private = PrivateNetwork(turn)
+        self._ingress = ingress
+        self._services: tuple[Service, ...] = ()
+        self._retired: list[Service] = []
+        self._services = self._make(ingress, {}).services
         self._forwards = tuple(service.forward for service in self._services)
         self._match = ingress.match
-        self._private = PrivateNetwork(turn)
+        turn.on_tick.add(self._let_go)
+
+    def prepare(self, ingress: Ingress) -> Plan:
+        """What other rules need, made and kept aside. A service that stays as it is keeps its
+        connections. Raises ServiceNotSupportedError or TrustError; nothing is left then.
+        """
+        if len(self._retired) + len(self._services) > MAX_RETIRED:
+            raise ServiceNotSupportedError(
+                f"{len(self._retired)} services of earlier rules have requests under way; "
+                "try again when they have ended, or restart"
+            )
+        kept: dict[Rule, list[Service]] = {}
+        for rule, service in zip(self._ingress.rules, self._services, strict=True):
+            # A file of certificates may have another content now, under the same name.
+            if not rule.origin_request.ca_pool:
+                kept.setdefault(_served(rule), []).append(service)
+        return self._make(ingress, kept)
+
+    def apply(self, plan: Plan) -> None:
+        """Put a plan in force. Requests under way finish with the services they have."""
+        old, self._services, self._ingress = self._services, plan.services, plan.ingress
+        self._forwards = tuple(service.forward for service in self._services)
+        self._match = plan.ingress.match
+        staying = set(map(id, self._services))
+        for service in old:
+            if id(service) not in staying:
+                self._retired.append(service)
+        self._let_go()
+
+    def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
+        services: list[Service] = []
+        new: list[Service] = []
+        try:
+            for number, rule in enumerate(ingress.rules, 1):
+                same = kept.get(_served(rule))
+                if same:
+                    services.append(same.pop())
+                else:
+                    new.append(self._service(number, rule))
+                    services.append(new[-1])
+        except BaseException:
+            for service in new:
+                service.close()
+            raise
+        return Plan(ingress, tuple(services), tuple(new))
+
+    def _let_go(self) -> None:
+        """Close retired services that have nothing left to do."""
+        if self._retired:
+            idle = [service for service in self._retired if not service.is_busy]
+            self._retired = [service for service in self._retired if service.is_busy]
+            for service in idle:
+                service.close()
 
     @property
     def streams_active(self) -> int:
@@ -81,13 +158,13 @@ class Dispatcher:
 
     def handler(self, special: Mapping[int, Handler]) -> Handler:
         """What a link's acceptor calls for each request; `special` are kinds the link serves."""
-        match, forwards = self._match, self._forwards
         websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._private.forward
 
         def handle(exchange: OriginExchange) -> None:
             kind = exchange.kind
             if kind <= websocket:
-                forwards[match(exchange.authority, exchange.path)](exchange)
+                # Asked for each time: other rules may be in force since.
+                self._forwards[self._match(exchange.authority, exchange.path)](exchange)
             elif kind == stream:
                 private(exchange)
             elif kind in special:
@@ -117,7 +194,8 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let go of idle connections to origins."""
-        for service in self._services:
+        self._turn.on_tick.discard(self._let_go)
+        for service in (*self._services, *self._retired):
             service.close()
         self._private.close()
 
@@ -145,3 +223,8 @@ class Dispatcher:
 
             return HelloWorldService()
         raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")
+
+
+def _served(rule: Rule) -> Rule:
+    """What two rules have in common that one service can serve."""
+    return Rule(rule.service, origin_request=rule.origin_request)

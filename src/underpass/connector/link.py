@@ -13,8 +13,9 @@ import ssl
 import sys
 from typing import Final
 
-from underpass.connector.dispatch import Dispatcher
+from underpass.connector.dispatch import Dispatcher, Plan
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.options import ConnectorOptions
@@ -152,6 +153,10 @@ class ConnectorLink(LinkConnection):
         """Return when no exchange is in flight and all that was answered has been written."""
         await self.until_at_most(0)
 
+    async def in_flight(self) -> int:
+        """Exchanges in flight."""
+        return self.active
+
 
 class HttpLinkDialer:
     """Dials links and owns what they share: the turn, the dispatcher, the counters."""
@@ -167,6 +172,9 @@ class HttpLinkDialer:
         self._turn.start()
         self._context = edge_context(options.cacert)
         self._counters = Counters()
+        # The link that tells the edge of the configuration in force, while there is one.
+        self._reporter: ConnectorLink | None = None
+        self._ingress = options.ingress
         self._dispatcher = Dispatcher(self._turn, options.ingress)
         self._tag = str(options.connector_id).encode()
         self._tags = [
@@ -191,6 +199,7 @@ class HttpLinkDialer:
             )
             await link.register(self._credentials, conn_index, options, self._options.rpc_timeout)
             if conn_index == 0 and not link.details.tunnel_is_remotely_managed:
+                self._reporter = link
                 await self._report_configuration(link)
         except BaseException:
             link.abort()
@@ -246,7 +255,7 @@ class HttpLinkDialer:
         return link
 
     async def _report_configuration(self, link: ConnectorLink) -> None:
-        document = local_configuration_of(self._options)
+        document = local_configuration_of(self._ingress, self._options.protocol)
         if len(document) > MAX_CONFIGURATION_BYTES:
             log.warning(
                 "The configuration is too large to be reported to the edge, and works all the same",
@@ -259,6 +268,17 @@ class HttpLinkDialer:
         except (RpcError, asyncio.TimeoutError) as error:
             self._status.local_config_push_errors += 1
             log.warning("unable to report the configuration", extra={"error": str(error)})
+
+    def prepare(self, ingress: Ingress) -> Plan:
+        """Make what other ingress rules need. Raises ServiceNotSupportedError or TrustError."""
+        return self._dispatcher.prepare(ingress)
+
+    async def apply(self, plan: Plan) -> None:
+        """Put prepared rules in force, and tell the edge."""
+        self._dispatcher.apply(plan)
+        self._ingress = plan.ingress
+        if self._reporter is not None and not self._reporter.is_closed:
+            await self._report_configuration(self._reporter)
 
     def counters(self) -> Snapshot:
         """Request metrics by their full names."""

@@ -37,6 +37,7 @@ class DialErrorKind(enum.Enum):
     TLS = "tls"
     HANDSHAKE = "handshake"
     REGISTER = "register"
+    WORKER = "worker"  # the process that was to dial has ended; the address is not at fault
 
 
 class DialError(Exception):
@@ -54,10 +55,6 @@ class Link(Protocol):
     def details(self) -> ConnectionDetails:
         """What the edge answered to the registration."""
 
-    @property
-    def active(self) -> int:
-        """Exchanges in flight."""
-
     async def wait_closed(self) -> Exception | None:
         """Return when the connection is gone, with the reason if it was not a clean end."""
 
@@ -69,6 +66,9 @@ class Link(Protocol):
 
     async def drained(self) -> None:
         """Return when no exchange is in flight and all that was answered has been written."""
+
+    async def in_flight(self) -> int:
+        """How many exchanges are in flight."""
 
     def abort(self) -> None:
         """Close at once; what is in flight is lost. Harmless when closed already."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from underpass.connector.ingress import Rule
-from underpass.connector.options import ConnectorOptions
+from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.wire.remote_config import LocalRule, local_configuration
 
@@ -21,10 +20,10 @@ _NAMES = {
 _STRUCTURED = frozenset({"ip_rules", "access"})
 
 
-def local_configuration_of(options: ConnectorOptions) -> bytes:
+def local_configuration_of(ingress: Ingress, protocol: str) -> bytes:
     """The JSON document for updateLocalConfiguration."""
-    rules = [_rule(rule) for rule in options.ingress.rules]
-    return local_configuration(rules, warp_routing={}, flags={"protocol": options.protocol})
+    rules = [_rule(rule) for rule in ingress.rules]
+    return local_configuration(rules, warp_routing={}, flags={"protocol": protocol})
 
 
 def _rule(rule: Rule) -> LocalRule:

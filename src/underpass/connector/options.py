@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,13 @@ from underpass.connector.origins import (
     parse_url_flag,
 )
 from underpass.connector.settings import SettingError, Settings
+from underpass.ops.processors import available_processors
 from underpass.wire.credentials import Credentials
 
-__all__ = ["DEFAULT_METRICS", "ConnectorOptions", "build_options"]
+__all__ = ["DEFAULT_METRICS", "ORIGINS", "ConnectorOptions", "build_options"]
+
+ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
+"""The settings that name the one origin of a tunnel without rules."""
 
 DEFAULT_METRICS = "localhost:0"
 
@@ -34,6 +39,8 @@ DEFAULT_METRICS = "localhost:0"
 LONGEST_GRACE_PERIOD = 180.0
 # Links of one connector; conn_index is eight bits on the wire, and no edge wants that many.
 MAX_HA_CONNECTIONS = 64
+# Each has at least one link.
+MAX_WORKERS = MAX_HA_CONNECTIONS
 # 2^20 seconds are twelve days.
 MAX_RETRIES = 20
 MAX_TAGS = 64
@@ -59,6 +66,7 @@ class ConnectorOptions(Struct, frozen=True):
     edge_ip_version: str = "auto"
     edge_bind_address: str = ""
     ha_connections: int = 4
+    workers: int = 1
     retries: int = 5
     grace_period: float = 30.0
     rpc_timeout: float = 5.0
@@ -74,6 +82,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
     """Check and gather everything but the credentials. Raises SettingError."""
     cacert = settings.text("cacert")
     pidfile = settings.text("pidfile")
+    ha_connections = _within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS)
     return ConnectorOptions(
         ingress=config.ingress or _single_origin(settings),
         edges=_edges(settings.list("edge")),
@@ -82,7 +91,8 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         region=settings.text("region"),
         edge_ip_version=_ip_version(settings.text("edge-ip-version")),
         edge_bind_address=_bind_address(settings.text("edge-bind-address")),
-        ha_connections=_within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS),
+        ha_connections=ha_connections,
+        workers=_workers(settings, ha_connections),
         retries=_within(settings, "retries", 0, MAX_RETRIES),
         grace_period=_grace_period(settings.seconds("grace-period")),
         rpc_timeout=_positive(settings, "rpc-timeout"),
@@ -191,6 +201,20 @@ def _within(settings: Settings, name: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise SettingError(f"--{name} {value} is not between {low} and {high}")
     return value
+
+
+def _workers(settings: Settings, ha_connections: int) -> int:
+    """Worker processes; more than links are brought down when the links are counted."""
+    count = settings.count("workers")
+    if count is None:
+        if sys.platform == "win32":
+            return 1
+        return min(available_processors(), ha_connections)
+    if not 1 <= count <= MAX_WORKERS:
+        raise SettingError(f"--workers {count} is not auto or between 1 and {MAX_WORKERS}")
+    if count > 1 and sys.platform == "win32":
+        raise SettingError("--workers: more than one is not supported on Windows")
+    return count
 
 
 def _tags(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:

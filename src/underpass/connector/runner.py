@@ -6,15 +6,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec.structs import replace
 
+from underpass.connector.configuration import Configuration
+from underpass.connector.data_path import DataPath, DataPathError, build_data_path
 from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, static_regions
-from underpass.connector.links import LinkConnected, LinkDialer, LinkEvent
+from underpass.connector.links import LinkConnected, LinkEvent
 from underpass.connector.options import ConnectorOptions
+from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
@@ -24,63 +27,35 @@ from underpass.ops.metrics_server import MetricsAddressError, MetricsServer, ser
 from underpass.ops.signals import ShutdownSignals
 from underpass.version import VERSION
 
-__all__ = ["DataPath", "build_data_path", "run_connector", "serve_connector"]
+__all__ = ["run_connector", "serve_connector"]
 
 _log = logging.getLogger(__name__)
 
 
-class DataPath(Struct, frozen=True):
-    """The part of a connector that moves requests, as the control plane sees it.
-
-    `counters` returns the request metrics by their full names; `close` ends what is left open,
-    after the last link is gone.
-    """
-
-    dialer: LinkDialer
-    counters: Callable[[], Snapshot]
-    close: Callable[[], None]
-
-
-class DataPathError(Exception):
-    """The options ask for what cannot be done; the text says what."""
-
-
-def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
-    """Put dialer, dispatcher and services together. Needs a running event loop.
-
-    Raises DataPathError.
-    """
-    from underpass.connector.dispatch import ServiceNotSupportedError
-    from underpass.connector.link import HttpLinkDialer
-    from underpass.connector.trust import TrustError
-
-    try:
-        dialer = HttpLinkDialer(options, status)
-    except (ServiceNotSupportedError, TrustError) as error:
-        raise DataPathError(str(error)) from error
-    return DataPath(dialer, dialer.counters, dialer.close)
-
-
-def run_connector(options: ConnectorOptions) -> int:
+def run_connector(options: ConnectorOptions, configuration: Configuration | None = None) -> int:
     """Run until a signal or a final refusal. The exit code: 0 for a graceful end, 1 for an error,
     128 + N when a second signal N cut the end short."""
-    return event_loop.run(serve_connector(options))
+    return event_loop.run(serve_connector(options, configuration=configuration))
 
 
 async def serve_connector(
     options: ConnectorOptions,
     *,
     ready: Callable[[], None] | None = None,
-    build: Callable[[ConnectorOptions, ConnectorStatus], DataPath] = build_data_path,
+    configuration: Configuration | None = None,
+    build: Callable[[ConnectorOptions, ConnectorStatus], Awaitable[DataPath]] = build_data_path,
 ) -> int:
     """The connector as a coroutine on the running loop; cancelling it closes everything at once.
 
-    `ready` is called once, when the first link is registered.
+    `ready` is called once, when the first link is registered. `configuration` is what `options`
+    were made of, for SIGHUP to read again.
     """
     if options.credentials is None:
         raise ValueError("a connector needs credentials")
     _announce(options)
+    reloader = Reloader(configuration)
     with ShutdownSignals() as signals:
+        signals.reload_with(reloader.ask)
         try:
             pool = await signals.unless_stopped(_edge_pool(options))
         except DiscoveryError as error:
@@ -88,16 +63,21 @@ async def serve_connector(
             return 1
         if pool is None:
             return 0
+        options = _with_useful_workers(options, pool)
         status = ConnectorStatus(options.connector_id, options.quick_hostname)
         try:
-            data_path = build(options, status)
+            data_path = await signals.unless_stopped(build(options, status))
         except DataPathError as error:
             _log.error("Cannot start", extra={"error": str(error)})
             return 1
+        if data_path is None:
+            return signals.exit_code
         try:
-            return await _serve(options, pool, status, data_path, signals, ready)
+            reloader.start(data_path.apply)
+            return await _serve(options, pool, status, data_path, signals, reloader, ready)
         finally:
-            data_path.close()
+            reloader.close()
+            await data_path.close()
 
 
 async def _serve(
@@ -106,6 +86,7 @@ async def _serve(
     status: ConnectorStatus,
     data_path: DataPath,
     signals: ShutdownSignals,
+    reloader: Reloader,
     ready: Callable[[], None] | None,
 ) -> int:
     report = LinkReport(options.protocol, lambda: status.ready_connections)
@@ -137,7 +118,11 @@ async def _serve(
         return {"cloudflared_tunnel_ha_connections": supervisor.running}
 
     metrics = MetricsServer(
-        Metrics([status.snapshot, data_path.counters, links]),
+        Metrics(
+            [status.snapshot, data_path.counters, links, reloader.snapshot],
+            refresh=data_path.refresh,
+            workers=data_path.workers,
+        ),
         status.readiness,
         lambda: status.quick_hostname,
     )
@@ -151,6 +136,17 @@ async def _serve(
         await metrics.stop()
     _log.info("Tunnel server stopped")
     return signals.exit_code
+
+
+def _with_useful_workers(options: ConnectorOptions, pool: EdgePool) -> ConnectorOptions:
+    """The options with no more workers than links: one without a link would have nothing to do."""
+    links = min(options.ha_connections, pool.capacity)
+    if options.workers > links:
+        _log.info(
+            "There are fewer connections than workers asked for",
+            extra={"workers": links, "asked": options.workers},
+        )
+    return replace(options, workers=min(options.workers, links))
 
 
 async def _edge_pool(options: ConnectorOptions) -> EdgePool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 
-from underpass.connector.settings_table import SETTINGS, Setting, Value, spell
+from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value, spell
 
 __all__ = ["SettingError", "Settings", "Source", "resolve"]
 
@@ -50,6 +50,12 @@ class Settings:
         assert isinstance(value, int)
         return value
 
+    def count(self, name: str) -> int | None:
+        """A number, or None for `auto`."""
+        value = self._value(name)
+        assert value == AUTO or isinstance(value, int)
+        return None if isinstance(value, str) else value
+
     def boolean(self, name: str) -> bool:
         value = self._value(name)
         assert isinstance(value, bool)
@@ -64,6 +70,10 @@ class Settings:
         value = self._value(name)
         assert isinstance(value, tuple)
         return value
+
+    def differing(self, others: Settings) -> tuple[str, ...]:
+        """The names of settings that have another value there."""
+        return tuple(name for name in SETTINGS if self._value(name) != others._value(name))
 
     def shown(self) -> dict[str, str]:
         """What was given, as text for a log; secrets as `*****`."""

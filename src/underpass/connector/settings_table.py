@@ -15,16 +15,20 @@ from msgspec import Struct
 
 from underpass.connector.durations import format_duration, parse_duration
 
-__all__ = ["SETTINGS", "Group", "Kind", "Setting", "Value", "spell"]
+__all__ = ["AUTO", "SETTINGS", "Group", "Kind", "Setting", "Value", "spell"]
 
-Kind = Literal["text", "integer", "boolean", "duration", "list"]
+# A `count` is a whole number, or AUTO.
+Kind = Literal["text", "integer", "count", "boolean", "duration", "list"]
 Value = str | int | bool | float | tuple[str, ...]
+
+AUTO = "auto"
 
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _EMPTY: dict[Kind, Value] = {
     "text": "",
     "integer": 0,
+    "count": 1,
     "boolean": False,
     "duration": 0.0,
     "list": (),
@@ -71,6 +75,11 @@ class Setting(Struct, frozen=True):
                 return int(text, 10)
             except ValueError:
                 raise ValueError(f"{text!r} is not a whole number") from None
+        if self.kind == "count":
+            try:
+                return text if text == AUTO else int(text, 10)
+            except ValueError:
+                raise ValueError(f"{text!r} is not a whole number or {AUTO}") from None
         if self.kind == "duration":
             return parse_duration(text)
         return text
@@ -249,6 +258,13 @@ def _edge() -> Iterable[Setting]:
 
 def _operation() -> Iterable[Setting]:
     group = Group.OPERATION
+    yield _setting(
+        "workers",
+        "count",
+        group,
+        "Processes that share the links; auto for one a processor.",
+        env="TUNNEL_WORKERS",
+    )
     yield _setting(
         "metrics",
         "text",

@@ -21,6 +21,7 @@ from underpass.connector.backoff import Backoff
 from underpass.connector.edges import EdgePool, EdgeSlot
 from underpass.connector.links import (
     DialError,
+    DialErrorKind,
     Link,
     LinkConnected,
     LinkConnecting,
@@ -167,7 +168,8 @@ class Supervisor:
             link = await self._dialer.dial(slot, conn_index, backoff.attempts)
         except DialError as error:
             self._observe(LinkFailed(conn_index, slot, error))
-            self._pool.rotate(conn_index)
+            if error.kind is not DialErrorKind.WORKER:
+                self._pool.rotate(conn_index)
             return slot, 0.0
         except RegistrationRefused as refused:
             self._observe(LinkFailed(conn_index, slot, refused))
@@ -242,7 +244,7 @@ class Supervisor:
             finally:
                 drained.cancel()
             await asyncio.wait({keeper}, timeout=self._linger)
-            if not link.active:
+            if not await link.in_flight():
                 return
 
 

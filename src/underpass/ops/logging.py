@@ -28,6 +28,7 @@ __all__ = [
     "LoggingError",
     "LoggingOptions",
     "configure_logging",
+    "record_fields",
 ]
 
 LEVELS = {
@@ -150,6 +151,11 @@ class JsonFormatter(logging.Formatter):
         for name, value in _fields(record):
             line.setdefault(name, value)
         return json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=_plain)
+
+
+def record_fields(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """The message and the fields of a record, bounded, without secrets, as plain values."""
+    return _clean(record.getMessage()), dict(_fields(record))
 
 
 def _fields(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:

@@ -9,8 +9,9 @@ prometheus_client is imported at the first scrape, so a connector nobody scrapes
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -106,7 +107,7 @@ FAMILIES: Mapping[str, Family] = {
         Family(
             "cloudflared_orchestration_config_version",
             "gauge",
-            "Version of the remote configuration in force",
+            "Version of the configuration in force",
         ),
     )
 }
@@ -118,11 +119,27 @@ def build_info() -> Snapshot:
     return {"build_info": {(python, "underpass", "", VERSION): 1}}
 
 
-class Metrics:
-    """The exposition of some sources. Later sources win where two give the same metric."""
+async def _nothing() -> None:
+    """There is nothing to bring up to date."""
 
-    def __init__(self, sources: Sequence[SnapshotSource]) -> None:
+
+class Metrics:
+    """The exposition of some sources. Later sources win where two give the same metric.
+
+    `refresh` is awaited before each scrape, for sources that have to ask somebody. `workers` gives
+    the ids of processes whose use of the machine counts as this program's.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SnapshotSource],
+        *,
+        refresh: Callable[[], Awaitable[None]] = _nothing,
+        workers: Callable[[], Sequence[int]] = tuple,
+    ) -> None:
         self._sources = (build_info, *sources)
+        self.refresh = refresh
+        self._workers = workers
         self._registry: CollectorRegistry | None = None
 
     @property
@@ -133,10 +150,10 @@ class Metrics:
     def prepare(self) -> None:
         """Do the slow part of the first scrape; may run in another thread than `render`."""
         if self._registry is None:
-            from prometheus_client import CollectorRegistry, ProcessCollector
+            from prometheus_client import CollectorRegistry
 
             registry = CollectorRegistry(auto_describe=False)
-            ProcessCollector(registry=registry)
+            registry.register(_ProcessCollector(self._workers))
             registry.register(_SnapshotCollector(self._sources))
             self._registry = registry
 
@@ -148,6 +165,53 @@ class Metrics:
         for metric in self._registry.collect():
             lines.extend(_exposition(metric))
         return "".join(lines).encode("utf-8")
+
+
+class _ProcessCollector:
+    """What the processes of the program use together: this one, and its workers.
+
+    Processor time of workers that have ended is in the system's account of this one's children.
+    Where there is no /proc this gives nothing.
+    """
+
+    def __init__(self, workers: Callable[[], Sequence[int]]) -> None:
+        self._workers = workers
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        times = os.times()
+        others = {"process_cpu_seconds_total": times.children_user + times.children_system}
+        for pid in self._workers():
+            for metric in _process_metrics(pid):
+                for sample in metric.samples:
+                    if sample.name in _SUMMED:
+                        others[sample.name] = others.get(sample.name, 0.0) + sample.value
+        for metric in _process_metrics(os.getpid()):
+            metric.samples = [
+                sample._replace(value=sample.value + others.get(sample.name, 0.0))
+                for sample in metric.samples
+            ]
+            yield metric
+
+
+_SUMMED = frozenset(
+    {
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+    }
+)
+"""Not the time of the start, nor the limit of open files, which is each process's own."""
+
+
+def _process_metrics(pid: int) -> Iterable[Metric]:
+    """Nothing for a process that has ended."""
+    from prometheus_client import ProcessCollector
+
+    return ProcessCollector(pid=lambda: pid, registry=None).collect()
 
 
 class _SnapshotCollector:

@@ -201,6 +201,7 @@ class MetricsServer:
     async def _answer_metrics(self) -> _Answer:
         if not self._metrics.is_ready:
             await asyncio.to_thread(self._metrics.prepare)  # an import; requests go on meanwhile
+        await self._metrics.refresh()
         return _Answer(200, CONTENT_TYPE, self._metrics.render())
 
     async def _answer_ready(self) -> _Answer:

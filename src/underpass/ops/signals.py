@@ -1,9 +1,10 @@
-"""Shutdown by signal: the first SIGTERM or SIGINT asks politely, the second one insists."""
+"""Signals: the first SIGTERM or SIGINT asks to stop, the second insists; SIGHUP asks to reload."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,32 @@ class ShutdownSignals:
         self.on_abort: Callable[[], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._restore: list[Callable[[], object]] = []
+
+    def reload_with(self, callback: Callable[[], object]) -> None:
+        """Call `callback` for each SIGHUP from now on, on platforms that have it.
+
+        A terminal that is closed sends SIGHUP too, to what runs in its foreground: a shutdown.
+        """
+        number = getattr(signal, "SIGHUP", None)
+        if number is None or threading.current_thread() is not threading.main_thread():
+            return
+        has_terminal = os.isatty(2)
+
+        def hang_up() -> None:
+            if has_terminal and not os.isatty(2):
+                self.receive(number)
+            else:
+                callback()
+
+        previous = signal.getsignal(number)
+        self._loop.add_signal_handler(number, hang_up)
+
+        def restore() -> None:
+            self._loop.remove_signal_handler(number)
+            if previous is not None:
+                signal.signal(number, previous)
+
+        self._restore.append(restore)
 
     def __enter__(self) -> ShutdownSignals:
         if threading.current_thread() is threading.main_thread():

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from underpass.connector.data_path import DataPath, build_data_path
 from underpass.connector.ingress import single_rule
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import parse_url_flag
-from underpass.connector.runner import DataPath, build_data_path, serve_connector
+from underpass.connector.runner import serve_connector
 from underpass.connector.status import ConnectorStatus
 from underpass.edge.options import EdgeOptions
 from underpass.edge.server import FIRST_BYTE_SECONDS, Edge
@@ -81,8 +82,8 @@ async def tunnel(
         )
         built: list[DataPath] = []
 
-        def build(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
-            built.append(build_data_path(options, status))
+        async def build(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
+            built.append(await build_data_path(options, status))
             return built[0]
 
         ready = asyncio.Event()

@@ -17,5 +17,7 @@ class FixedStatus:
         """Answer."""
         exchange.respond(self._status, ())
 
+    is_busy = False
+
     def close(self) -> None:
         """There is nothing to let go of."""

@@ -90,6 +90,11 @@ class HelloWorldService:
         else:
             exchange.respond(200, [_HTML, _FRESH, _POLICY, _NO_SNIFFING], self._page(exchange))
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a session is open."""
+        return bool(self._sessions)
+
     def close(self) -> None:
         """End every WebSocket and event stream."""
         for session in tuple(self._sessions):

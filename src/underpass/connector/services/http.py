@@ -31,7 +31,21 @@ wait for one that comes free."""
 
 
 class OriginConnection(Http1Client, asyncio.BufferedProtocol):
-    """The core's HTTP/1.1 client on a transport."""
+    """The core's HTTP/1.1 client on a transport; among `connections` while it is open."""
+
+    def __init__(
+        self, turn: LoopTurn, pool: OriginPool, connections: set[OriginConnection]
+    ) -> None:
+        super().__init__(turn, pool)
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, reason: Exception | None) -> None:
+        self._connections.discard(self)
+        super().connection_lost(reason)
 
 
 class HttpOrigin:
@@ -51,6 +65,7 @@ class HttpOrigin:
             max_dials=MAX_DIALS,
         )
         self._dials: set[asyncio.Task[None]] = set()
+        self._connections: set[OriginConnection] = set()
         is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
         self._context = origin_context(settings) if is_tls else None
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
@@ -67,6 +82,11 @@ class HttpOrigin:
             self._pool.forward(exchange)
 
         return forward
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether connections are being made, or are in use."""
+        return bool(self._dials) or len(self._connections) > len(self._pool)
 
     def close(self) -> None:
         """Close waiting connections and give up those being made."""
@@ -131,7 +151,7 @@ class HttpOrigin:
         return connection
 
     def _new_connection(self) -> OriginConnection:
-        return OriginConnection(self._turn, self._pool)
+        return OriginConnection(self._turn, self._pool, self._connections)
 
 
 def _tls_trouble(error: ssl.SSLError) -> str:

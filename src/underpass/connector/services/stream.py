@@ -78,6 +78,11 @@ class StreamOrigin:
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are streams, those being connected included."""
+        return bool(self._dials or self._open_streams)
+
     def close(self) -> None:
         """Give up every stream."""
         self._turn.on_tick.discard(self._tick)

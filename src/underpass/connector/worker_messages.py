@@ -1,0 +1,273 @@
+"""What a connector's supervisor and its workers say to each other (see `ops.workers.channel`)."""
+
+from __future__ import annotations
+
+import ipaddress
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.options import ConnectorOptions
+from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
+from underpass.connector.origins import parse_service
+from underpass.ops.workers.logs import LogLine, LogLinesLost
+from underpass.wire.credentials import Credentials
+
+__all__ = [
+    "Abort",
+    "Apply",
+    "Configure",
+    "Dial",
+    "DialAnswer",
+    "DialFailed",
+    "Dialled",
+    "Done",
+    "Drain",
+    "Finish",
+    "InFlight",
+    "LinkClosed",
+    "Prepare",
+    "ReadCounters",
+    "Refused",
+    "RuleMessage",
+    "SupervisorNotice",
+    "Unregister",
+    "WorkerNotice",
+    "WorkerRequest",
+    "configure_message",
+    "options_of",
+    "rules_of",
+    "rules_to_ingress",
+]
+
+
+class RuleMessage(Struct, array_like=True, frozen=True):
+    """An ingress rule: its texts, and the fields of its OriginRequest that are not the default."""
+
+    service: str
+    hostname: str
+    path: str
+    origin_request: dict[str, Any]
+
+
+# Asked by the supervisor.
+
+
+class Configure(Struct, frozen=True, tag=True):
+    """Become a connector's data path. The first request, and the only one with secrets. -> Done"""
+
+    log_level: int
+    account_tag: str
+    tunnel_secret: bytes
+    tunnel_id: uuid.UUID
+    connector_id: uuid.UUID
+    rules: tuple[RuleMessage, ...]
+    cacert: str
+    protocol: str
+    edge_bind_address: str
+    rpc_timeout: float
+    tags: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"<Configure for tunnel {self.tunnel_id}>"
+
+
+class Dial(Struct, frozen=True, tag=True):
+    """Dial `host`:`port` and register; `link` names the link from now on. -> DialAnswer"""
+
+    link: int
+    host: str
+    port: int
+    conn_index: int
+    previous_attempts: int
+
+
+class Unregister(Struct, frozen=True, tag=True):
+    """Ask the edge to send no new requests. -> Done"""
+
+    link: int
+    timeout: float
+
+
+class Drain(Struct, frozen=True, tag=True):
+    """Wait until nothing is in flight. -> None"""
+
+    link: int
+
+
+class InFlight(Struct, frozen=True, tag=True):
+    """How many exchanges are in flight. -> int"""
+
+    link: int
+
+
+class Prepare(Struct, frozen=True, tag=True):
+    """Make what new ingress rules need, and keep it beside what is in force. -> Done"""
+
+    rules: tuple[RuleMessage, ...]
+
+
+class Apply(Struct, frozen=True, tag=True):
+    """Put what was prepared in force, or with `give_up` forget it. -> Done"""
+
+    give_up: bool = False
+
+
+class ReadCounters(Struct, frozen=True, tag=True):
+    """-> ops.workers.tally.Readings"""
+
+
+class Finish(Struct, frozen=True, tag=True):
+    """Close what is left open, and say what is left to say. -> None"""
+
+
+WorkerRequest = (
+    Configure | Dial | Unregister | Drain | InFlight | Prepare | Apply | ReadCounters | Finish
+)
+
+
+# Answered by a worker.
+
+
+class Done(Struct, frozen=True):
+    """`error` says what went wrong, "" that nothing did."""
+
+    error: str = ""
+
+
+class Dialled(Struct, frozen=True, tag=True):
+    """The link is registered."""
+
+    connection_id: uuid.UUID
+    location_name: str
+    tunnel_is_remotely_managed: bool
+
+
+class DialFailed(Struct, frozen=True, tag=True):
+    """As links.DialError."""
+
+    kind: str
+    message: str
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """As wire.registration.RegistrationRefused."""
+
+    cause: str
+    retry_after_ns: int
+    should_retry: bool
+
+
+DialAnswer = Dialled | DialFailed | Refused
+
+
+# Told.
+
+
+class LinkClosed(Struct, array_like=True, frozen=True, tag=True):
+    """A dialled link is gone; `error` is None for a clean end."""
+
+    link: int
+    error: str | None
+
+
+WorkerNotice = LinkClosed | LogLine | LogLinesLost
+
+
+class Abort(Struct, array_like=True, frozen=True, tag=True):
+    """Close a link at once. One that does not exist is no error: it may have closed by itself."""
+
+    link: int
+
+
+SupervisorNotice = Abort
+
+
+# Between the messages and what they stand for.
+
+
+def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
+    """What a worker has to know of the options, which must have credentials."""
+    credentials = options.credentials
+    assert credentials is not None
+    return Configure(
+        log_level=log_level,
+        account_tag=credentials.account_tag,
+        tunnel_secret=bytes(credentials.tunnel_secret),
+        tunnel_id=credentials.tunnel_id,
+        connector_id=options.connector_id,
+        rules=rules_of(options.ingress),
+        cacert="" if options.cacert is None else str(options.cacert),
+        protocol=options.protocol,
+        edge_bind_address=options.edge_bind_address,
+        rpc_timeout=options.rpc_timeout,
+        tags=options.tags,
+    )
+
+
+def options_of(message: Configure) -> ConnectorOptions:
+    """The options a worker builds its data path from."""
+    return ConnectorOptions(
+        ingress=rules_to_ingress(message.rules),
+        credentials=Credentials(message.account_tag, message.tunnel_secret, message.tunnel_id),
+        cacert=Path(message.cacert) if message.cacert else None,
+        protocol=message.protocol,
+        edge_bind_address=message.edge_bind_address,
+        rpc_timeout=message.rpc_timeout,
+        tags=message.tags,
+        connector_id=message.connector_id,
+    )
+
+
+_DEFAULTS = OriginRequest()
+
+
+def rules_of(ingress: Ingress) -> tuple[RuleMessage, ...]:
+    """The rules as they are sent."""
+    return tuple(
+        RuleMessage(
+            str(rule.service),
+            rule.hostname,
+            rule.path.text if rule.path is not None else "",
+            _given(rule.origin_request),
+        )
+        for rule in ingress.rules
+    )
+
+
+def _given(settings: OriginRequest) -> dict[str, Any]:
+    fields = {
+        name: value
+        for name in settings.__struct_fields__
+        if (value := getattr(settings, name)) != getattr(_DEFAULTS, name)
+    }
+    plain: dict[str, Any] = msgspec.to_builtins(fields, enc_hook=str)
+    return plain
+
+
+def rules_to_ingress(rules: tuple[RuleMessage, ...]) -> Ingress:
+    """The rules as they were before `rules_of`."""
+    return Ingress([_rule(rule) for rule in rules])
+
+
+def _rule(message: RuleMessage) -> Rule:
+    fields = dict(message.origin_request)
+    if "ip_rules" in fields:
+        fields["ip_rules"] = tuple(
+            IPRule(ipaddress.ip_network(line["network"]), tuple(line["ports"]), line["allow"])
+            for line in fields["ip_rules"]
+        )
+    if "access" in fields:
+        fields["access"] = msgspec.convert(fields["access"], AccessRequirement)
+    settings = OriginRequest(**fields)
+    path = None
+    if message.path:
+        from underpass.connector.path_pattern import PathPattern  # most rules have none
+
+        path = PathPattern(message.path)
+    service = parse_service(message.service, ip_rules=settings.ip_rules)
+    return Rule(service, message.hostname, path, settings)

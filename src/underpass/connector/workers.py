@@ -1,0 +1,350 @@
+"""A data path in worker processes: each has whole links, and everything behind them.
+
+Seen from the control plane nothing is different. A link is dialled by the worker whose turn its
+index is, and a `WorkerLink` stands for it here. When a worker dies its links have ended, and the
+supervisor dials them again as it does any lost link; by then there is another worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from underpass.connector import worker_messages as messages
+from underpass.connector.data_path import DataPath, DataPathError
+from underpass.connector.edges import EdgeSlot
+from underpass.connector.ingress import Ingress
+from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.options import ConnectorOptions
+from underpass.ops.workers.channel import ChannelError
+from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
+from underpass.ops.workers.process import WorkerProcess
+from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
+from underpass.ops.workers.tally import Readings, Tally, total
+from underpass.wire.registration import ConnectionDetails, RegistrationRefused
+
+__all__ = ["WorkerDialer", "WorkerLink", "open_workers"]
+
+SCRAPE_SECONDS: Final = 1.0
+"""For a worker to tell its counters; else those it told last are shown."""
+
+APPLY_SECONDS: Final = 15.0
+"""For a worker to take other rules, the report to the edge included; else it is replaced."""
+
+FINISH_SECONDS: Final = 2.0
+"""For a worker to close what it has; else it is ended as it is."""
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerLostError(ConnectionError):
+    """A link ended because its worker process did."""
+
+
+class WorkerLink:
+    """`links.Link` for a link in a worker."""
+
+    def __init__(self, number: int, process: Process) -> None:
+        self._number = number
+        self._process = process
+        self._details: ConnectionDetails | None = None
+        loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[Exception | None] = loop.create_future()
+
+    @property
+    def process(self) -> Process:
+        """The worker that has it."""
+        return self._process
+
+    @property
+    def details(self) -> ConnectionDetails:
+        """What the edge answered to the registration."""
+        assert self._details is not None
+        return self._details
+
+    def registered(self, details: ConnectionDetails) -> None:
+        self._details = details
+
+    def closed(self, error: Exception | None) -> None:
+        """The link is gone, with its worker or without."""
+        if not self._closed.done():
+            self._closed.set_result(error)
+
+    async def wait_closed(self) -> Exception | None:
+        """Return when the connection is gone, with the reason if it was not a clean end."""
+        return await asyncio.shield(self._closed)
+
+    async def unregister(self, timeout: float) -> None:
+        """Ask the edge to send no new requests. Raises ConnectionError."""
+        request = messages.Unregister(self._number, timeout)
+        try:
+            done = await self._process.channel.call(request, messages.Done)
+        except ChannelError as error:
+            raise WorkerLostError(str(error)) from error
+        if done.error:
+            raise ConnectionError(done.error)
+
+    async def drained(self) -> None:
+        """Return when no exchange is in flight and all that was answered has been written."""
+        try:
+            await self._process.channel.call(messages.Drain(self._number), type(None))
+        except ChannelError:
+            return  # nothing can be in flight any more
+
+    async def in_flight(self) -> int:
+        """How many exchanges are in flight."""
+        try:
+            return await self._process.channel.call(messages.InFlight(self._number), int)
+        except ChannelError:
+            return 0
+
+    def abort(self) -> None:
+        """Close at once."""
+        if not self._closed.done():
+            self._process.channel.tell(messages.Abort(self._number))
+
+
+class _Ear:
+    """What the supervisor hears from one worker process."""
+
+    requests = None
+    notices = messages.WorkerNotice
+
+    def __init__(self, dialer: WorkerDialer, worker: int) -> None:
+        self._dialer = dialer
+        self._worker = worker
+
+    async def answer(self, request: Any) -> Any:
+        raise NotImplementedError("workers ask for nothing")
+
+    def notice(self, notice: Any) -> None:
+        if isinstance(notice, LogLine):
+            write_line(notice, self._worker)
+        elif isinstance(notice, LogLinesLost):
+            write_loss(notice, self._worker)
+        else:
+            self._dialer.link_closed(notice)
+
+    def drained(self) -> None:
+        """Nothing waits for that here."""
+
+    def closed(self) -> None:
+        """The seat notices that the process ends."""
+
+
+class WorkerDialer:
+    """`links.LinkDialer` over `options.workers` processes, and the rest of a DataPath."""
+
+    def __init__(self, options: ConnectorOptions) -> None:
+        self._options = options
+        self._links: dict[int, WorkerLink] = {}
+        self._numbers = itertools.count(1)
+        self._tallies = [Tally() for _ in range(options.workers)]
+        # Counts changes of the rules, so that a worker that starts meanwhile misses none.
+        self._version = 0
+        self._seats = [
+            Seat(
+                worker,
+                start=partial(self.start_process, worker),
+                prepare=self._configure,
+                watch=partial(self._read_counters, worker),
+                on_end=partial(self._ended, worker),
+            )
+            for worker in range(options.workers)
+        ]
+
+    async def start_process(self, worker: int) -> Process:
+        """A new process for a seat. Raises OSError."""
+        return await WorkerProcess.start("underpass.connector.worker", _Ear(self, worker))
+
+    async def open(self) -> None:
+        """Start the processes. Raises DataPathError, and then there is none."""
+        opened = await asyncio.gather(
+            *(seat.open() for seat in self._seats), return_exceptions=True
+        )
+        for outcome in opened:
+            if isinstance(outcome, BaseException):
+                await self.close()
+                if isinstance(outcome, WorkerRefusedError):
+                    raise DataPathError(str(outcome)) from outcome
+                raise outcome
+
+    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> WorkerLink:
+        """Have a worker connect to `slot` and register. See `links.LinkDialer`."""
+        worker = conn_index % len(self._seats)
+        process = await self._seats[worker].process()
+        number = next(self._numbers)
+        link = self._links[number] = WorkerLink(number, process)
+        request = messages.Dial(number, slot.host, slot.port, conn_index, previous_attempts)
+        try:
+            answer: Any = await process.channel.call(
+                request,
+                messages.DialAnswer,  # type: ignore[arg-type]  # a union is no type to mypy
+            )
+            if isinstance(answer, messages.DialFailed):
+                raise DialError(DialErrorKind(answer.kind), answer.message)
+            if isinstance(answer, messages.Refused):
+                raise RegistrationRefused(answer.cause, answer.retry_after_ns, answer.should_retry)
+        except ChannelError as error:
+            del self._links[number]
+            raise DialError(DialErrorKind.WORKER, f"worker process {worker}: {error}") from error
+        except BaseException:
+            del self._links[number]
+            # Cancelled, it may be registered by now, with nobody here who would know of it.
+            process.channel.tell(messages.Abort(number))
+            raise
+        link.registered(
+            ConnectionDetails(
+                answer.connection_id, answer.location_name, answer.tunnel_is_remotely_managed
+            )
+        )
+        return link
+
+    def link_closed(self, notice: messages.LinkClosed) -> None:
+        """A worker tells that a link is gone."""
+        link = self._links.pop(notice.link, None)
+        if link is not None:
+            link.closed(None if notice.error is None else ConnectionError(notice.error))
+
+    def counters(self) -> Readings:
+        """The sums of all workers, dead ones included, as of the last `refresh`."""
+        return total(tally.readings for tally in self._tallies)
+
+    async def refresh(self) -> None:
+        """Ask every worker for its counters; one that is slow contributes what it told last."""
+        await asyncio.gather(*(self._refresh(seat) for seat in self._seats))
+
+    async def _refresh(self, seat: Seat[Process]) -> None:
+        if seat.current is None:
+            return
+        try:
+            await asyncio.wait_for(self._read_counters(seat.number, seat.current), SCRAPE_SECONDS)
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug(
+                "A worker did not tell its counters",
+                extra={"worker": seat.number, "error": str(error)},
+            )
+
+    def processes(self) -> list[int]:
+        """The ids of the workers that run."""
+        return [seat.current.pid for seat in self._seats if seat.current is not None]
+
+    async def apply(self, ingress: Ingress) -> None:
+        """Put other rules in force in every worker, or in none. Raises DataPathError."""
+        rules = messages.rules_of(ingress)
+        running = [(seat, seat.current) for seat in self._seats if seat.current is not None]
+        try:
+            outcomes = await asyncio.gather(
+                *(self._ask(seat, process, messages.Prepare(rules)) for seat, process in running)
+            )
+        except BaseException:
+            await self._tell_all(running, messages.Apply(give_up=True))
+            raise
+        answers = [outcome for outcome in outcomes if outcome is not None]
+        if not answers:
+            raise DataPathError("no worker process is there to check it")
+        refusal = next((answer.error for answer in answers if answer.error), "")
+        if refusal:
+            await self._tell_all(running, messages.Apply(give_up=True))
+            raise DataPathError(refusal)
+        self._version += 1
+        self._options = replace(self._options, ingress=ingress)
+        await self._tell_all(running, messages.Apply())
+
+    async def close(self) -> None:
+        """End every worker."""
+        await asyncio.gather(*(seat.close(self._finish) for seat in self._seats))
+
+    async def _configure(self, process: Process) -> None:
+        """Make a new process what it is for."""
+        version = self._version
+        message = messages.configure_message(
+            self._options, logging.getLogger("underpass").getEffectiveLevel()
+        )
+        done = await process.channel.call(message, messages.Done)
+        if done.error:
+            raise WorkerRefusedError(done.error)
+        while version != self._version:
+            version = self._version
+            rules = messages.rules_of(self._options.ingress)
+            done = await process.channel.call(messages.Prepare(rules), messages.Done)
+            if done.error:
+                raise WorkerRefusedError(done.error)
+            await process.channel.call(messages.Apply(), messages.Done)
+
+    async def _tell_all(
+        self, running: Sequence[tuple[Seat[Process], Process]], request: messages.Apply
+    ) -> None:
+        await asyncio.gather(*(self._ask(seat, process, request) for seat, process in running))
+
+    async def _ask(
+        self,
+        seat: Seat[Process],
+        process: Process,
+        request: messages.Prepare | messages.Apply,
+    ) -> messages.Done | None:
+        """Have a worker change its rules. One that does not answer (None) is ended: the next one
+        in its seat begins with those in force."""
+        try:
+            return await asyncio.wait_for(
+                process.channel.call(request, messages.Done), APPLY_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.error(
+                "A worker process did not take the configuration, and is ended",
+                extra={"worker": seat.number, "error": str(error) or type(error).__name__},
+            )
+            process.kill()
+            return None
+
+    async def _read_counters(self, worker: int, process: Process) -> None:
+        readings: Any = await process.channel.call(
+            messages.ReadCounters(),
+            Readings,
+        )
+        if self._seats[worker].current is process:
+            self._tallies[worker].told(readings)
+
+    def _ended(self, worker: int, process: Process, how: str) -> None:
+        self._tallies[worker].ended()
+        for number, link in list(self._links.items()):
+            if link.process is process:
+                del self._links[number]
+                link.closed(WorkerLostError(f"worker process {worker} has ended: {how}"))
+
+    async def _finish(self, process: Process) -> None:
+        try:
+            await asyncio.wait_for(
+                process.channel.call(messages.Finish(), type(None)), FINISH_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.warning(
+                "A worker process is ended as it is",
+                extra={"pid": process.pid, "error": str(error) or type(error).__name__},
+            )
+            process.kill()
+
+
+async def open_workers(options: ConnectorOptions) -> DataPath:
+    """The data path of `options.workers` processes. Raises DataPathError."""
+    dialer = WorkerDialer(options)
+    try:
+        await dialer.open()
+    except asyncio.CancelledError:
+        await dialer.close()
+        raise
+    _log.info("Running %d worker processes", options.workers, extra={"pids": dialer.processes()})
+    return DataPath(
+        dialer,
+        dialer.counters,
+        dialer.close,
+        dialer.apply,
+        dialer.refresh,
+        dialer.processes,
+    )
