@@ -2,7 +2,7 @@
 
     python -m bench.peers [--peers underpass,cloudflared,nginx,haproxy] [--loads REGEX]
                           [--rounds N] [--json FILE] [--quick]
-    python -m bench.peers --report FILE.json [--plots DIR]
+    python -m bench.peers --report FILE.json [--plots DIR] [--publish docs/performance.md]
 
 Starts origins, an edge and each peer as processes of their own, and takes every load through every
 peer, round by round, so that the peers meet the machine in the same moods. CPU time is the figure
@@ -45,12 +45,14 @@ def main() -> None:
     arguments = _parse()
     if arguments.report is not None:
         document = Document.read(arguments.report)
-        print(report(document))
-        _plot(document, arguments.plots)
-        return
-    document = run(arguments)
+    else:
+        document = run(arguments)
     print(report(document))
     _plot(document, arguments.plots)
+    if arguments.publish is not None:
+        from bench.peers.publish import publish
+
+        publish(document, arguments.publish)
 
 
 def run(arguments: argparse.Namespace) -> Document:
@@ -142,6 +144,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every sample")
     parser.add_argument("--report", type=Path, metavar="FILE", help="of an earlier run, and stop")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="where to draw SVG plots")
+    parser.add_argument(
+        "--publish", type=Path, metavar="FILE.md", help="write the run into a document, with plots"
+    )
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(load.name for load in all_loads()))

@@ -35,10 +35,11 @@ COLUMNS = {
 def report(document: Document) -> str:
     """All tables."""
     parts = [
-        *_about(document),
+        "## The run",
+        *about(document),
         "## Budgets",
         "Medians of the ratios pair by pair, with the lowest and highest.",
-        *_table(
+        *table(
             ("work", "against", "ratio", "spread", "goal", "verdict"),
             list(budget_rows(document)),
         ),
@@ -51,7 +52,7 @@ def report(document: Document) -> str:
     for load in document.loads():
         rows = list(_load_rows(document, load))
         if rows:
-            parts += [f"### {load}", *_table(*_without_empty_columns(rows))]
+            parts += [f"### {load}", *table(*_without_empty_columns(rows))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,7 +90,8 @@ def failures(document: Document) -> list[str]:
     return ["\n".join(found)] if found else ["None."]
 
 
-def _about(document: Document) -> list[str]:
+def about(document: Document) -> list[str]:
+    """Where and when, and with what."""
     lines = []
     for key, value in document.about.items():
         if isinstance(value, dict):
@@ -97,7 +99,7 @@ def _about(document: Document) -> list[str]:
         elif isinstance(value, list):
             value = ", ".join(str(member) for member in value)
         lines.append(f"- {key}: {value}")
-    return ["## The run", "\n".join(lines)]
+    return ["\n".join(lines)]
 
 
 def _load_rows(document: Document, load: str) -> Iterator[dict[str, str]]:
@@ -118,7 +120,8 @@ def _without_empty_columns(
     return titles, [tuple(row.get(title, "") for title in titles) for row in rows]
 
 
-def _table(titles: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(titles: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """One Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return ["\n".join(f"| {' | '.join(line)} |" for line in lines)]
 
