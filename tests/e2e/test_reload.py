@@ -212,6 +212,12 @@ def test_a_bad_file_is_refused_and_the_old_one_serves_on(
     assert len(published.new.requests("/hello")) == 1
 
 
+def test_a_reload_does_not_keep_it_from_stopping(published: Published) -> None:
+    published.write(published.new.url)
+    published.reload()
+    published.connector.stop()
+
+
 def test_what_needs_a_restart_is_said(published: Published) -> None:
     published.write(published.new.url, more="grace-period: 7s\nretries: 9\n")
     published.reload()

@@ -202,6 +202,15 @@ def test_stopping_finishes_what_is_under_way_in_every_worker(named: Named) -> No
         assert not connector.has_logged("A worker process has ended")
 
 
+def test_a_signal_while_workers_start_ends_them(named: Named) -> None:
+    with running(named.edge):
+        connector = named.connector()
+        (first, *_) = eventually(lambda: workers_of(connector), "a worker is there")
+        connector.stop()
+        assert not is_running(first)
+        assert not connector.has_logged("A worker process has ended")
+
+
 def test_a_second_signal_cuts_it_short(named: Named) -> None:
     with running(named.edge):
         connector = named.connector(links=2)

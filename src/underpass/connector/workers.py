@@ -192,10 +192,10 @@ class WorkerDialer:
             if isinstance(answer, messages.Refused):
                 raise RegistrationRefused(answer.cause, answer.retry_after_ns, answer.should_retry)
         except ChannelError as error:
-            del self._links[number]
+            self._links.pop(number, None)
             raise DialError(DialErrorKind.WORKER, f"worker process {worker}: {error}") from error
         except BaseException:
-            del self._links[number]
+            self._links.pop(number, None)
             # Cancelled, it may be registered by now, with nobody here who would know of it.
             process.channel.tell(messages.Abort(number))
             raise

@@ -43,6 +43,19 @@ class WorkerProcess:
         The worker's end of the channel is its standard input, and is taken from there by
         `ops.workers.inside`; standard output and error are ours.
         """
+        starting = asyncio.ensure_future(cls._start(module, talker))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Half a start would leave a process that nobody waits for.
+            await asyncio.wait({starting})
+            if starting.exception() is None:
+                starting.result().kill()
+                await starting.result().ended()
+            raise
+
+    @classmethod
+    async def _start(cls, module: str, talker: Talker) -> WorkerProcess:
         ours, theirs = socket.socketpair()
         with contextlib.closing(theirs):
             try:
