@@ -48,6 +48,10 @@ cdef class Fields:
     # Make the `name_size + value_size` bytes just written at the reserved place a field. They must have been
     # reserved, the name first.
     cdef int push(self, uint32_t name_size, uint32_t value_size, uint8_t flags) except -1
+    # The same where the name's token is known.
+    cdef int push_known(self, uint32_t name_size, uint32_t value_size, uint8_t flags, uint16_t token) except -1
+    # A field of another list, flags and all.
+    cdef int copy(self, Fields other, Field* field) except -1
     cdef int add(self, const unsigned char* name, size_t name_size,
                  const unsigned char* value, size_t value_size, uint8_t flags) except -1
     cdef int add_pair(self, bytes name, bytes value) except -1

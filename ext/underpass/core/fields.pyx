@@ -44,14 +44,16 @@ cdef inline uint8_t bucket_of(const unsigned char* name, size_t size) noexcept:
 
 cdef int token_of(const unsigned char* name, size_t size) noexcept:
     cdef uint8_t token
+    cdef const unsigned char* text
     cdef size_t i
     if size == 0:
         return T_OTHER
     token = bucket_head[bucket_of(name, size)]
     while token:
         if token_size[token] == size:
+            text = token_text[token]
             i = 0
-            while i < size and lower(name[i]) == token_text[token][i]:
+            while i < size and (name[i] == text[i] or (name[i] ^ text[i] == 0x20 and 97 <= text[i] <= 122)):
                 i += 1
             if i == size:
                 return token
@@ -116,6 +118,10 @@ cdef class Fields:
         return self.arena + self.used
 
     cdef int push(self, uint32_t name_size, uint32_t value_size, uint8_t flags) except -1:
+        return self.push_known(name_size, value_size, flags,
+                               <uint16_t>token_of(self.arena + self.used, name_size))
+
+    cdef int push_known(self, uint32_t name_size, uint32_t value_size, uint8_t flags, uint16_t token) except -1:
         cdef Field* grown
         cdef uint32_t wanted
         cdef Field* field
@@ -131,10 +137,15 @@ cdef class Fields:
         field.name_size = name_size
         field.value_size = value_size
         field.flags = flags
-        field.token = <uint16_t>token_of(self.arena + self.used, name_size)
+        field.token = token
         self.used += name_size + value_size
         self.count += 1
         return 0
+
+    cdef int copy(self, Fields other, Field* field) except -1:
+        memcpy(self.reserve(<size_t>field.name_size + field.value_size), other.name(field),
+               <size_t>field.name_size + field.value_size)
+        return self.push_known(field.name_size, field.value_size, field.flags, field.token)
 
     cdef int add(self, const unsigned char* name, size_t name_size,
                  const unsigned char* value, size_t value_size, uint8_t flags) except -1:

@@ -380,8 +380,7 @@ cdef class HeadReader:
             plain.hide(T_UPGRADE)
         for i in range(plain.count):
             if not plain.items[i].flags & HIDDEN:
-                fields.add(plain.name(plain.items + i), plain.items[i].name_size,
-                           plain.value(plain.items + i), plain.items[i].value_size, 0)
+                fields.copy(plain, plain.items + i)
         self.fields = fields
         return HEAD_READY
 

@@ -341,7 +341,7 @@ cdef class VisitorExchange(Exchange):
                 continue
             if edge_only(request, field):
                 continue
-            link.add(request.name(field), field.name_size, request.value(field), field.value_size, field.flags)
+            link.copy(request, field)
         link.add_pair(b"cf-connecting-ip", self.client_address)
         link.add_pair(b"cf-ray", self.ray)
         link.add_pair(b"x-forwarded-for", self.client_address if forwarded is None
