@@ -43,10 +43,8 @@ QUICK = 0.1
 
 def main() -> None:
     arguments = _parse()
-    if arguments.report is not None:
-        document = Document.read(arguments.report)
-    else:
-        document = run(arguments)
+    read = arguments.report is not None
+    document = Document.read(arguments.report) if read else run(arguments)
     print(report(document))
     _plot(document, arguments.plots)
     if arguments.publish is not None:

@@ -16,7 +16,7 @@ from underpass.core.fields cimport (
 )
 from underpass.core.headerblock cimport canonical_name
 from underpass.core.heads cimport is_field_value, is_token
-from underpass.core.output cimport Output
+from underpass.core.output cimport Octets, Output
 
 # Bytes of chunk extensions and trailer lines in one body; extensions are ignored, so an honest peer sends few.
 cdef uint32_t MAX_OVERHEAD = 16384
@@ -173,13 +173,12 @@ cdef class ChunkedReader:
         self.line.discard()
         return 0
 
-    def feed(self, const unsigned char[::1] data not None):
+    def feed(self, data):
         """(content, state, bytes left over): state is "more", "end" or "broken" (for tests)."""
-        cdef const unsigned char* at = NULL
-        cdef Py_ssize_t left = data.shape[0]
+        cdef Octets octets = Octets(data)
+        cdef const unsigned char* at = octets.base
+        cdef Py_ssize_t left = octets.size
         cdef int event
-        if left:
-            at = &data[0]
         content = []
         while True:
             event = self.next(&at, &left)
@@ -239,10 +238,10 @@ cdef int write_last_chunk(Output out, Fields trailers) except -1:
 def encode_chunks(list pieces not None, list trailers=None):
     """`pieces` of content as one chunked body (for tests)."""
     cdef Output out = Output()
-    cdef const unsigned char[::1] view
+    cdef Octets octets
     for piece in pieces:
         if piece:
-            view = piece
-            write_chunk(out, &view[0], view.shape[0])
+            octets = Octets(piece)
+            write_chunk(out, octets.base, octets.size)
     write_last_chunk(out, Fields(trailers) if trailers else None)
     return out.take()

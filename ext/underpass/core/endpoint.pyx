@@ -13,7 +13,7 @@ from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 
-from underpass.core.output cimport Output
+from underpass.core.output cimport Octets, Output
 
 # Large enough for sixteen full TLS records, so that a bulk transfer crosses into Python once for 256 KiB.
 cdef Py_ssize_t READ_BUFFER = 262144
@@ -222,10 +222,10 @@ cdef class Endpoint:
         finally:
             turn.busy = False
 
-    def data_received(self, const unsigned char[::1] data not None):
+    def data_received(self, data):
         """For transports that bring their own bytes, and for tests."""
-        if data.shape[0]:
-            self._receive(&data[0], data.shape[0])
+        cdef Octets octets = Octets(data)
+        self._receive(octets.base, octets.size)
 
     cdef int _receive(self, const unsigned char* data, Py_ssize_t size) except -1:
         if self.closed or size <= 0:

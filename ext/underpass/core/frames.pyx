@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from underpass.core.output cimport Output
+from underpass.core.output cimport Octets, Output
 
 cdef enum:
     AT_HEADER = 0
@@ -141,18 +141,17 @@ cdef class FrameReader:
                 continue
             return FRAME_BROKEN
 
-    def feed(self, const unsigned char[::1] data not None):
+    def feed(self, data):
         """Read a contiguous buffer and return its events as tuples (for tests).
 
         `("frame", type, flags, stream, payload)`, `("data_head", flags, stream, length)`,
         `("data", stream, content, last)`, `("broken", error_code)`.
         """
-        cdef const unsigned char* at = NULL
-        cdef Py_ssize_t left = data.shape[0]
+        cdef Octets octets = Octets(data)
+        cdef const unsigned char* at = octets.base
+        cdef Py_ssize_t left = octets.size
         cdef int event
         events = []
-        if left:
-            at = &data[0]
         while True:
             event = self.next(&at, &left)
             if event == NEED_MORE:

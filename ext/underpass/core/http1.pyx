@@ -19,7 +19,7 @@ from underpass.core.headerblock cimport canonical_name
 from underpass.core.heads cimport (
     NO_LENGTH, is_authority, is_field_value, is_target, is_token, list_has, parse_length, same_text,
 )
-from underpass.core.output cimport Output
+from underpass.core.output cimport Octets, Output
 
 from http import HTTPStatus
 
@@ -509,17 +509,16 @@ cdef int end_head(Output out) except -1:
     return out.append(<const unsigned char*>b"\r\n", 2)
 
 
-def read_head(const unsigned char[::1] data not None, bint request, Py_ssize_t max_head=65536):
+def read_head(data, bint request, Py_ssize_t max_head=65536):
     """(pairs, facts, bytes left over) of the first head in `data`; None if it is not complete (for tests).
 
     Raises ValueError with the fault, or OverflowError if the head is over `max_head`.
     """
     cdef HeadReader reader = HeadReader(request, max_head)
-    cdef const unsigned char* at = NULL
-    cdef Py_ssize_t left = data.shape[0]
+    cdef Octets octets = Octets(data)
+    cdef const unsigned char* at = octets.base
+    cdef Py_ssize_t left = octets.size
     cdef int event
-    if left:
-        at = &data[0]
     event = reader.next(&at, &left)
     if event == HEAD_MORE:
         return None

@@ -1,7 +1,14 @@
-# Two byte holders. Output gathers what is to be written next and hands it over without a copy;
-# Backlog is a first-in-first-out store for what must still wait.
+# Byte holders. Output gathers what is to be written next and hands it over without a copy;
+# Backlog is a first-in-first-out store for what must still wait; Octets reads what Python brings.
 
 from cpython.object cimport PyObject
+
+
+cdef class Octets:
+    # A Python object's contiguous bytes, held in place while this lives.
+    cdef Py_buffer view
+    cdef const unsigned char* base
+    cdef Py_ssize_t size
 
 
 cdef class Output:

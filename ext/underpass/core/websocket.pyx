@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from underpass.core.output cimport Octets
 from underpass.core.relay cimport Exchange
 from underpass.core.stream cimport StreamClient
 
@@ -136,14 +137,13 @@ cdef class WebSocketReader:
             place[i] = data[i] ^ turned[i & 7]
             i += 1
 
-    def feed(self, const unsigned char[::1] data not None):
+    def feed(self, data):
         """Events of a contiguous buffer: `("data", bytes, is_text)`, `("ping", bytes)`, `("close", bytes)`,
         `("broken",)` (for tests)."""
-        cdef const unsigned char* at = NULL
-        cdef Py_ssize_t left = data.shape[0]
+        cdef Octets octets = Octets(data)
+        cdef const unsigned char* at = octets.base
+        cdef Py_ssize_t left = octets.size
         cdef int event
-        if left:
-            at = &data[0]
         events = []
         while True:
             event = self.next(&at, &left)

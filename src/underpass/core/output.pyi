@@ -1,7 +1,14 @@
 # ruff: noqa: PYI021 (docstrings here are what editors show for compiled modules)
-"""Byte holders: `Output` (gather, then hand over without a copy) and `Backlog` (wait in order)."""
+"""Byte holders: `Output` (gather, then hand over without a copy) and `Backlog` (wait in order),
+and `Octets` (what Python brings)."""
 
 from typing_extensions import Buffer
+
+class Octets:
+    """A Python object's contiguous bytes, for compiled callers."""
+
+    def __init__(self, data: Buffer) -> None:
+        """BufferError, ValueError or TypeError if it has no contiguous octets."""
 
 class Output:
     """Bytes gathered for one write."""
