@@ -25,6 +25,7 @@ from underpass.connector.ingress import HttpStatus, Ingress, single_rule
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.workers import WorkerDialer, WorkerLostError, _Ear
+from underpass.ops.workers import restarts
 from underpass.ops.workers.channel import Channel
 from underpass.ops.workers.logs import LogLine
 from underpass.ops.workers.process import connect
@@ -59,6 +60,9 @@ class FakeWorker:
         self.refusal = ""
         self.total = 0
         self.dialling = asyncio.Event()
+        self.reached = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
         self.heard = asyncio.Event()
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -76,6 +80,8 @@ class FakeWorker:
 
     async def answer(self, request: Any) -> Any:
         self.asked.append(request)
+        self.reached.set()
+        await self.free.wait()
         if isinstance(request, messages.Dial):
             self.dialling.set()
             if self.outcome is None:
@@ -120,19 +126,25 @@ class FakeWorker:
 
 
 class Dialer(WorkerDialer):
-    """The dialer with fake workers; `refusal` is what those that start from now on say."""
+    """The dialer with fake workers; `refusal` is what those that start from now on say, and with
+    `holds` they say nothing until they are `free`."""
 
     def __init__(self, options: ConnectorOptions = OPTIONS) -> None:
         super().__init__(options)
         self.started: list[FakeWorker] = []
         self.refusal = ""
+        self.holds = False
+        self.one_more = asyncio.Event()
 
     async def start_process(self, worker: int) -> FakeWorker:
         process = FakeWorker(len(self.started))
+        if self.holds:
+            process.free.clear()
         process.refusal = self.refusal
         process.outcome = messages.Dialled(uuid.UUID(int=9), "loc01", False)
         await process.open(_Ear(self, worker))
         self.started.append(process)
+        self.one_more.set()
         return process
 
 
@@ -379,6 +391,69 @@ def test_a_worker_that_does_not_take_the_rules_is_replaced_by_one_that_has_them(
 
     run(scenario)
     assert "did not take the configuration" in caplog.text
+
+
+async def begin_to_replace(dialer: Dialer, conn_index: int) -> tuple[FakeWorker, Any]:
+    """Kill the worker of a link; the one in its place, which holds its answer to the rules it has
+    got, and a dial that waits for it."""
+    worker = dialer.started[conn_index]
+    link = await dialer.dial(SLOT, conn_index, 0)
+    dialer.holds = True
+    dialer.one_more.clear()
+    worker.kill()
+    await link.wait_closed()
+    waiting = asyncio.ensure_future(dialer.dial(SLOT, conn_index, 0))
+    await dialer.one_more.wait()
+    replacement = dialer.started[-1]
+    await replacement.reached.wait()
+    return replacement, waiting
+
+
+@pytest.mark.parametrize("refusal", ["", "no such file"])
+def test_a_worker_that_becomes_ready_while_rules_are_checked_gets_them_too(
+    refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "FIRST_WAIT", 0.0)
+
+    async def scenario(dialer: Dialer) -> None:
+        late, waiting = await begin_to_replace(dialer, 0)
+        slow = dialer.started[1]
+        slow.free.clear()
+        slow.reached.clear()
+        applying = asyncio.ensure_future(dialer.apply(OTHER))
+        await slow.reached.wait()
+        late.free.set()
+        link = await waiting
+        assert link.process is late
+        late.refusal = refusal
+        slow.free.set()
+        await applying
+        assert slow.asked[-1] == messages.Apply()
+        rules = messages.rules_of(OTHER)
+        if refusal:
+            # What another worker has taken cannot be taken back; it may do better from the start.
+            dialer.holds = False
+            await link.wait_closed()
+            await dialer.dial(SLOT, 0, 0)
+            assert dialer.started[3].asked[0].rules == rules
+        else:
+            assert late.asked[0].rules != rules
+            assert late.asked[-2:] == [messages.Prepare(rules), messages.Apply()]
+
+    run(scenario)
+
+
+def test_a_worker_that_starts_while_rules_are_applied_has_them_before_its_first_link() -> None:
+    async def scenario(dialer: Dialer) -> None:
+        late, waiting = await begin_to_replace(dialer, 0)
+        await dialer.apply(OTHER)
+        late.free.set()
+        assert (await waiting).process is late
+        kinds = [type(each) for each in late.asked]
+        assert kinds == [messages.Configure, messages.Prepare, messages.Apply, messages.Dial]
+        assert late.asked[1].rules == messages.rules_of(OTHER)
+
+    run(scenario)
 
 
 def test_one_worker_that_refuses_to_start_ends_all() -> None:

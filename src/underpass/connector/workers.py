@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -148,11 +148,14 @@ class WorkerDialer:
         self._tallies = [Tally() for _ in range(options.workers)]
         # Counts changes of the rules, so that a worker that starts meanwhile misses none.
         self._version = 0
-        self._seats = [
+        # The processes that have the rules of this version, with their seats' numbers. One that
+        # is not there yet will look at the version before it is.
+        self._configured: dict[Process, int] = {}
+        self._seats: list[Seat[Process]] = [
             Seat(
                 worker,
                 start=partial(self.start_process, worker),
-                prepare=self._configure,
+                prepare=partial(self._configure, worker),
                 watch=partial(self._read_counters, worker),
                 on_end=partial(self._ended, worker),
             )
@@ -238,30 +241,33 @@ class WorkerDialer:
     async def apply(self, ingress: Ingress) -> None:
         """Put other rules in force in every worker, or in none. Raises DataPathError."""
         rules = messages.rules_of(ingress)
-        running = [(seat, seat.current) for seat in self._seats if seat.current is not None]
+        asked = dict(self._configured)
         try:
-            outcomes = await asyncio.gather(
-                *(self._ask(seat, process, messages.Prepare(rules)) for seat, process in running)
-            )
+            outcomes = await self._ask_all(asked, messages.Prepare(rules))
         except BaseException:
-            await self._tell_all(running, messages.Apply(give_up=True))
+            await self._ask_all(asked, messages.Apply(give_up=True))
             raise
         answers = [outcome for outcome in outcomes if outcome is not None]
         if not answers:
             raise DataPathError("no worker process is there to check it")
         refusal = next((answer.error for answer in answers if answer.error), "")
         if refusal:
-            await self._tell_all(running, messages.Apply(give_up=True))
+            await self._ask_all(asked, messages.Apply(give_up=True))
             raise DataPathError(refusal)
         self._version += 1
         self._options = replace(self._options, ingress=ingress)
-        await self._tell_all(running, messages.Apply())
+        # They became ready with the old rules while the others looked at the new ones.
+        late = [each for each in self._configured.items() if each[0] not in asked]
+        await asyncio.gather(
+            self._ask_all(asked, messages.Apply()),
+            *(self._bring_up_to_date(worker, process) for process, worker in late),
+        )
 
     async def close(self) -> None:
         """End every worker."""
         await asyncio.gather(*(seat.close(self._finish) for seat in self._seats))
 
-    async def _configure(self, process: Process) -> None:
+    async def _configure(self, worker: int, process: Process) -> None:
         """Make a new process what it is for."""
         version = self._version
         message = messages.configure_message(
@@ -272,35 +278,40 @@ class WorkerDialer:
             raise WorkerRefusedError(done.error)
         while version != self._version:
             version = self._version
-            rules = messages.rules_of(self._options.ingress)
-            done = await process.channel.call(messages.Prepare(rules), messages.Done)
-            if done.error:
-                raise WorkerRefusedError(done.error)
-            await process.channel.call(messages.Apply(), messages.Done)
+            await self._hand_over_rules(process)
+        self._configured[process] = worker
 
-    async def _tell_all(
-        self, running: Sequence[tuple[Seat[Process], Process]], request: messages.Apply
-    ) -> None:
-        await asyncio.gather(*(self._ask(seat, process, request) for seat, process in running))
+    async def _hand_over_rules(self, process: Process) -> None:
+        """Put the rules in force into one more worker. Raises WorkerRefusedError, ChannelError."""
+        rules = messages.rules_of(self._options.ingress)
+        done = await process.channel.call(messages.Prepare(rules), messages.Done)
+        if done.error:
+            raise WorkerRefusedError(done.error)
+        await process.channel.call(messages.Apply(), messages.Done)
+
+    async def _bring_up_to_date(self, worker: int, process: Process) -> None:
+        try:
+            await asyncio.wait_for(self._hand_over_rules(process), APPLY_SECONDS)
+        except (WorkerRefusedError, ChannelError, asyncio.TimeoutError) as error:
+            _end(worker, process, error)
+
+    async def _ask_all(
+        self, asked: Mapping[Process, int], request: messages.Prepare | messages.Apply
+    ) -> list[messages.Done | None]:
+        return await asyncio.gather(
+            *(self._ask(worker, process, request) for process, worker in asked.items())
+        )
 
     async def _ask(
-        self,
-        seat: Seat[Process],
-        process: Process,
-        request: messages.Prepare | messages.Apply,
+        self, worker: int, process: Process, request: messages.Prepare | messages.Apply
     ) -> messages.Done | None:
-        """Have a worker change its rules. One that does not answer (None) is ended: the next one
-        in its seat begins with those in force."""
+        """Have a worker change its rules. One that does not answer (None) is ended."""
         try:
             return await asyncio.wait_for(
                 process.channel.call(request, messages.Done), APPLY_SECONDS
             )
         except (ChannelError, asyncio.TimeoutError) as error:
-            _log.error(
-                "A worker process did not take the configuration, and is ended",
-                extra={"worker": seat.number, "error": str(error) or type(error).__name__},
-            )
-            process.kill()
+            _end(worker, process, error)
             return None
 
     async def _read_counters(self, worker: int, process: Process) -> None:
@@ -313,6 +324,7 @@ class WorkerDialer:
 
     def _ended(self, worker: int, process: Process, how: str) -> None:
         self._tallies[worker].ended()
+        self._configured.pop(process, None)
         for number, link in list(self._links.items()):
             if link.process is process:
                 del self._links[number]
@@ -329,6 +341,16 @@ class WorkerDialer:
                 extra={"pid": process.pid, "error": str(error) or type(error).__name__},
             )
             process.kill()
+
+
+def _end(worker: int, process: Process, error: Exception) -> None:
+    """End a worker that has other rules than those in force: the next one in its seat begins with
+    them."""
+    _log.error(
+        "A worker process did not take the configuration, and is ended",
+        extra={"worker": worker, "error": str(error) or type(error).__name__},
+    )
+    process.kill()
 
 
 async def open_workers(options: ConnectorOptions) -> DataPath:
