@@ -18,7 +18,6 @@ from underpass.connector.options import ConnectorOptions, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import CredentialsError
-from underpass.wire.quick_tunnel import QuickTunnelError
 
 __all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
 
@@ -157,6 +156,7 @@ def run_quick_tunnel(settings: Settings, config: Config) -> int:
     if not service:
         return _run_embedded(options)
     from underpass.connector.quick import request_quick_tunnel_blocking
+    from underpass.wire.quick_tunnel import QuickTunnelError
 
     _log.info("Requesting a new quick tunnel from %s", service)
     try:
