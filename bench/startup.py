@@ -107,6 +107,9 @@ def start(program: Program, *, look_at_memory: bool) -> Sample:
     rss = pss = 0.0
     if look_at_memory:
         time.sleep(IDLE_SECONDS)
+        if child.poll() is not None:
+            log += child.stderr.read()
+            raise RuntimeError(f"{program.name} ended with {child.returncode}:\n{log.decode()}")
         rss, pss = memory(child.pid)
     child.send_signal(signal.SIGKILL)
     _, status, usage = os.wait4(child.pid, 0)

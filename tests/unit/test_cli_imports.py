@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import pytest
+
+import underpass
+from underpass.wire.credentials import Credentials
+
+ROOTS = Path(underpass.__file__).with_name("connector") / "cloudflare_roots.pem"
 
 HEAVY = {
     "starlette",
@@ -65,3 +73,68 @@ def test_a_command_that_only_asks_needs_no_event_loop() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == ["False"]
+
+
+# What one link over HTTP/2 with one plain origin does without, all of its start included.
+UNUSED_BY_ONE_LINK = HEAVY | {
+    "cryptography",
+    "ctypes",
+    "dataclasses",
+    "email",
+    "hashlib",
+    "http.client",
+    "importlib.metadata",
+    "importlib.resources",
+    "logging.handlers",
+    "multiprocessing",
+    "shutil",
+    "tempfile",
+    "truststore",
+    "underpass.cli.embedded",
+    "underpass.connector.path_pattern",
+    "underpass.connector.quick",
+    "underpass.connector.re2_syntax",
+    "underpass.connector.services.handshake",
+    "underpass.connector.services.hello_world",
+    "underpass.connector.services.private",
+    "underpass.connector.services.stream",
+    "underpass.connector.services.websocket",
+    "underpass.core.http1server",
+    "underpass.core.stream",
+    "underpass.core.websocket",
+    "underpass.wire.quick_tunnel",
+}
+if sys.version_info >= (3, 14):
+    UNUSED_BY_ONE_LINK -= {"dataclasses"}  # which asyncio has come to use
+if sys.platform == "win32":
+    UNUSED_BY_ONE_LINK -= {"ctypes", "shutil", "tempfile"}  # which its event loop asks for
+
+# Runs the whole command line up to the first dial, tells what is loaded by then, and ends.
+UNTIL_DIALLING = """
+import os, sys
+from underpass.connector.link import HttpLinkDialer
+
+async def tell(*_):
+    print(*sys.modules, flush=True)
+    os._exit(0)
+
+HttpLinkDialer.dial = tell
+from underpass.__main__ import main
+main()
+"""
+
+
+def test_a_connector_with_one_link_imports_what_it_runs() -> None:
+    credentials = Credentials("account", bytes(32), uuid.UUID(int=1))
+    command = ["tunnel", "--edge=127.0.0.1:1", "--metrics=127.0.0.1:0", "--ha-connections=1"]
+    command += [f"--cacert={ROOTS}", "--url=http://127.0.0.1:1", "run"]
+    done = subprocess.run(
+        [sys.executable, "-c", UNTIL_DIALLING, *command],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TUNNEL_TOKEN": credentials.to_token()},
+    )
+    imported = set(done.stdout.split())
+    assert "underpass.connector.link" in imported
+    assert not UNUSED_BY_ONE_LINK & imported

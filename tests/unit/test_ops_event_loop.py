@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -42,3 +43,17 @@ def test_what_is_left_is_cancelled_and_errors_pass_through() -> None:
     with pytest.raises(ZeroDivisionError):
         event_loop.run(main())
     assert ended == ["linger"]
+
+
+def test_garbage_is_collected_while_a_loop_runs_but_not_among_what_was_there_before() -> None:
+    before: list[object] = [[]]
+
+    async def look() -> tuple[bool, bool]:
+        return gc.isenabled(), any(known is before for known in gc.get_objects())
+
+    gc.disable()
+    try:
+        assert event_loop.run(look()) == (True, False)
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -1,8 +1,7 @@
-"""The `underpass` command: its top level, and the console entry point."""
+"""The `underpass` command: its top level."""
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import click
@@ -10,7 +9,7 @@ import click
 from underpass.cli.flags import GoGroup, setting_options
 from underpass.version import VERSION
 
-__all__ = ["main", "underpass"]
+__all__ = ["underpass"]
 
 _CONTEXT = {"help_option_names": ["--help", "-h"], "max_content_width": 100}
 
@@ -78,11 +77,3 @@ def show_help(ctx: click.Context, /, command: tuple[str, ...]) -> None:
         shown = click.Context(inner, info_name=name, parent=shown)
         found = inner
     click.echo(found.get_help(shown))
-
-
-def main() -> None:
-    """The console entry: exit code 0 for success, 1 for an error, 2 for a wrong command line."""
-    # What a start makes, modules above all, is there to stay: to look for garbage among it is for
-    # nothing. A process that runs for long enables collection again in `event_loop.run`.
-    gc.disable()
-    underpass.main(prog_name="underpass")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -22,10 +22,12 @@ from underpass.connector.origins import (
 )
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
-from underpass.connector.services.private import PrivateNetwork
 from underpass.core.fields import Token
 from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.connector.services.private import PrivateNetwork
 
 __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
@@ -85,7 +87,7 @@ class Dispatcher:
 
     def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
         self._turn = turn
-        self._private = PrivateNetwork(turn)
+        self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
@@ -149,16 +151,16 @@ class Dispatcher:
     @property
     def streams_active(self) -> int:
         """Raw streams open now."""
-        return self._private.active
+        return self._private.active if self._private is not None else 0
 
     @property
     def streams_total(self) -> int:
         """Raw streams since the start."""
-        return self._private.total
+        return self._private.total if self._private is not None else 0
 
     def handler(self, special: Mapping[int, Handler]) -> Handler:
         """What a link's acceptor calls for each request; `special` are kinds the link serves."""
-        websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._private.forward
+        websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._forward_private
 
         def handle(exchange: OriginExchange) -> None:
             kind = exchange.kind
@@ -197,7 +199,16 @@ class Dispatcher:
         self._turn.on_tick.discard(self._let_go)
         for service in (*self._services, *self._retired):
             service.close()
-        self._private.close()
+        if self._private is not None:
+            self._private.close()
+
+    def _forward_private(self, exchange: OriginExchange) -> None:
+        if self._private is None:
+            # Here, because most connectors never see such a stream.
+            from underpass.connector.services.private import PrivateNetwork
+
+            self._private = PrivateNetwork(self._turn)
+        self._private.forward(exchange)
 
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request

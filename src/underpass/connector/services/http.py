@@ -67,7 +67,9 @@ class HttpOrigin:
         self._dials: set[asyncio.Task[None]] = set()
         self._connections: set[OriginConnection] = set()
         is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
-        self._context = origin_context(settings) if is_tls else None
+        self._is_tls = is_tls
+        # A file that cannot be used is to be known before the first request.
+        self._context = origin_context(settings) if is_tls and settings.ca_pool else None
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
         turn.on_tick.add(self._tick)
 
@@ -123,7 +125,9 @@ class HttpOrigin:
 
     async def _open(self) -> OriginConnection:
         settings, service = self._settings, self._service
-        tls_timeout = (settings.tls_timeout or 3600.0) if self._context is not None else None
+        if self._is_tls and self._context is None:
+            self._context = origin_context(settings)  # here, because it is slow to make
+        tls_timeout = (settings.tls_timeout or 3600.0) if self._is_tls else None
         if isinstance(service, UnixService):
             if sys.platform == "win32":
                 raise OSError("unix sockets are not supported on Windows")
@@ -132,7 +136,7 @@ class HttpOrigin:
                 service.path,
                 ssl=self._context,
                 server_hostname=(settings.origin_server_name or "localhost")
-                if self._context is not None
+                if self._is_tls
                 else None,
                 ssl_handshake_timeout=tls_timeout,
             )
@@ -142,9 +146,7 @@ class HttpOrigin:
             service.host,
             service.port,
             ssl=self._context,
-            server_hostname=(settings.origin_server_name or service.host)
-            if self._context is not None
-            else None,
+            server_hostname=(settings.origin_server_name or service.host) if self._is_tls else None,
             ssl_handshake_timeout=tls_timeout,
         )
         _keep_alive(connection, settings.tcp_keep_alive)
