@@ -252,10 +252,7 @@ class Gateway:
     def route(self, exchange: VisitorExchange) -> None:
         """Send a request down a link. Called once a request."""
         link = self._router.route(exchange.authority)
-        if link.__class__ is EdgeLink:
-            if not link.forward(exchange):
-                self._route_by_another(link, exchange)
-        elif isinstance(link, RemoteLink):
+        if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
