@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,22 @@ from peers.content import blocks, digest
 from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually, soon
-from peers.processes import ConnectorProcess, EdgeProcess, Line, new_tunnel, running
+from peers.processes import (
+    ConnectorProcess,
+    EdgeProcess,
+    QuickTunnelProcess,
+    new_tunnel,
+    running,
+)
 from websockets.asyncio.client import connect
+
+from underpass.connector.edges import EdgeSlot
+from underpass.connector.ingress import HelloWorld, single_rule
+from underpass.connector.link import HttpLinkDialer
+from underpass.connector.options import ConnectorOptions
+from underpass.connector.status import ConnectorStatus
+from underpass.wire.credentials import Credentials
+from underpass.wire.registration import RegistrationRefused
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/stat").exists(), reason="workers are found through /proc"
@@ -35,19 +50,18 @@ class Split:
     """An edge of two workers; `link_up` gives one of them the only link."""
 
     edge: EdgeProcess
-    token: str
+    credentials: Credentials
     origin: Origin
 
-    def connector(self, *settings: str) -> ConnectorProcess:
+    def connector(self) -> ConnectorProcess:
         return ConnectorProcess(
             [
                 *self.edge.edge_arguments,
                 "--ha-connections=1",
-                *settings,
                 "run",
                 f"--url={self.origin.url}",
             ],
-            environment={"TUNNEL_TOKEN": self.token},
+            environment={"TUNNEL_TOKEN": self.credentials.to_token()},
         )
 
     @property
@@ -106,9 +120,13 @@ def ask(
 
 @pytest.fixture
 def split(data_dir: Path) -> Iterator[Split]:
-    token = new_tunnel(data_dir, HOSTNAME).to_token()
+    credentials = new_tunnel(data_dir, HOSTNAME)
+    sockets = data_dir.parent / "t"
+    sockets.mkdir()
     with Origin() as origin:
-        yield Split(EdgeProcess(data_dir, more=["--workers=2"]), token, origin)
+        edge = EdgeProcess(data_dir, more=["--workers=2"], environment={"TMPDIR": str(sockets)})
+        yield Split(edge, credentials, origin)
+    eventually(lambda: not list(sockets.iterdir()), "the workers' sockets are gone")
 
 
 def is_running(pid: int) -> bool:
@@ -163,7 +181,9 @@ def test_requests_cross_to_the_worker_with_the_link(split: Split) -> None:
         # No visitor can tell which process it was, nor can the origin.
         assert len(set(map(repr, answers))) == 1
         names = [
-            sorted(name.lower() for name, _ in split.origin.requests(f"/shown/{worker}")[-1].headers)
+            sorted(
+                name.lower() for name, _ in split.origin.requests(f"/shown/{worker}")[-1].headers
+            )
             for worker in (0, 1)
         ]
         assert names[0] == names[1]
@@ -237,20 +257,45 @@ def test_a_worker_that_dies_is_replaced(split: Split) -> None:
 
 
 def test_a_duplicate_in_another_worker_is_refused(split: Split) -> None:
-    connector_id = "a5f4e6a1-7a0c-4f0c-8b7e-0d3c1f6b5a11"
-    first = split.connector(f"--connector-id={connector_id}")
+    async def scenario() -> None:
+        options = ConnectorOptions(
+            ingress=single_rule(HelloWorld()),
+            credentials=split.credentials,
+            cacert=split.edge.ca,
+            connector_id=uuid.uuid4(),
+        )
+        host, _, port = split.edge.tunnels[0].rpartition(":")
+        slot = EdgeSlot(host, int(port), region=0)
+        dialer = HttpLinkDialer(options, ConnectorStatus(options.connector_id))
+        first = await dialer.dial(slot, 0, 0)
+        holder = await asyncio.to_thread(split.holder)
+        other = split.workers[1 - holder]
+        os.kill(split.workers[holder], signal.SIGSTOP)
+        try:
+            with pytest.raises(RegistrationRefused) as refused:
+                await dialer.dial(slot, 0, 0)
+        finally:
+            os.kill(split.workers[holder], signal.SIGCONT)
+        assert refused.value.should_retry
+        line = await asyncio.to_thread(split.edge.wait_for, "refused connection 0")
+        assert line["worker"] == 1 - holder
+
+        # Its index is free as soon as the holder knows that the link is gone.
+        first.abort()
+        await soon(first.wait_closed())
+        await asyncio.to_thread(split.edge.wait_for, "is gone", worker=holder)
+        os.kill(split.workers[holder], signal.SIGSTOP)
+        try:
+            second = await dialer.dial(slot, 0, 0)
+        finally:
+            os.kill(split.workers[holder], signal.SIGCONT)
+        second.abort()
+        await soon(second.wait_closed())
+        dialer.close()
+        assert is_running(other)
+
     with running(split.edge):
-        with running(first):
-            first.ready()
-            holder = split.holder()
-            os.kill(split.workers[holder], signal.SIGSTOP)
-            try:
-                second = split.connector(f"--connector-id={connector_id}")
-                line = split.edge.wait_for("refused connection 0")
-            finally:
-                os.kill(split.workers[holder], signal.SIGCONT)
-            assert line["worker"] == 1 - holder
-            second.kill()
+        asyncio.run(scenario())
 
 
 def test_requests_under_way_are_finished(split: Split) -> None:
@@ -294,8 +339,6 @@ def test_no_worker_outlives_its_supervisor(split: Split) -> None:
 
 
 def test_a_quick_tunnel_is_known_everywhere_at_once(split: Split) -> None:
-    from peers.processes import QuickTunnelProcess
-
     connector = QuickTunnelProcess(split.edge, f"--url={split.origin.url}", "--ha-connections=1")
     with running(connector, split.edge):
         connector.ready()

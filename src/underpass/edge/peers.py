@@ -64,15 +64,25 @@ class PeerListener:
         self.acceptor = PeerAcceptor(self._carry, self.counters, self._unexpected)
         self.connections: set[PeerServer] = set()
         self._router = router
+        self._path: Path | None = None
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self, path: Path) -> None:
         """Listen; in the place of a worker that was there before."""
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        self._path = path
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: PeerServer(self), str(path), backlog=BACKLOG
         )
+
+    def remove(self) -> None:
+        """Take the socket's name away, and the directory with the last one."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+                self._path.parent.rmdir()
 
     def _carry(self, exchange: PeerExchange) -> None:
         tunnel_id = UUID(exchange.tunnel.decode("ascii"))

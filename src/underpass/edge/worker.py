@@ -96,6 +96,7 @@ class EdgeWorker(Inside):
         self._numbers = itertools.count(1)
         self._links: dict[Link, int] = {}
         self._data_path: LocalDataPath | None = None
+        self._peer_listener: PeerListener | None = None
 
     async def answer(self, request: Any) -> Any:
         """Do what is asked; see `worker_messages` for what each request is answered with."""
@@ -141,6 +142,12 @@ class EdgeWorker(Inside):
                     own.probe() if isinstance(notice, messages.Probe) else own.abort()
                     break
 
+    def closed(self) -> None:
+        """The edge ends, or this process does: leave no socket behind."""
+        if self._peer_listener is not None:
+            self._peer_listener.remove()
+        super().closed()
+
     async def _configure(self, request: messages.Configure) -> messages.Done:
         self.log_from(request.log_level)
         self._number = request.number
@@ -153,8 +160,10 @@ class EdgeWorker(Inside):
                 service, self._registry, self._router, authority, directory.scratch
             )
             peers = Path(request.peers)
-            self._peer_listener = PeerListener(data_path.turn, self._router)
-            await self._peer_listener.start(socket_path(peers, request.number))
+            listener = self._peer_listener = PeerListener(data_path.turn, self._router)
+            await listener.start(socket_path(peers, request.number))
+            # Before there can be a link that others would want.
+            self.channel.tell(messages.PeerIsUp(request.number))
             for worker in range(request.workers):
                 if worker != request.number:
                     self._peers[worker] = Peer(

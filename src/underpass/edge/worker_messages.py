@@ -95,7 +95,7 @@ class Done(Struct, frozen=True):
     error: str = ""
 
 
-# Told by either: a worker of its own links, the supervisor of those of others.
+# Told by either: a worker of itself, the supervisor of the others.
 
 
 class LinkCame(Struct, array_like=True, frozen=True, tag=True):
@@ -122,16 +122,16 @@ class Probe(Struct, array_like=True, frozen=True, tag=True):
     number: int
 
 
-WorkerNotice = LinkCame | LinkWent | Probe | LogLine | LogLinesLost
-
-
-# Told by the supervisor alone.
-
-
 class PeerIsUp(Struct, array_like=True, frozen=True, tag=True):
     """That worker takes requests of others on its socket."""
 
     worker: int
+
+
+WorkerNotice = LinkCame | LinkWent | Probe | PeerIsUp | LogLine | LogLinesLost
+
+
+# Told by the supervisor alone.
 
 
 class Abort(Struct, array_like=True, frozen=True, tag=True):

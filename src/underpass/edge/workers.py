@@ -64,6 +64,8 @@ class _Ear:
             self._workers.link_came(notice)
         elif isinstance(notice, messages.LinkWent):
             self._workers.link_went(notice)
+        elif isinstance(notice, messages.PeerIsUp):
+            self._workers.peer_is_up(notice)
         else:
             self._workers.probe(notice)
 
@@ -103,7 +105,6 @@ class EdgeWorkers:
         self._tunnels = tunnels
         self._presence = Presence()
         self._stopping = False
-        self._up: set[int] = set()
         # Told of everything: those that run, and those that are about to.
         self._processes: dict[int, Process] = {}
         # Not in the data directory: a path of more than about 100 bytes is none to a socket.
@@ -209,6 +210,10 @@ class EdgeWorkers:
             if other != worker:
                 self._tell(other, notice)
 
+    def peer_is_up(self, notice: messages.PeerIsUp) -> None:
+        """A worker takes requests of the others."""
+        self._tell_others(notice.worker, notice)
+
     # Processes.
 
     async def _configure(self, worker: int, process: Process) -> None:
@@ -238,10 +243,6 @@ class EdgeWorkers:
         except BaseException:
             self._forget(worker)
             raise
-        self._up.add(worker)
-        self._tell_others(worker, messages.PeerIsUp(worker))
-        for other in self._up:
-            self._tell(worker, messages.PeerIsUp(other))
 
     async def _watch(self, process: Process) -> None:
         await process.channel.call(messages.Alive(), type(None))
@@ -251,7 +252,6 @@ class EdgeWorkers:
 
     def _forget(self, worker: int) -> None:
         self._processes.pop(worker, None)
-        self._up.discard(worker)
         for link in self._presence.pop_all(worker):
             self._router.remove_link(link)
             self._tell_others(worker, messages.LinkWent(link.worker, link.number))
