@@ -77,8 +77,12 @@ class PeerListener:
             lambda: PeerServer(self), str(path), backlog=BACKLOG
         )
 
-    def remove(self) -> None:
-        """Take the socket's name away, and the directory with the last one."""
+    def close(self) -> None:
+        """Take no more, and take the socket's name away: the directory with the last one."""
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self.connections):
+            connection.abort()
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()

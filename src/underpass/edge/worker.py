@@ -145,7 +145,7 @@ class EdgeWorker(Inside):
     def closed(self) -> None:
         """The edge ends, or this process does: leave no socket behind."""
         if self._peer_listener is not None:
-            self._peer_listener.remove()
+            self._peer_listener.close()
         super().closed()
 
     async def _configure(self, request: messages.Configure) -> messages.Done:
