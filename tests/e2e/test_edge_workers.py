@@ -298,6 +298,49 @@ def test_a_duplicate_in_another_worker_is_refused(split: Split) -> None:
         asyncio.run(scenario())
 
 
+def test_of_two_with_one_index_at_once_one_stays(split: Split) -> None:
+    async def scenario() -> None:
+        options = ConnectorOptions(
+            ingress=single_rule(HelloWorld()),
+            credentials=split.credentials,
+            cacert=split.edge.ca,
+            connector_id=uuid.uuid4(),
+        )
+        host, _, port = split.edge.tunnels[0].rpartition(":")
+        slot = EdgeSlot(host, int(port), region=0)
+        dialer = HttpLinkDialer(options, ConnectorStatus(options.connector_id))
+        workers = split.workers
+        links = []
+        # Neither worker can learn of the other's while the supervisor stands still.
+        split.edge.signal(signal.SIGSTOP)
+        try:
+            for stopped in workers:
+                os.kill(stopped, signal.SIGSTOP)
+                try:
+                    links.append(await dialer.dial(slot, 0, 0))
+                finally:
+                    os.kill(stopped, signal.SIGCONT)
+        finally:
+            split.edge.signal(signal.SIGCONT)
+        closed = [asyncio.ensure_future(link.wait_closed()) for link in links]
+        done, left = await asyncio.wait(
+            closed, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert (len(done), len(left)) == (1, 1)
+        await asyncio.to_thread(split.edge.wait_for, "closing a connection to tunnel")
+        for worker in (0, 1):
+            with split.visitors(worker, 1) as (visitor,):
+                assert (await asyncio.to_thread(ask, visitor, "/"))[0] == 200
+        assert not any(future.done() for future in left)
+        for link in links:
+            link.abort()
+        await soon(asyncio.gather(*closed))
+        dialer.close()
+
+    with running(split.edge):
+        asyncio.run(scenario())
+
+
 def test_requests_under_way_are_finished(split: Split) -> None:
     connector = split.connector()
     with running(connector):
@@ -336,6 +379,8 @@ def test_no_worker_outlives_its_supervisor(split: Split) -> None:
     assert len(workers) == 2
     split.edge.kill()
     eventually(lambda: not any(map(is_running, workers)), "the workers are gone")
+    # Nobody has its sockets any more.
+    split.edge.again().stop()
 
 
 def test_a_quick_tunnel_is_known_everywhere_at_once(split: Split) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
 from collections.abc import Sequence
@@ -109,9 +110,7 @@ class EdgeWorker(Inside):
                 await self._data_path.stop_visitors(request.seconds)
             return None
         if isinstance(request, messages.StopLinks):
-            if self._data_path is not None:
-                await self._data_path.stop_links(request.seconds)
-            return None
+            return await self._stop_links(request.seconds)
         assert isinstance(request, messages.Alive)
         return None
 
@@ -174,6 +173,12 @@ class EdgeWorker(Inside):
         except (EdgeError, OSError) as error:
             return messages.Done(str(error) or type(error).__name__)
         return messages.Done()
+
+    async def _stop_links(self, seconds: float) -> None:
+        if self._data_path is not None:
+            await self._data_path.stop_links(seconds)
+        # Nothing comes from there, or is to go there, now that all visitors are gone.
+        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
 
     async def _refresh(self) -> messages.Done:
         try:
