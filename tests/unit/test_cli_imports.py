@@ -56,11 +56,15 @@ def test_version_imports_no_connector() -> None:
     assert set(done.stdout.split()) == allowed
 
 
-def test_one_process_knows_nothing_of_workers() -> None:
-    program = (
-        "import sys, underpass.cli.tunnel, underpass.connector.runner, underpass.connector.link; "
-        "print(*[n for n in sys.modules if 'worker' in n])"
-    )
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "underpass.cli.tunnel, underpass.connector.runner, underpass.connector.link",
+        "underpass.cli.edge, underpass.edge.runner",
+    ],
+)
+def test_one_process_knows_nothing_of_workers(modules: str) -> None:
+    program = f"import sys, {modules}; print(*[n for n in sys.modules if 'worker' in n])"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from underpass.edge.errors import EdgeError, OptionsError
-from underpass.edge.options import Address, EdgeOptions, default_data_dir
+from underpass.edge.options import MAX_WORKERS, Address, EdgeOptions, default_data_dir
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,27 @@ def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch) -> None
     for ignored in ("", "relative/path"):
         monkeypatch.setenv("XDG_DATA_HOME", ignored)
         assert default_data_dir() == Path("/home/someone/.local/share/underpass/edge")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="workers need more than Windows has")
+@pytest.mark.parametrize(("text", "count"), [("1", 1), ("2", 2), ("64", 64)])
+def test_a_number_of_workers(text: str, count: int) -> None:
+    assert EdgeOptions.parse(workers=text).workers == count
+
+
+def test_one_worker_unless_told_otherwise() -> None:
+    assert EdgeOptions.parse().workers == 1
+    assert 1 <= EdgeOptions.parse(workers="auto").workers <= MAX_WORKERS
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "-1", "two", "1.5", "100000", "\u0662"])
+def test_no_number_of_workers(text: str) -> None:
+    with pytest.raises(OptionsError, match="--workers"):
+        EdgeOptions.parse(workers=text)
+
+
+def test_workers_are_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(OptionsError, match="not supported on Windows"):
+        EdgeOptions.parse(data_dir="data", workers="2")
+    assert EdgeOptions.parse(data_dir="data", workers="auto").workers == 1

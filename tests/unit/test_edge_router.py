@@ -247,3 +247,67 @@ class TestLinks:
         other = linked(router, tunnel_id=OTHER)
         router.remove_link(other)
         assert not router._destinations
+
+
+class TestLinksOfOtherProcesses:
+    def test_they_serve_while_there_is_none_here(self, router: Router) -> None:
+        remote = FakeLink(conn_index=1)
+        router.add_remote(remote)
+        assert router.route(b"app.localhost") is remote
+        own = linked(router)
+        assert {router.route(b"app.localhost") for _ in range(4)} == {own}
+        router.drain(own)
+        assert router.route(b"app.localhost") is remote
+        router.remove_link(own)
+        router.remove_link(remote)
+        assert router.route(b"app.localhost") == NoLink(TUNNEL)
+
+    def test_they_take_turns(self, router: Router) -> None:
+        remotes = [FakeLink(conn_index=index) for index in range(3)]
+        for remote in remotes:
+            router.add_remote(remote)
+        taken = [router.route(b"app.localhost") for _ in range(6)]
+        assert {id(link) for link in taken[:3]} == {id(link) for link in remotes}
+        assert taken[3:] == taken[:3]
+
+    def test_they_hold_their_index(self, router: Router) -> None:
+        remote = FakeLink()
+        router.add_remote(remote)
+        with pytest.raises(DuplicateLink) as caught:
+            router.add_link(TUNNEL, FakeLink(connector_id=remote.connector_id))
+        assert caught.value.holder is remote
+        router.remove_link(remote)
+        linked(router, connector_id=remote.connector_id)
+
+    def test_one_that_came_too_late_does_not_free_the_index(self, router: Router) -> None:
+        own = linked(router)
+        remote = FakeLink(connector_id=own.connector_id)
+        router.add_remote(remote)
+        router.remove_link(remote)
+        with pytest.raises(DuplicateLink):
+            router.add_link(TUNNEL, FakeLink(connector_id=own.connector_id))
+
+    def test_they_count(self, router: Router) -> None:
+        for index in range(MAX_LINKS_PER_TUNNEL):
+            router.add_remote(FakeLink(conn_index=index))
+        with pytest.raises(TooManyLinks):
+            linked(router, conn_index=MAX_LINKS_PER_TUNNEL)
+
+    def test_links_of_here_are_told_and_theirs_are_not(self) -> None:
+        told: list[tuple[str, object]] = []
+        router = Router(
+            lambda link: told.append(("came", link)), lambda link: told.append(("went", link))
+        )
+        remote = FakeLink(conn_index=9)
+        router.add_remote(remote)
+        router.remove_link(remote)
+        drained, lost = linked(router), linked(router)
+        router.drain(drained)
+        router.remove_link(drained)
+        router.remove_link(lost)
+        assert told == [
+            ("came", drained),
+            ("came", lost),
+            ("went", drained),
+            ("went", lost),
+        ]

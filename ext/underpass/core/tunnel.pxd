@@ -34,6 +34,7 @@ cdef class VisitorExchange(Exchange):
     # On the edge: inbound is a visitor, outbound a stream of a link.
     cdef readonly VisitorAcceptor acceptor
     cdef readonly bytes ray
+    cdef public bytes via_tunnel        # set while another process of this edge is to carry it, else None
     cdef bytes client_address
     cdef int64_t body                   # request content so far, bytes
 
@@ -50,4 +51,14 @@ cdef class VisitorAcceptor(Acceptor):
 
 cdef class EdgeExchange(Exchange):
     # On the edge: a request of its own to a connector (the control stream, a configuration update).
+    pass
+
+
+cdef class PeerExchange(Exchange):
+    # On the edge: inbound is another process of it, outbound a stream of a link.
+    cdef readonly PeerAcceptor acceptor
+    cdef readonly bytes tunnel          # the id of the tunnel, as text
+
+
+cdef class PeerAcceptor(Acceptor):
     pass

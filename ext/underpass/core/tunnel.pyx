@@ -30,6 +30,8 @@ from underpass.core.headerblock import HeaderBlockError
 
 cdef bytes META_ORIGIN = b'{"src":"origin"}'
 cdef bytes META_CONNECTOR = b'{"src":"cloudflared"}'
+# Between processes of one edge: the tunnel whose link a request wants. `edge_only` takes it from visitors.
+cdef bytes VIA_TUNNEL = b"cf-int-underpass-tunnel"
 
 
 cdef class OriginExchange(Exchange):
@@ -349,6 +351,8 @@ cdef class VisitorExchange(Exchange):
         link.add_pair(b"x-forwarded-proto", b"https" if secure else b"http")
         if self.wants_upgrade:
             link.add_pair(b"cf-cloudflared-proxy-connection-upgrade", b"websocket")
+        if self.via_tunnel is not None:
+            link.add_pair(VIA_TUNNEL, self.via_tunnel)
         return link
 
     cdef int retry_elsewhere(self) except -1:
@@ -521,3 +525,45 @@ cdef class EdgeExchange(Exchange):
     def fail(self, int status, str cause):
         """There is no visitor to answer: the asking side learns by `on_abandoned`."""
         self.drop(CANCEL)
+
+
+cdef class PeerExchange(Exchange):
+    """An exchange on the edge: another process of this edge has the visitor, a link here carries the request.
+
+    Heads pass as they are, both ways. What goes wrong is told as a connector would.
+    """
+
+    cdef int retry_elsewhere(self) except -1:
+        cdef PeerExchange _alive = self
+        self.acceptor.accept(self)
+        return 1
+
+    def fail(self, int status, str cause):
+        """An answer without user fields, which the other process makes a page of."""
+        if self.over or self.status or self.inbound is None:
+            return
+        self.counters.failed += 1
+        self.respond(status, ((b"cf-cloudflared-response-meta", META_CONNECTOR),
+                              (b"cf-cloudflared-cause", cause.encode())))
+
+
+cdef class PeerAcceptor(Acceptor):
+    """Makes a `PeerExchange` of every request from another process."""
+
+    cdef Exchange new_exchange(self):
+        cdef PeerExchange exchange = PeerExchange.__new__(PeerExchange)
+        exchange.counters = self.counters
+        exchange.acceptor = self
+        exchange.tunnel = b""
+        return exchange
+
+    cdef int accept(self, Exchange exchange) except -1:
+        cdef Fields request = exchange.request
+        cdef Field* field
+        cdef uint32_t i
+        for i in range(request.count):
+            field = request.items + i
+            if not field.flags & HIDDEN and begins(request, field, VIA_TUNNEL, True):
+                (<PeerExchange>exchange).tunnel = request._value(i)
+                field.flags |= HIDDEN
+        return Acceptor.accept(self, exchange)

@@ -41,6 +41,11 @@ def edge() -> None:
     type=int,
     help="The largest request body to let through. Without it, any size.",
 )
+@click.option(
+    "--workers",
+    metavar="N",
+    help="Processes that serve: a number, or auto for one per processor. Without it, one.",
+)
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -65,7 +70,7 @@ def run(
     from underpass.edge.errors import EdgeError
     from underpass.edge.options import EdgeOptions
 
-    names = ("data_dir", "https", "http", "api", "domain")
+    names = ("data_dir", "https", "http", "api", "domain", "workers")
     chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
     if tunnels:
         chosen["tunnels"] = tunnels

@@ -53,6 +53,9 @@ class OriginAcceptor(Acceptor):
 class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector."""
 
+    via_tunnel: bytes | None
+    """The id of the tunnel, as text, while another process of this edge is to carry the request."""
+
     @property
     def acceptor(self) -> VisitorAcceptor: ...
     @property
@@ -94,3 +97,22 @@ class EdgeExchange(Exchange):
     """
 
     def __init__(self, counters: Counters) -> None: ...
+
+class PeerExchange(Exchange):
+    """An exchange on the edge: another process of it has the visitor, a link here carries it on."""
+
+    @property
+    def acceptor(self) -> PeerAcceptor: ...
+    @property
+    def tunnel(self) -> bytes:
+        """The id of the tunnel, as text; empty if there was none."""
+
+class PeerAcceptor(Acceptor):
+    """Makes a `PeerExchange` of every request from another process of this edge."""
+
+    def __init__(
+        self,
+        handler: Callable[[PeerExchange], object] | None,
+        counters: Counters | None = None,
+        on_error: Callable[[PeerExchange, Exception], object] | None = None,
+    ) -> None: ...

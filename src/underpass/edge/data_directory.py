@@ -28,7 +28,7 @@ _MAX_PID_LENGTH = 20
 class DataDirectory:
     """An open data directory. It stays locked against other edges until `close`."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
         self._lock: int | None = lock
 
@@ -63,6 +63,11 @@ class DataDirectory:
                 f"cannot prepare {directory.scratch}: {error.strerror or error}"
             ) from error
         return directory
+
+    @classmethod
+    def of_running_edge(cls, path: Path) -> DataDirectory:
+        """The same for another process of the edge that holds the lock."""
+        return cls(path, None)
 
     @property
     def ca_certificate(self) -> Path:

@@ -22,6 +22,7 @@ from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import PageKind, render
+from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
 from underpass.wire.turns import LoopTurn
 
@@ -251,7 +252,7 @@ class Gateway:
     def route(self, exchange: VisitorExchange) -> None:
         """Send a request down a link. Called once a request."""
         link = self._router.route(exchange.authority)
-        if link.__class__ is EdgeLink:
+        if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
@@ -259,10 +260,14 @@ class Gateway:
         else:
             exchange.fail(503, "no_link")
 
-    def _route_by_another(self, refused: EdgeLink, exchange: VisitorExchange) -> None:
+    def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
         for link in self._router.links_of(refused.tunnel_id):
-            if isinstance(link, EdgeLink) and not link.draining and link.forward(exchange):
+            if (
+                isinstance(link, EdgeLink | RemoteLink)
+                and not link.draining
+                and link.forward(exchange)
+            ):
                 return
         exchange.fail(503, "link_full")
 

@@ -17,6 +17,7 @@ from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
 from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
+from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, Router
 from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
 from underpass.wire.link import LinkConnection
@@ -233,5 +234,5 @@ class EdgeLink(LinkConnection):
 
 def _ask_whether_alive(holder: Link) -> None:
     """A connector has come back for an index whose link still seems to live."""
-    if isinstance(holder, EdgeLink):
+    if isinstance(holder, EdgeLink | RemoteLink):
         holder.probe()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.ops.processors import available_processors
 
 DEFAULT_HTTPS = "127.0.0.1:8443"
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -21,6 +22,9 @@ DEFAULT_DOMAIN = "localhost"
 """Browsers, curl and systemd-resolved resolve every name below it to loopback (RFC 6761 §6.3)."""
 DEFAULT_LOCATION = "local01"
 """Told to connectors at registration, which log it and use it as a metric label."""
+
+MAX_WORKERS = 64
+"""Worker processes; each is connected to all others."""
 
 _MAX_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -83,6 +87,8 @@ class EdgeOptions:
     """What connectors are told they are connected to."""
     max_body: int | None = None
     """Bytes of content a visitor's request may have; more is answered with 413. None: no limit."""
+    workers: int = 1
+    """Processes that serve visitors and links. With 1 it is this one."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -94,6 +100,12 @@ class EdgeOptions:
             fixed.add(address)
         if self.max_body is not None and self.max_body < 0:
             raise OptionsError(f"--max-body {self.max_body}: a size cannot be negative")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise OptionsError(
+                f"--workers {self.workers} is not auto or between 1 and {MAX_WORKERS}"
+            )
+        if self.workers > 1 and sys.platform == "win32":
+            raise OptionsError("--workers: more than one is not supported on Windows")
         if not _LOCATION.fullmatch(self.location):
             raise OptionsError(
                 f"location {self.location!r}: use 1 to 32 lower-case letters, digits and hyphens"
@@ -111,6 +123,7 @@ class EdgeOptions:
         domain: str = DEFAULT_DOMAIN,
         location: str = DEFAULT_LOCATION,
         max_body: int | None = None,
+        workers: str = "1",
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -130,6 +143,7 @@ class EdgeOptions:
             domain=domain,
             location=location,
             max_body=max_body,
+            workers=_parse_workers(workers),
         )
 
 
@@ -152,6 +166,14 @@ def _parse_option(option: str, text: str) -> Address:
         return Address.parse(text)
     except OptionsError as error:
         raise OptionsError(f"{option}: {error}") from error
+
+
+def _parse_workers(text: str) -> int:
+    if text == "auto":
+        return 1 if sys.platform == "win32" else min(available_processors(), MAX_WORKERS)
+    if not (text.isascii() and text.isdecimal()) or len(text) > 5:
+        raise OptionsError(f"--workers {text} is not auto or between 1 and {MAX_WORKERS}")
+    return int(text)
 
 
 def _is_ipv6(text: str) -> bool:

@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Final
@@ -73,6 +73,8 @@ class Registry:
         on_tunnel_deleted: Callable[[UUID], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.on_changed: Callable[[], Awaitable[None]] | None = None
+        """Called after a change was taken over; `refresh` waits for it."""
         self._store = store
         self._router = router
         self._on_tunnel_deleted = on_tunnel_deleted
@@ -216,6 +218,7 @@ class Registry:
             StoreError: the store cannot be read; what is in memory stays.
         """
         async with self._refreshing:
+            before = self._revision
             changes = None
             if self._revision is not None:
                 changes = await self._store.changes_since(self._revision)
@@ -223,6 +226,9 @@ class Registry:
                 self._replace(await self._store.snapshot())
             else:
                 self._apply(changes)
+            changed = self._revision != before
+        if changed and self.on_changed is not None:
+            await self.on_changed()
 
     async def remove_unused_quick_tunnels(self) -> tuple[UUID, ...]:
         """Remove quick tunnels without links for too long; their ids.

@@ -10,6 +10,7 @@ The router belongs to one event loop and does no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 from uuid import UUID
@@ -88,7 +89,7 @@ class TooManyLinks(EdgeError):  # noqa: N818 - a limit, not a fault
 class _Destination:
     """A tunnel as the router sees it."""
 
-    __slots__ = ("draining", "hostnames", "links", "no_link", "numbered", "turn")
+    __slots__ = ("draining", "elsewhere", "hostnames", "links", "no_link", "numbered", "turn")
 
     def __init__(self, tunnel_id: UUID) -> None:
         self.links: list[Link] = []
@@ -98,16 +99,33 @@ class _Destination:
         self.numbered: dict[tuple[UUID, int], Link] = {}
         """The links again, by connector and index."""
         self.draining: list[Link] = []
+        self.elsewhere: list[Link] = []
+        """Links that another process holds: they count, and serve while there are no others."""
         self.hostnames: set[str] = set()
 
+    @property
+    def count(self) -> int:
+        return len(self.links) + len(self.draining) + len(self.elsewhere)
+
     def is_idle(self) -> bool:
-        return not (self.links or self.draining or self.hostnames)
+        return not (self.links or self.draining or self.elsewhere or self.hostnames)
 
 
 class Router:
-    """Routes, links, and the way from one to the other."""
+    """Routes, links, and the way from one to the other.
 
-    def __init__(self) -> None:
+    Args:
+        on_link_added: called with a link that takes requests from now on.
+        on_link_removed: called with it when it takes no more, draining or gone.
+    """
+
+    def __init__(
+        self,
+        on_link_added: Callable[[Link], None] | None = None,
+        on_link_removed: Callable[[Link], None] | None = None,
+    ) -> None:
+        self._on_link_added = on_link_added
+        self._on_link_removed = on_link_removed
         self._destinations: dict[UUID, _Destination] = {}
         self._exact: dict[str, _Destination] = {}
         self._wildcards: dict[str, _Destination] = {}
@@ -130,6 +148,8 @@ class Router:
         if count == 1:
             return links[0]
         if count == 0:
+            if destination.elsewhere:
+                return self._next_elsewhere(destination)
             return destination.no_link
         position = destination.turn
         if position >= count:
@@ -185,7 +205,7 @@ class Router:
             holder = destination.numbered.get((link.connector_id, link.conn_index))
             if holder is not None:
                 raise DuplicateLink(holder)
-            if len(destination.links) + len(destination.draining) >= MAX_LINKS_PER_TUNNEL:
+            if destination.count >= MAX_LINKS_PER_TUNNEL:
                 raise TooManyLinks(
                     f"tunnel {tunnel_id} has {MAX_LINKS_PER_TUNNEL} connections, as many as it may"
                 )
@@ -193,14 +213,22 @@ class Router:
             destination = self._destination(tunnel_id)
         destination.numbered[(link.connector_id, link.conn_index)] = link
         destination.links.append(link)
+        if self._on_link_added is not None:
+            self._on_link_added(link)
+
+    def add_remote(self, link: Link) -> None:
+        """Let a link that another process holds take requests while there is none here."""
+        destination = self._destination(link.tunnel_id)
+        # If one here has the index too, the process that has all of them in its table decides.
+        destination.numbered.setdefault((link.connector_id, link.conn_index), link)
+        destination.elsewhere.append(link)
 
     def drain(self, link: Link) -> None:
         """Send a link no new requests; it stays counted until `remove_link`."""
         link.draining = True
         destination = self._destinations.get(link.tunnel_id)
         if destination is not None and link in destination.links:
-            destination.links.remove(link)
-            del destination.numbered[(link.connector_id, link.conn_index)]
+            self._take_out(link, destination)
             destination.draining.append(link)
 
     def remove_link(self, link: Link) -> None:
@@ -209,18 +237,36 @@ class Router:
         if destination is None:
             return
         if link in destination.links:
-            destination.links.remove(link)
-            del destination.numbered[(link.connector_id, link.conn_index)]
+            self._take_out(link, destination)
         elif link in destination.draining:
             destination.draining.remove(link)
+        elif link in destination.elsewhere:
+            destination.elsewhere.remove(link)
+            self._free_index(link, destination)
         self._drop_if_idle(destination)
 
     def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
-        """All links of a tunnel, those that drain last."""
+        """All links of a tunnel, those that drain and those of other processes last."""
         destination = self._destinations.get(tunnel_id)
         if destination is None:
             return ()
-        return (*destination.links, *destination.draining)
+        return (*destination.links, *destination.draining, *destination.elsewhere)
+
+    def _take_out(self, link: Link, destination: _Destination) -> None:
+        destination.links.remove(link)
+        self._free_index(link, destination)
+        if self._on_link_removed is not None:
+            self._on_link_removed(link)
+
+    def _free_index(self, link: Link, destination: _Destination) -> None:
+        key = (link.connector_id, link.conn_index)
+        if destination.numbered.get(key) is link:
+            del destination.numbered[key]
+
+    def _next_elsewhere(self, destination: _Destination) -> Link:
+        """Turn by turn: how loaded they are is known to those who hold them."""
+        destination.turn = (destination.turn + 1) % len(destination.elsewhere)
+        return destination.elsewhere[destination.turn]
 
     def _resolve(self, authority: bytes) -> _Destination | None:
         if len(authority) > MAX_AUTHORITY_LENGTH:

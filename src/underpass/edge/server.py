@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -14,22 +15,19 @@ from underpass.edge.api.application import create_application
 from underpass.edge.api.server import ApiServer
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import bound_address, listen
 from underpass.edge.options import Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
-from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
-from underpass.wire.turns import LoopTurn
 
-__all__ = ["Edge"]
+__all__ = ["FIRST_BYTE_SECONDS", "Edge"]
 
 log = logging.getLogger("underpass.edge")
-
-FIRST_BYTE_SECONDS: Final = 100.0
-"""How long an origin may take to begin its response, as at Cloudflare."""
 
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
@@ -39,7 +37,7 @@ class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
     After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
-    visitors and connectors have to trust.
+    visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
     def __init__(
@@ -88,30 +86,13 @@ class Edge:
         self._closing.push_async_callback(store.close)
         router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
-        turn = LoopTurn(asyncio.get_running_loop())
-        turn.start()
-        self._closing.callback(turn.stop)
-
-        self.listeners = TunnelListeners(
-            turn,
-            tunnel_listener_context(self.authority, directory.scratch),
-            self.registry,
-            router,
-            location=options.location,
-            first_byte_seconds=self._first_byte_seconds,
+        service = Service(
+            options.location, options.domain, options.max_body, self._first_byte_seconds
         )
-        await self.listeners.start(tunnels)
-        self._closing.push_async_callback(self._stop_links)
-        self.gateway = Gateway(turn, router, location=options.location, max_body=options.max_body)
-        await self.gateway.start(
-            http,
-            https,
-            public_listener_context(
-                self.authority, directory.scratch, options.domain, router.knows
-            ),
-        )
-        # Stopped before the links: what visitors still wait for comes through those.
-        self._closing.push_async_callback(self._stop_gateway)
+        if options.workers == 1:
+            await self._serve_here(service, directory, router, http, https, tunnels)
+        else:
+            await self._serve_in_workers(service, directory, store, router, http, https, tunnels)
         server = ApiServer(
             create_application(self.registry, options.domain, public_port=self.https.port), api
         )
@@ -120,13 +101,61 @@ class Edge:
         housekeeping = asyncio.create_task(self.registry.keep_house(), name="housekeeping")
         self._closing.push_async_callback(_cancelled, housekeeping)
 
+    async def _serve_here(
+        self,
+        service: Service,
+        directory: DataDirectory,
+        router: Router,
+        http: socket.socket,
+        https: socket.socket,
+        tunnels: list[socket.socket],
+    ) -> None:
+        path = LocalDataPath(service, self.registry, router, self.authority, directory.scratch)
+        self.listeners, self.gateway = path.listeners, path.gateway
+        self._stop_with_us(path)
+        await path.start_links(tunnels)
+        await path.start_visitors(http, https)
+
+    async def _serve_in_workers(
+        self,
+        service: Service,
+        directory: DataDirectory,
+        store: Store,
+        router: Router,
+        http: socket.socket,
+        https: socket.socket,
+        tunnels: list[socket.socket],
+    ) -> None:
+        from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
+
+        workers = EdgeWorkers(
+            self._options.workers,
+            service,
+            directory.path,
+            store,
+            router,
+            http=http,
+            https=https,
+            tunnels=tunnels,
+        )
+        self.registry.on_changed = workers.refresh
+        self._stop_with_us(workers)
+        await workers.open()
+
+    def _stop_with_us(self, path: DataPath) -> None:
+        self._closing.push_async_callback(path.close)
+        self._closing.push_async_callback(self._patiently, path.stop_links)
+        # Stopped before the links: what visitors still wait for comes through those.
+        self._closing.push_async_callback(self._patiently, path.stop_visitors)
+
     def _listen(self, address: Address) -> socket.socket:
         listener = listen(address)
         self._closing.callback(listener.close)
         return listener
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
-        self.listeners.close_links_of(tunnel_id)
+        if self._options.workers == 1:
+            self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:
         """Accept no more, let requests under way finish for STOP_SECONDS, close everything.
@@ -142,18 +171,11 @@ class Edge:
             await asyncio.gather(closing, return_exceptions=True)
             raise
 
-    async def _stop_gateway(self) -> None:
+    async def _patiently(self, stop: Callable[[float], Awaitable[None]]) -> None:
         try:
-            await self.gateway.stop(self._patience)
+            await stop(self._patience)
         except asyncio.CancelledError:
-            await self.gateway.stop(0.0)
-            raise
-
-    async def _stop_links(self) -> None:
-        try:
-            await self.listeners.stop(self._patience)
-        except asyncio.CancelledError:
-            await self.listeners.stop(0.0)
+            await stop(0.0)
             raise
 
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +38,12 @@ class WorkerProcess:
         self._watching = asyncio.ensure_future(self._watch())
 
     @classmethod
-    async def start(cls, module: str, talker: Talker) -> WorkerProcess:
+    async def start(
+        cls, module: str, talker: Talker, descriptors: Sequence[int] = ()
+    ) -> WorkerProcess:
         """Start a fresh interpreter that calls `main()` of `module`. Raises OSError.
+
+        It inherits `descriptors` under their numbers, besides the standard ones.
 
         The worker's end of the channel is its standard input, and is taken from there by
         `ops.workers.inside`; standard output and error are ours.
@@ -59,7 +64,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with contextlib.closing(theirs):
             try:
-                process = await _spawn(module, theirs)
+                process = await _spawn(module, theirs, descriptors)
             except BaseException:
                 ours.close()
                 raise
@@ -121,7 +126,9 @@ async def connect(channel: Channel, end: socket.socket) -> None:
     await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=end)
 
 
-async def _spawn(module: str, theirs: socket.socket) -> asyncio.subprocess.Process:
+async def _spawn(
+    module: str, theirs: socket.socket, descriptors: Sequence[int]
+) -> asyncio.subprocess.Process:
     command = [
         sys.executable,
         *(["-I"] if sys.flags.isolated else []),
@@ -132,7 +139,7 @@ async def _spawn(module: str, theirs: socket.socket) -> asyncio.subprocess.Proce
     ]
     # A session of its own: Ctrl-C in a terminal is the supervisor's to deal with.
     return await asyncio.create_subprocess_exec(
-        *command, stdin=theirs.fileno(), start_new_session=True
+        *command, stdin=theirs.fileno(), start_new_session=True, pass_fds=descriptors
     )
 
 

@@ -1,0 +1,107 @@
+"""What carries requests: the listeners that connectors dial, the gateway for visitors, and between
+them the router. In the edge's own process, or in each of its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+from uuid import UUID
+
+from underpass.edge.certificates import CertificateAuthority
+from underpass.edge.gateway import Gateway
+from underpass.edge.registry import Registry
+from underpass.edge.router import Router
+from underpass.edge.tls import public_listener_context, tunnel_listener_context
+from underpass.edge.tunnels import TunnelListeners
+from underpass.wire.turns import LoopTurn
+
+__all__ = ["FIRST_BYTE_SECONDS", "DataPath", "LocalDataPath", "Service"]
+
+FIRST_BYTE_SECONDS: Final = 100.0
+"""How long an origin may take to begin its response, as at Cloudflare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a data path has to know of the options."""
+
+    location: str
+    domain: str
+    max_body: int | None = None
+    first_byte_seconds: float = FIRST_BYTE_SECONDS
+
+
+class DataPath(Protocol):
+    """Ends in this order: visitors are waited for before the links go that they wait for."""
+
+    async def stop_visitors(self, seconds: float) -> None:
+        """Accept no visitors; let requests under way finish for so long. 0: at once."""
+        ...
+
+    async def stop_links(self, seconds: float) -> None:
+        """Accept no links; let those there are drain for so long, and close them."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the rest."""
+        ...
+
+
+class LocalDataPath:
+    """The data path of one process; belongs to the running loop."""
+
+    def __init__(
+        self,
+        service: Service,
+        registry: Registry,
+        router: Router,
+        authority: CertificateAuthority,
+        scratch: Path,
+    ) -> None:
+        self._service = service
+        self._router = router
+        self._authority = authority
+        self._scratch = scratch
+        self.turn = LoopTurn(asyncio.get_running_loop())
+        self.turn.start()
+        self.listeners = TunnelListeners(
+            self.turn,
+            tunnel_listener_context(authority, scratch),
+            registry,
+            router,
+            location=service.location,
+            first_byte_seconds=service.first_byte_seconds,
+        )
+        self.gateway = Gateway(
+            self.turn, router, location=service.location, max_body=service.max_body
+        )
+
+    async def start_links(self, tunnels: list[socket.socket]) -> None:
+        """Take links on bound sockets."""
+        await self.listeners.start(tunnels)
+
+    async def start_visitors(self, http: socket.socket, https: socket.socket) -> None:
+        """Take visitors on bound sockets."""
+        context = public_listener_context(
+            self._authority, self._scratch, self._service.domain, self._router.knows
+        )
+        await self.gateway.start(http, https, context)
+
+    def close_links_of(self, tunnel_id: UUID) -> None:
+        """Close what a deleted tunnel still holds."""
+        self.listeners.close_links_of(tunnel_id)
+
+    async def stop_visitors(self, seconds: float) -> None:
+        """See DataPath."""
+        await self.gateway.stop(seconds)
+
+    async def stop_links(self, seconds: float) -> None:
+        """See DataPath."""
+        await self.listeners.stop(seconds)
+
+    async def close(self) -> None:
+        """See DataPath."""
+        self.turn.stop()

@@ -1,0 +1,143 @@
+"""What an edge's supervisor and its workers say to each other (see `ops.workers.channel`)."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from msgspec import Struct
+
+from underpass.edge.data_path import Service
+from underpass.ops.workers.logs import LogLine, LogLinesLost
+
+__all__ = [
+    "Abort",
+    "Alive",
+    "Configure",
+    "Done",
+    "LinkCame",
+    "LinkWent",
+    "PeerIsUp",
+    "Probe",
+    "ReadChanges",
+    "ReadSnapshot",
+    "Refresh",
+    "StopLinks",
+    "StopVisitors",
+    "SupervisorNotice",
+    "SupervisorRequest",
+    "WorkerNotice",
+    "WorkerRequest",
+]
+
+# Asked by the supervisor.
+
+
+class Configure(Struct, frozen=True, tag=True):
+    """Become worker `number` of `workers`, and serve. -> Done
+
+    `http`, `https` and `tunnels` are descriptors of listening sockets that the process was started
+    with; `peers` is the directory of the workers' own sockets.
+    """
+
+    number: int
+    workers: int
+    log_level: int
+    data_dir: str
+    peers: str
+    http: int
+    https: int
+    tunnels: tuple[int, ...]
+    service: Service
+
+
+class Refresh(Struct, frozen=True, tag=True):
+    """Take over what has changed in the store. -> Done"""
+
+
+class StopVisitors(Struct, frozen=True, tag=True):
+    """Take no visitors; let requests under way finish for `seconds`. -> None"""
+
+    seconds: float
+
+
+class StopLinks(Struct, frozen=True, tag=True):
+    """Take no links; let those there are drain for `seconds`. -> None"""
+
+    seconds: float
+
+
+class Alive(Struct, frozen=True, tag=True):
+    """-> None"""
+
+
+WorkerRequest = Configure | Refresh | StopVisitors | StopLinks | Alive
+
+
+# Asked by a worker.
+
+
+class ReadSnapshot(Struct, frozen=True, tag=True):
+    """-> store.Snapshot"""
+
+
+class ReadChanges(Struct, frozen=True, tag=True):
+    """What changed after `revision`. -> store.Changes, or None for: take a snapshot"""
+
+    revision: int
+
+
+SupervisorRequest = ReadSnapshot | ReadChanges
+
+
+class Done(Struct, frozen=True):
+    """`error` says what went wrong, "" that nothing did."""
+
+    error: str = ""
+
+
+# Told by either: a worker of itself, the supervisor of the others.
+
+
+class LinkCame(Struct, array_like=True, frozen=True, tag=True):
+    """Worker `worker` has registered a link, and calls it `number`."""
+
+    worker: int
+    number: int
+    tunnel_id: UUID
+    connector_id: UUID
+    conn_index: int
+
+
+class LinkWent(Struct, array_like=True, frozen=True, tag=True):
+    """That link takes no requests any more, and its index is free."""
+
+    worker: int
+    number: int
+
+
+class Probe(Struct, array_like=True, frozen=True, tag=True):
+    """Find out whether that link is still alive: somebody wants its index."""
+
+    worker: int
+    number: int
+
+
+class PeerIsUp(Struct, array_like=True, frozen=True, tag=True):
+    """That worker takes requests of others on its socket."""
+
+    worker: int
+
+
+WorkerNotice = LinkCame | LinkWent | Probe | PeerIsUp | LogLine | LogLinesLost
+
+
+# Told by the supervisor alone.
+
+
+class Abort(Struct, array_like=True, frozen=True, tag=True):
+    """Close that link: another process has one with its index, or the tunnel has too many."""
+
+    number: int
+
+
+SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | Abort

@@ -1,0 +1,302 @@
+"""An edge's data path in worker processes, which share its listening sockets.
+
+The supervisor keeps what there is one of: data directory, store, API, signals. Each worker has a
+replica of the registry, visitors, and links. The supervisor's router holds no link that carries
+anything: it is the table of all workers' links, by which a second one with the same index is
+noticed wherever it comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from underpass.edge import worker_messages as messages
+from underpass.edge.data_path import Service
+from underpass.edge.errors import EdgeError
+from underpass.edge.remote import Presence, RemoteLink
+from underpass.edge.router import DuplicateLink, Router, TooManyLinks
+from underpass.edge.store import Store
+from underpass.ops.workers.channel import ChannelError
+from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
+from underpass.ops.workers.process import WorkerProcess
+from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
+
+__all__ = ["EdgeWorkers"]
+
+REFRESH_SECONDS: Final = 15.0
+"""For a worker to take over a change; else it is replaced: it would serve what is no more."""
+
+STOP_MARGIN: Final = 2.0
+"""Seconds a worker may take beyond what its requests were given; then it is ended as it is."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Ear:
+    """What the supervisor hears from one worker process."""
+
+    requests = messages.SupervisorRequest
+    notices = messages.WorkerNotice
+
+    def __init__(self, workers: EdgeWorkers, worker: int) -> None:
+        self._workers = workers
+        self._worker = worker
+
+    async def answer(self, request: Any) -> Any:
+        if isinstance(request, messages.ReadChanges):
+            return await self._workers.store.changes_since(request.revision)
+        assert isinstance(request, messages.ReadSnapshot)
+        return await self._workers.store.snapshot()
+
+    def notice(self, notice: Any) -> None:
+        if isinstance(notice, LogLine):
+            write_line(notice, self._worker)
+        elif isinstance(notice, LogLinesLost):
+            write_loss(notice, self._worker)
+        elif isinstance(notice, messages.LinkCame):
+            self._workers.link_came(notice)
+        elif isinstance(notice, messages.LinkWent):
+            self._workers.link_went(notice)
+        elif isinstance(notice, messages.PeerIsUp):
+            self._workers.peer_is_up(notice)
+        else:
+            self._workers.probe(notice)
+
+    def drained(self) -> None:
+        """Nothing waits for that here."""
+
+    def closed(self) -> None:
+        """The seat notices that the process ends."""
+
+
+class EdgeWorkers:
+    """`data_path.DataPath` over `count` processes.
+
+    Args:
+        store: what workers read.
+        router: gets the links of all workers, for whoever asks whether a tunnel has some.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        service: Service,
+        data_dir: Path,
+        store: Store,
+        router: Router,
+        *,
+        http: socket.socket,
+        https: socket.socket,
+        tunnels: list[socket.socket],
+    ) -> None:
+        self.store = store
+        self._service = service
+        self._data_dir = data_dir
+        self._router = router
+        self._http = http
+        self._https = https
+        self._tunnels = tunnels
+        self._presence = Presence()
+        self._stopping = False
+        # Told of everything: those that run, and those that are about to.
+        self._processes: dict[int, Process] = {}
+        # Not in the data directory: a path of more than about 100 bytes is none to a socket.
+        self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
+        self._seats = [
+            Seat(
+                worker,
+                start=partial(self.start_process, worker),
+                prepare=partial(self._configure, worker),
+                watch=self._watch,
+                on_end=partial(self._ended, worker),
+            )
+            for worker in range(count)
+        ]
+
+    async def start_process(self, worker: int) -> Process:
+        """A new process for a seat. Raises OSError."""
+        if self._stopping:
+            raise OSError("the edge is stopping")
+        return await WorkerProcess.start(
+            "underpass.edge.worker",
+            _Ear(self, worker),
+            [listener.fileno() for listener in (self._http, self._https, *self._tunnels)],
+        )
+
+    async def open(self) -> None:
+        """Start the processes. Raises EdgeError, and then there is none."""
+        opened = await asyncio.gather(
+            *(seat.open() for seat in self._seats), return_exceptions=True
+        )
+        for outcome in opened:
+            if isinstance(outcome, BaseException):
+                await self.close()
+                if isinstance(outcome, WorkerRefusedError):
+                    raise EdgeError(str(outcome)) from outcome
+                raise outcome
+        _log.info("Running %d worker processes", len(self._seats), extra={"pids": self.processes()})
+
+    def processes(self) -> list[int]:
+        """The ids of the workers that run."""
+        return [seat.current.pid for seat in self._seats if seat.current is not None]
+
+    async def refresh(self) -> None:
+        """Have every worker take over what has changed in the store."""
+        await asyncio.gather(
+            *(self._refresh(worker, process) for worker, process in self._processes.items())
+        )
+
+    async def _refresh(self, worker: int, process: Process) -> None:
+        try:
+            done = await asyncio.wait_for(
+                process.channel.call(messages.Refresh(), messages.Done), REFRESH_SECONDS
+            )
+            error = done.error
+        except (ChannelError, asyncio.TimeoutError) as raised:
+            error = str(raised) or type(raised).__name__
+        if error:
+            _log.error(
+                "A worker process did not take over a change, and is ended",
+                extra={"worker": worker, "error": error},
+            )
+            process.kill()
+
+    # Links.
+
+    def link_came(self, notice: messages.LinkCame) -> None:
+        """A worker has registered a link: tell the others, or have it closed."""
+        link = RemoteLink(
+            notice.worker,
+            notice.number,
+            notice.tunnel_id,
+            notice.connector_id,
+            notice.conn_index,
+        )
+        try:
+            self._router.add_link(link.tunnel_id, link)
+        except (DuplicateLink, TooManyLinks) as error:
+            # Two registered in two workers before either had heard of the other.
+            _log.info("closing a connection to tunnel %s: %s", link.tunnel_id, error)
+            self._tell(notice.worker, messages.Abort(notice.number))
+            return
+        self._presence.add(link)
+        self._tell_others(notice.worker, notice)
+
+    def link_went(self, notice: messages.LinkWent) -> None:
+        """A link takes no requests any more."""
+        link = self._presence.pop(notice.worker, notice.number)
+        if link is not None:
+            self._router.remove_link(link)
+            self._tell_others(notice.worker, notice)
+
+    def probe(self, notice: messages.Probe) -> None:
+        """A worker doubts a link of another one."""
+        self._tell(notice.worker, notice)
+
+    def _tell(self, worker: int, notice: Any) -> None:
+        process = self._processes.get(worker)
+        if process is not None:
+            process.channel.tell(notice)
+
+    def _tell_others(self, worker: int, notice: Any) -> None:
+        for other in self._processes:
+            if other != worker:
+                self._tell(other, notice)
+
+    def peer_is_up(self, notice: messages.PeerIsUp) -> None:
+        """A worker takes requests of the others."""
+        self._tell_others(notice.worker, notice)
+
+    # Processes.
+
+    async def _configure(self, worker: int, process: Process) -> None:
+        """Make a new process what it is for."""
+        self._processes[worker] = process
+        for link in self._presence:
+            process.channel.tell(
+                messages.LinkCame(
+                    link.worker, link.number, link.tunnel_id, link.connector_id, link.conn_index
+                )
+            )
+        request = messages.Configure(
+            number=worker,
+            workers=len(self._seats),
+            log_level=logging.getLogger("underpass").getEffectiveLevel(),
+            data_dir=str(self._data_dir),
+            peers=str(self._sockets),
+            http=self._http.fileno(),
+            https=self._https.fileno(),
+            tunnels=tuple(listener.fileno() for listener in self._tunnels),
+            service=self._service,
+        )
+        try:
+            done = await process.channel.call(request, messages.Done)
+            if done.error:
+                raise WorkerRefusedError(done.error)
+        except BaseException:
+            self._forget(worker)
+            raise
+
+    async def _watch(self, process: Process) -> None:
+        await process.channel.call(messages.Alive(), type(None))
+
+    def _ended(self, worker: int, process: Process, how: str) -> None:
+        self._forget(worker)
+
+    def _forget(self, worker: int) -> None:
+        self._processes.pop(worker, None)
+        for link in self._presence.pop_all(worker):
+            self._router.remove_link(link)
+            self._tell_others(worker, messages.LinkWent(link.worker, link.number))
+
+    # The end.
+
+    async def stop_visitors(self, seconds: float) -> None:
+        """See DataPath."""
+        self._stopping = True
+        self._http.close()
+        self._https.close()
+        await self._stop(messages.StopVisitors(seconds), seconds)
+
+    async def stop_links(self, seconds: float) -> None:
+        """See DataPath."""
+        for listener in self._tunnels:
+            listener.close()
+        await self._stop(messages.StopLinks(seconds), seconds)
+
+    async def close(self) -> None:
+        """End every worker."""
+        self._stopping = True
+        await asyncio.gather(*(seat.close(self._finish) for seat in self._seats))
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def _finish(self, process: Process) -> None:
+        """Nothing is left to say: what a worker still has ends with it."""
+
+    async def _stop(
+        self, request: messages.StopVisitors | messages.StopLinks, seconds: float
+    ) -> None:
+        if not seconds:
+            await self.close()
+            return
+        await asyncio.gather(
+            *(self._ask_to_stop(process, request, seconds) for process in self._processes.values())
+        )
+
+    async def _ask_to_stop(
+        self, process: Process, request: messages.StopVisitors | messages.StopLinks, seconds: float
+    ) -> None:
+        try:
+            await asyncio.wait_for(process.channel.call(request, type(None)), seconds + STOP_MARGIN)
+        except ChannelError as error:
+            _log.debug("a worker ended while it was stopping: %s", error)
+        except asyncio.TimeoutError:
+            _log.warning("A worker process is ended as it is", extra={"pid": process.pid})
+            process.kill()
