@@ -48,7 +48,7 @@ class WorkerProcess:
         The worker's end of the channel is its standard input, and is taken from there by
         `ops.workers.inside`; standard output and error are ours.
         """
-        starting = asyncio.ensure_future(cls._start(module, talker))
+        starting = asyncio.ensure_future(cls._start(module, talker, descriptors))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -60,7 +60,7 @@ class WorkerProcess:
             raise
 
     @classmethod
-    async def _start(cls, module: str, talker: Talker) -> WorkerProcess:
+    async def _start(cls, module: str, talker: Talker, descriptors: Sequence[int]) -> WorkerProcess:
         ours, theirs = socket.socketpair()
         with contextlib.closing(theirs):
             try:
