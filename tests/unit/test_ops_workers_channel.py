@@ -153,6 +153,21 @@ def test_a_call_that_fails_over_there_fails_here(caplog: pytest.LogCaptureFixtur
     assert "unexpected error while answering another process" in caplog.text
 
 
+def test_an_answer_that_is_too_large_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "MAX_MESSAGE", 4096)
+
+    async def scenario(one: Side, two: Side) -> None:
+        async def answer(request: Any) -> bytes:
+            return bytes(4096 if request == Double(1) else 4000)
+
+        monkeypatch.setattr(two, "answer", answer)
+        with pytest.raises(CallFailedError, match="is larger than 4096"):
+            await one.channel.call(Double(1), bytes)
+        assert await one.channel.call(Double(2), bytes) == bytes(4000)
+
+    run(scenario)
+
+
 def test_a_cancelled_call_is_cancelled_over_there() -> None:
     async def scenario(one: Side, two: Side) -> None:
         call = asyncio.ensure_future(one.channel.call(Wait(), int))

@@ -136,10 +136,12 @@ class EdgeWorker(Inside):
             if peer is not None:
                 peer.is_up()
         else:
-            for own, number in self._links.items():
-                if number == notice.number and isinstance(own, EdgeLink):
-                    own.probe() if isinstance(notice, messages.Probe) else own.abort()
-                    break
+            own = next((own for own in self._links if self._links[own] == notice.number), None)
+            if isinstance(own, EdgeLink):  # and not gone meanwhile
+                if isinstance(notice, messages.Probe):
+                    own.probe()
+                else:
+                    own.abort()
 
     def closed(self) -> None:
         """The edge ends, or this process does: leave no socket behind."""

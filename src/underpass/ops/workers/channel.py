@@ -225,8 +225,11 @@ class Channel(asyncio.Protocol):
         self._talker.closed()
 
     def _send(self, envelope: _Envelope) -> None:
+        self._write(frame(_encode(envelope)))
+
+    def _write(self, data: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(frame(_encode(envelope)))
+        self._transport.write(data)
 
     def _receive(self, message: _Envelope) -> None:
         if isinstance(message, _Notice):
@@ -256,12 +259,11 @@ class Channel(asyncio.Protocol):
             future.set_result(message.value)
 
     async def _answer(self, number: int, request: Any) -> None:
-        envelope: _Answer | _Failure
         try:
             answer = await self._talker.answer(request)
-            envelope = _Answer(number, msgspec.Raw(_encode(answer)))
+            data = frame(_encode(_Answer(number, msgspec.Raw(_encode(answer)))))
         except Exception as error:  # noqa: BLE001 - whatever it was, the asker must not wait for ever
             _log.error("unexpected error while answering another process", exc_info=error)
-            envelope = _Failure(number, str(error) or type(error).__name__)
+            data = frame(_encode(_Failure(number, str(error) or type(error).__name__)))
         if not self._is_closed:
-            self._send(envelope)
+            self._write(data)
