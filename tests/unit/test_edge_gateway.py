@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
-from underpass.edge.gateway import SEND_SECONDS, SendWatch
+from underpass.edge.gateway import SEND_SECONDS, Gateway, SendWatch
+from underpass.edge.remote import RemoteLink
+from underpass.edge.router import Router
+from underpass.wire.turns import LoopTurn
 
 
 @dataclass
@@ -53,3 +58,60 @@ def test_a_closed_connection_is_not_stuck() -> None:
     watch = SendWatch()
     visitor = Visitor(None)
     assert not any(watch.is_stuck(visitor) for _ in range(2 * SEND_SECONDS))
+
+
+class Visit:
+    """A visitor's request as far as routing looks at it."""
+
+    authority = b"app.localhost"
+
+    def __init__(self) -> None:
+        self.via_tunnel: bytes | None = None
+        self.failures: list[tuple[int, str]] = []
+
+    def fail(self, status: int, cause: str) -> None:
+        self.failures.append((status, cause))
+
+
+class TestLinksOfOtherProcesses:
+    @staticmethod
+    def routed(*takes: bool) -> tuple[list[int], Visit]:
+        """Which of remote links that take a request or not were asked to, in order."""
+        asked: list[int] = []
+
+        def remote(index: int) -> RemoteLink:
+            def carry(exchange: Any) -> bool:
+                asked.append(index)
+                return takes[index]
+
+            return RemoteLink(index, 1, UUID(int=1), UUID(int=2), index, carry=carry)
+
+        router = Router()
+        router.put_route("app.localhost", UUID(int=1))
+        for index in range(len(takes)):
+            router.add_remote(remote(index))
+        visit: Any = Visit()
+
+        async def main() -> None:
+            turn = LoopTurn(asyncio.get_running_loop())
+            Gateway(turn, router, location="local01").route(visit)
+
+        asyncio.run(main())
+        return asked, visit
+
+    def test_one_that_takes_the_request_is_all_it_needs(self) -> None:
+        asked, visit = self.routed(True)
+        assert (asked, visit.failures) == ([0], [])
+
+    def test_another_is_tried_after_one_that_cannot(self) -> None:
+        asked, visit = self.routed(True, False)
+        assert asked[0] == 1
+        assert (asked[-1], visit.failures) == (0, [])
+
+    def test_none_that_can(self) -> None:
+        asked, visit = self.routed(False, False)
+        assert set(asked) == {0, 1}
+        assert visit.failures == [(503, "link_full")]
+
+    def test_none_at_all(self) -> None:
+        assert self.routed()[1].failures == [(503, "no_link")]
