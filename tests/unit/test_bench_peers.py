@@ -1,309 +1,346 @@
-"""The benchmark of peers: its arithmetic, its verdicts, what it writes and what it would run."""
+"""The performance instrument's arithmetic: what a run's figures become."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import select
+import selectors
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
-
-pytest.importorskip("resource", reason="bench.peers reads the accounts of Unix")
-
-from bench.peers import h2load
-from bench.peers.__main__ import _estimate
-from bench.peers.budgets import BUDGETS, OURS, Budget, Verdict
+from bench.peers import delay
+from bench.peers.budgets import BUDGETS, Budget, Verdict
 from bench.peers.figures import Spread, latencies, percentile, ratios
-from bench.peers.loads import HTTP1, MANY, TUNNELS, Load, all_loads
-from bench.peers.peers import Kind, Running
-from bench.peers.publish import BEGIN, END, MAIN, PLOTS, check, publish
-from bench.peers.report import COLUMNS, number, report
+from bench.peers.report import COLUMNS, report
 from bench.peers.samples import Document, Sample
 
+LOAD = "GET 1 KiB x64"
 
-def of_rounds(peer: str, load: str, metric: str, *values: float) -> list[Sample]:
-    """One sample a round, of rounds 1, 2, …; none where the value is negative."""
-    return [
-        Sample(peer, at, load, {metric: value}) for at, value in enumerate(values, 1) if value >= 0
+
+def document(**figures: list[float | None]) -> Document:
+    """A run of one load in which each peer's CPU was so much, round by round; None is a failure."""
+    samples = [
+        Sample(peer, number, LOAD, error="it broke")
+        if value is None
+        else Sample(peer, number, LOAD, {"cpu_us": value})
+        for peer, values in figures.items()
+        for number, value in enumerate(values, 1)
     ]
+    return Document({"cpu": "abacus", "versions": {"nginx": "1.22"}}, samples)
 
 
-def document(*samples: Sample) -> Document:
-    return Document({"date": "2026-01-02", "versions": {"nginx": "1.22"}, "rounds": 2}, samples)
-
-
-class TestFigures:
+class TestPercentile:
     @pytest.mark.parametrize(
-        ("part", "expected"),
-        [(0.0, 1), (0.5, 5), (0.51, 6), (0.9, 9), (0.99, 10), (1.0, 10)],
+        ("part", "expected"), [(0.0, 1), (0.01, 1), (0.5, 50), (0.501, 51), (0.99, 99), (1.0, 100)]
     )
-    def test_a_percentile_is_one_of_the_values(self, part: float, expected: int) -> None:
-        assert percentile(range(1, 11), part) == expected
+    def test_is_the_value_that_so_many_do_not_exceed(self, part: float, expected: int) -> None:
+        assert percentile(list(range(1, 101)), part) == expected
 
-    def test_a_percentile_of_one_value(self) -> None:
+    def test_of_one_value_is_that_value(self) -> None:
         assert percentile([7.0], 0.999) == 7.0
 
-    def test_a_percentile_of_nothing(self) -> None:
-        with pytest.raises(ValueError, match="of nothing"):
+    def test_of_nothing_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match="nothing"):
             percentile([], 0.5)
 
-    def test_latencies_are_milliseconds_in_any_order(self) -> None:
-        found = latencies([at / 1000 for at in range(1000, 0, -1)])
-        assert found == pytest.approx(
-            {"p50_ms": 500.0, "p90_ms": 900.0, "p99_ms": 990.0, "p999_ms": 999.0}
-        )
+    def test_what_one_in_two_hundred_had_to_wait_is_in_p999_only(self) -> None:
+        found = latencies([0.001] * 995 + [0.5] * 5)
+        assert found == {"p50_ms": 1.0, "p90_ms": 1.0, "p99_ms": 1.0, "p999_ms": 500.0}
 
-    def test_latencies_of_nothing_are_not_made_up(self) -> None:
+    def test_without_times_there_are_no_percentiles(self) -> None:
         assert latencies([]) == {}
 
-    def test_a_spread(self) -> None:
-        assert Spread.of([3.0, 1.0, 10.0]) == Spread(3.0, 1.0, 10.0)
-        assert Spread.of([1.0, 2.0]).median == 1.5
 
-    def test_ratios_are_of_rounds_that_have_both(self) -> None:
-        assert ratios({1: 10.0, 2: 30.0, 4: 9.0}, {1: 5.0, 2: 10.0, 3: 1.0}) == [2.0, 3.0]
+class TestRatios:
+    def test_are_made_within_each_round(self) -> None:
+        assert ratios({1: 10, 2: 30}, {1: 100, 2: 60}) == [0.1, 0.5]
 
-    def test_ratios_leave_out_what_nothing_can_be_divided_by(self) -> None:
-        assert ratios({1: 10.0, 2: 10.0}, {1: 0.0, 2: 5.0}) == [2.0]
+    def test_leave_out_rounds_that_only_one_has(self) -> None:
+        assert ratios({1: 10, 2: 30, 3: 5}, {2: 60, 3: 0, 4: 1}) == [0.5]
 
-    @pytest.mark.parametrize(
-        ("value", "text"),
-        [(12345.6, "12,346"), (100.4, "100"), (99.44, "99.4"), (0.01234, "0.0123"), (0.0, "0")],
-    )
-    def test_three_digits_that_matter(self, value: float, text: str) -> None:
-        assert number(value) == text
+    def test_spread(self) -> None:
+        assert Spread.of([0.4, 0.2, 0.9]) == Spread(0.4, 0.2, 0.9)
 
 
-class TestBudgets:
-    BUDGET = Budget("work", "load", "cpu_us", "cloudflared", 0.5)
+class TestBudget:
+    budget = Budget("work", LOAD, "cpu_us", "nginx", 2.0)
 
-    def verdict(self, budget: Budget, *samples: Sample) -> Verdict:
-        return budget.verdict(document(*samples))[0]
+    def test_is_judged_by_the_median_of_the_ratios(self) -> None:
+        # The ratio of the medians would be 3.
+        run = document(underpass=[30, 30, 90], nginx=[10, 30, 90])
+        verdict, spread = self.budget.verdict(run)
+        assert (verdict, spread) == (Verdict.MET, Spread(1.0, 1.0, 3.0))
 
-    def both(self, ours: float, theirs: float) -> list[Sample]:
-        return [
-            *of_rounds(OURS, "load", "cpu_us", ours),
-            *of_rounds("cloudflared", "load", "cpu_us", theirs),
+    @pytest.mark.parametrize(("ours", "verdict"), [(20.0, Verdict.MET), (20.1, Verdict.MISSED)])
+    def test_is_met_up_to_the_goal(self, ours: float, verdict: Verdict) -> None:
+        assert self.budget.verdict(document(underpass=[ours], nginx=[10]))[0] is verdict
+
+    @pytest.mark.parametrize(("ours", "verdict"), [(5.0, Verdict.MET), (4.9, Verdict.MISSED)])
+    def test_where_more_is_better_the_goal_is_the_least(
+        self, ours: float, verdict: Verdict
+    ) -> None:
+        budget = Budget("work", LOAD, "cpu_us", "nginx", 5.0, more_is_better=True)
+        assert budget.verdict(document(underpass=[ours], nginx=[1]))[0] is verdict
+
+    def test_a_failed_load_is_not_a_budget_met(self) -> None:
+        verdict, spread = self.budget.verdict(document(underpass=[None], nginx=[10]))
+        assert (verdict, spread) == (Verdict.UNKNOWN, None)
+
+    def test_can_compare_two_loads_of_our_own(self) -> None:
+        budget = Budget("work", "many", "cpu_us", "underpass", 1.2, baseline="few")
+        samples = [
+            Sample("underpass", 1, "few", {"cpu_us": 10}),
+            Sample("underpass", 1, "many", {"cpu_us": 13}),
         ]
+        assert budget.verdict(Document({}, samples)) == (Verdict.MISSED, Spread(1.3, 1.3, 1.3))
 
-    def test_met_at_the_goal(self) -> None:
-        assert self.verdict(self.BUDGET, *self.both(5, 10)) is Verdict.MET
-
-    def test_missed(self) -> None:
-        assert self.verdict(self.BUDGET, *self.both(6, 10)) is Verdict.MISSED
-
-    def test_more_is_better(self) -> None:
-        budget = Budget("work", "load", "cpu_us", "cloudflared", 2.0, more_is_better=True)
-        assert self.verdict(budget, *self.both(20, 10)) is Verdict.MET
-        assert self.verdict(budget, *self.both(19, 10)) is Verdict.MISSED
-
-    def test_not_measured(self) -> None:
-        ours_only = of_rounds(OURS, "load", "cpu_us", 1, 2)
-        assert self.BUDGET.verdict(document(*ours_only)) == (Verdict.UNKNOWN, None)
-
-    def test_pair_by_pair(self) -> None:
-        """A quiet round and a busy one have the same ratio; the medians' quotient is another."""
-        found = self.BUDGET.verdict(
-            document(
-                *of_rounds(OURS, "load", "cpu_us", 1, 40, 3, -1),
-                *of_rounds("cloudflared", "load", "cpu_us", 10, 100, -1, 1),
-            )
-        )
-        assert found == (Verdict.MET, Spread(0.25, 0.1, 0.4))
-
-    def test_against_itself(self) -> None:
-        budget = Budget("growth", "many", "cpu_us", OURS, 1.2, baseline="few")
-        few = of_rounds(OURS, "few", "cpu_us", 10)
-        others = of_rounds("cloudflared", "few", "cpu_us", 1)
-        many = of_rounds(OURS, "many", "cpu_us", 12)
-        assert self.verdict(budget, *few, *others, *many) is Verdict.MET
-        more = of_rounds(OURS, "many", "cpu_us", 13)
-        assert self.verdict(budget, *few, *others, *more) is Verdict.MISSED
-
-    def test_what_is_promised_is_measured(self) -> None:
-        """Of loads that are one reading, whose names say what budgets can ask for."""
-        names = {load.name for load in all_loads()}
-        grown = ("idle WebSockets", "open streams")
-        for budget in BUDGETS:
-            for load in filter(None, (budget.load, budget.baseline)):
-                assert load in names or any(curve in load for curve in grown), load
-            assert budget.metric in COLUMNS
-
-
-RUN = document(
-    *of_rounds("nginx", "GET 1 KiB x64", "cpu_us", 20, 22),
-    *of_rounds("cloudflared", "GET 1 KiB x64", "cpu_us", 100, 110),
-    *of_rounds(OURS, "GET 1 KiB x64", "cpu_us", 20, 33),
-    Sample(OURS, 1, "start, one link", {"start_ms": 123.0}, retried=True),
-    Sample("nginx", 2, "GET 16 KiB x64", error="it said no"),
-    Sample(OURS, 1, "GET 1 KiB x64, 5 header fields", {"cpu_us": 1.0}, "header fields", 5),
-)
+    def test_each_is_about_a_metric_that_is_shown(self) -> None:
+        assert {budget.metric for budget in BUDGETS} <= set(COLUMNS)
 
 
 class TestReport:
-    def test_budgets(self) -> None:
-        lines = report(RUN).splitlines()
+    def test_survives_a_file(self, tmp_path: Path) -> None:
+        run = document(underpass=[10, None], cloudflared=[100, 80])
+        run.write(tmp_path / "run.json")
+        assert Document.read(tmp_path / "run.json") == run
+
+    def test_says_what_was_measured_and_what_became_of_the_budgets(self) -> None:
+        text = report(document(underpass=[20, 16], cloudflared=[100, 80], nginx=[8, 8]))
         work = "GET 1 KiB, 64 concurrent: CPU a request"
-        assert f"| {work} | cloudflared | 0.25 | 0.20–0.30 | ≤ 0.25 | met |" in lines
-        assert f"| {work} | nginx | 1.25 | 1.00–1.50 | ≤ 1.7 | met |" in lines
-        missing = [line for line in lines if line.endswith("| not measured |")]
-        assert len(missing) == len(BUDGETS) - 2
+        assert f"| {work} | cloudflared | 0.20 | 0.20 to 0.20 | ≤ 0.25 | met |" in text
+        assert f"| {work} | nginx | 2.25 | 2.00 to 2.50 | ≤ 1.7 | **missed** |" in text
+        assert "| RSS idle, one link | cloudflared |  |  | ≤ 0.85 | not measured |" in text
+        assert "- versions: nginx 1.22" in text
 
-    def test_failures(self) -> None:
-        text = report(RUN)
-        assert "- round 2, nginx, GET 16 KiB x64: **failed**: it said no" in text
-        assert f"- round 1, {OURS}, start, one link: at the second attempt" in text
-        assert "## Failures\n\nNone.\n" in report(document(*RUN.samples[:3]))
-
-    def test_loads_have_the_columns_that_something_is_in(self) -> None:
-        text = report(RUN)
-        assert "### GET 1 KiB x64\n\n| peer | CPU µs/req |\n| --- | --- |\n| nginx | 21 |" in text
-        assert (
-            f"### start, one link\n\n| peer | start ms |\n| --- | --- |\n| {OURS} | 123 |" in text
-        )
-        assert "### GET 16 KiB x64" not in text
-
-    def test_what_the_run_was(self) -> None:
-        text = report(Document({**RUN.about, "workers": 2, "connector flags": []}, RUN.samples))
-        assert "- versions: nginx: 1.22\n- rounds: 2\n- workers: 2\n" in text
-        assert "connector flags" not in text
-
-
-class TestPublishing:
-    def page(self, directory: Path, text: str) -> Path:
-        page = directory / "page.md"
-        page.write_text(text)
-        return page
-
-    def test_what_is_between_the_comments_is_made_anew(self, tmp_path: Path) -> None:
-        page = self.page(tmp_path, f"# Before\n\n{BEGIN}\nold\n{END}\n\n## After\n")
-        plots = [tmp_path / "page" / "latency.svg"]
-        publish(RUN, page, plots)
-        text = page.read_text()
-        assert text.startswith(f"# Before\n\n{BEGIN}\n\n- date: 2026-01-02\n")
-        assert text.endswith(f"\n\n{END}\n\n## After\n")
-        assert "old" not in text
-        assert "![Response times at fixed rates](page/latency.svg)" in text
-        assert "**failed**: it said no" in text
-        publish(RUN, page, plots)
-        assert page.read_text() == text
-
-    def test_the_main_table_has_a_row_for_what_was_measured(self, tmp_path: Path) -> None:
-        page = self.page(tmp_path, f"{BEGIN}{END}")
-        publish(RUN, page, [])
-        table = page.read_text().partition("### Figures")[2].splitlines()
-        assert [line for line in table if line.startswith("|")] == [
-            f"| load |  | nginx | cloudflared | {OURS} |",
-            "| --- | --- | --- | --- | --- |",
-            "| GET 1 KiB x64 | CPU µs/req | 21 | 105 | 26.5 |",
-            "| start, one link | start ms |  |  | 123 |",
+    def test_shows_medians_and_leaves_out_columns_without_figures(self) -> None:
+        text = report(document(underpass=[20, 1600, 18], nginx=[8, 8, 8]))
+        table = text.partition(f"### {LOAD}\n\n")[2]
+        assert table.splitlines() == [
+            "| peer | CPU µs/req |",
+            "| --- | --- |",
+            "| underpass | 20 |",
+            "| nginx | 8 |",
         ]
 
-    @pytest.mark.parametrize("text", ["", BEGIN, END + BEGIN, BEGIN + END + BEGIN + END])
-    def test_a_page_without_a_place(self, tmp_path: Path, text: str) -> None:
-        page = self.page(tmp_path, text)
-        with pytest.raises(ValueError, match=r"page\.md needs one line"):
-            check(page)
-        with pytest.raises(ValueError, match=r"page\.md needs one line"):
-            publish(RUN, page, [])
-        assert page.read_text() == text
+    def test_names_what_failed_and_what_had_to_be_tried_twice(self) -> None:
+        run = document(underpass=[None])
+        again = Sample("nginx", 1, LOAD, {"cpu_us": 1}, retried=True)
+        text = report(Document(run.about, [*run.samples, again]))
+        assert f"- round 1, underpass, {LOAD}: **failed**: it broke" in text
+        assert f"- round 1, nginx, {LOAD}: at the second attempt" in text
 
-    def test_the_documentation_has_a_place(self) -> None:
-        check(Path(__file__).parents[2] / "docs" / "performance.md")
-
-    def test_the_main_table_is_of_what_is_measured(self) -> None:
-        names = {load.name for load in all_loads()}
-        assert {load for load in MAIN if load not in names} == {"idle WebSockets x5000"}
-        assert {metric for metrics in MAIN.values() for metric in metrics} <= COLUMNS.keys()
+    def test_without_failures_says_so(self) -> None:
+        assert "## Failures\n\nNone.\n" in report(document(underpass=[1]))
 
 
-class TestPlots:
-    def test_every_plot_with_figures_is_drawn_the_same_each_time(self, tmp_path: Path) -> None:
-        pytest.importorskip("matplotlib")
-        from bench.peers.plots import draw
+@pytest.mark.skipif(sys.platform != "linux", reason="the instrument reads Linux's accounts")
+class TestAccounts:
+    def test_count_a_process_and_its_children(self, tmp_path: Path) -> None:
+        from bench.peers.processes import started, tree, usage
 
-        run = document(
-            *RUN.samples,
-            *of_rounds(OURS, "download x1", "cpu_s_per_gib", 1, 2),
-            *of_rounds("start", "start, one link", "idle_rss_mib", 30),
-            Sample(OURS, 1, "GET 1 KiB, open loop 1000/s", {"p50_ms": 0.5, "p99_ms": 3.0}),
+        # Two processes, each of which uses a tenth of a second and then waits to be ended.
+        script = tmp_path / "burn.py"
+        script.write_text(
+            "import signal, subprocess, sys, time\n"
+            "while time.process_time() < 0.1: pass\n"
+            "if sys.argv[1:]: print('burnt', flush=True)\n"
+            "else: subprocess.run([sys.executable, __file__, 'child'])\n"
+            "signal.pause()\n"
         )
-        first = list(draw(run, tmp_path / "first"))
-        second = list(draw(run, tmp_path / "second"))
-        assert [path.stem for path in first] == list(PLOTS)
-        for one, other in zip(first, second, strict=True):
-            assert one.read_bytes() == other.read_bytes()
-            assert b"<text" in one.read_bytes()
+        with started("burn", [sys.executable, script], tmp_path / "log", "burnt") as child:
+            members = tree(child.pid)
+            both, one = usage([child.pid]), usage(members[1:])
+        assert len(members) == 2
+        assert both.cpu >= 0.2
+        assert 0.1 <= one.cpu < both.cpu
+        assert both.rss > one.rss > 0
+        assert both.peak_rss >= both.rss
+        assert both.voluntary > 0
+        assert usage([child.pid]).cpu == 0, "it is gone"
 
-    def test_nothing_is_drawn_of_nothing(self, tmp_path: Path) -> None:
-        pytest.importorskip("matplotlib")
-        from bench.peers.plots import draw
+    def test_a_child_that_ends_at_once_is_reported_with_what_it_said(self, tmp_path: Path) -> None:
+        from bench.peers.processes import started
 
-        assert list(draw(document(), tmp_path)) == []
-
-
-class TestSamples:
-    def test_they_come_back_from_a_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "run.json"
-        RUN.write(path)
-        assert Document.read(path) == Document(RUN.about, list(RUN.samples))
-        assert json.loads(path.read_text())["samples"][-1]["at"] == 5
-
-    def test_values_are_by_round_and_of_one_load(self) -> None:
-        assert RUN.values(OURS, "GET 1 KiB x64", "cpu_us") == {1: 20, 2: 33}
-        assert RUN.values(OURS, "GET 1 KiB x64", "p50_ms") == {}
-        assert RUN.peers() == ["nginx", "cloudflared", OURS]
+        command = [sys.executable, "-c", "raise SystemExit('no such option')"]
+        with (
+            pytest.raises(RuntimeError, match=r"(?s)ended with 1.*no such option"),
+            started("child", command, tmp_path / "log", "ready"),
+        ):
+            pass
 
 
-class TestCommandLines:
-    def running(self, kind: Kind) -> Running:
-        return Running("some", kind, "127.0.0.1:99", "name.localhost:99", cast(Any, None))
+@pytest.mark.skipif(sys.platform != "linux", reason="the generator waits with epoll")
+class TestOpenLoop:
+    def test_every_peer_gets_the_same_schedule_at_the_rate_asked_for(self) -> None:
+        from bench.peers.open_loop import poisson
 
-    @pytest.mark.parametrize("kind", [Kind.TUNNEL, Kind.FORWARDER])
-    def test_connections_of_http1(self, kind: Kind) -> None:
-        assert h2load.command(self.running(kind), "/1k", concurrent=64) == [
-            "h2load", "-t1", "--h1", "-c64", "--connect-to=127.0.0.1:99",
-            "http://name.localhost:99/1k",
-        ]  # fmt: skip
+        schedule = poisson(1000, 10)
+        assert schedule == poisson(1000, 10)
+        assert schedule == sorted(schedule)
+        assert schedule[0] > 0
+        assert schedule[-1] < 10
+        assert 9500 < len(schedule) < 10500
 
-    def test_streams_on_one_connection_to_a_proxy(self) -> None:
-        assert h2load.command(self.running(Kind.PROXY), "/1k", concurrent=64) == [
-            "h2load", "-t1", "-c1", "-m64", "https://127.0.0.1:99/1k",
-        ]  # fmt: skip
+    def test_time_in_line_counts(self) -> None:
+        """A server that answers nothing until it has been asked by all makes the first wait for
+        the last, however little the generator itself had to wait."""
+        from bench.peers.open_loop import CONNECTIONS, OpenLoop
 
-    def test_what_may_be_added(self) -> None:
-        command = h2load.command(
-            self.running(Kind.TUNNEL),
-            "/",
-            concurrent=1,
-            body=Path("/body"),
-            headers=["a: b", "c: d"],
-            rate=1000,
-        )
-        assert command[2:6] == ["-Ha: b", "-Hc: d", "-d/body", "--rps=1000"]
+        gathered: list[socket.socket] = []
+        listener = socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS)
+        wanted = 3
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+        def serve() -> None:
+            connections = [listener.accept()[0] for _ in range(CONNECTIONS)]
+            with selectors.DefaultSelector() as selector:
+                for connection in connections:
+                    selector.register(connection, selectors.EVENT_READ)
+                while len(gathered) < wanted:
+                    for key, _ in selector.select():
+                        connection = cast("socket.socket", key.fileobj)
+                        assert connection.recv(4096).startswith(b"GET / HTTP/1.1")
+                        gathered.append(connection)
+            for connection in gathered:
+                connection.sendall(answer)
+            for connection in connections:
+                assert connection.recv(4096) == b""
+                connection.close()
+
+        with listener, ThreadPoolExecutor() as pool:
+            served = pool.submit(serve)
+            request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+            with closing(OpenLoop(listener.getsockname(), request)) as loop:
+                loop.run([0.0, 0.05, 0.1])
+            served.result()
+        first, second, third = sorted(loop.times, reverse=True)
+        assert first >= 0.1
+        assert second >= 0.05
+        assert third > 0
+
+    def test_an_answer_other_than_200_is_a_failure(self) -> None:
+        from bench.peers.open_loop import Connection
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        with listener:
+            connection = Connection(listener.getsockname())
+            peer, _ = listener.accept()
+            with peer, connection.socket:
+                peer.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                select.select([connection.socket], [], [])
+                with pytest.raises(RuntimeError, match="502"):
+                    connection.receive()
 
 
-class TestEstimate:
-    def load(self, kinds: frozenset[Kind], rounds: int = 1000) -> Load:
-        return Load("some", lambda session, peer: iter(()), kinds, 10.0, rounds)
+class Clock:
+    """A loop's timers, which go off when the test says."""
 
-    def peers(self, *kinds: Kind) -> Any:
-        return [cast(Any, type("Peer", (), {"kind": kind})) for kind in kinds]
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
 
-    def test_a_load_counts_for_the_peers_it_is_for(self) -> None:
-        peers = self.peers(Kind.TUNNEL, Kind.TUNNEL, Kind.PROXY, Kind.FORWARDER)
-        assert _estimate([self.load(TUNNELS), self.load(HTTP1)], peers, 1, False) == 50
+    def monotonic(self) -> float:
+        return self.now
 
-    def test_a_load_may_want_fewer_rounds(self) -> None:
-        peers = self.peers(Kind.TUNNEL)
-        assert _estimate([self.load(TUNNELS, 3), self.load(TUNNELS)], peers, 5, False) == 80
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.timers.append((self.now + seconds, callback))
 
-    def test_a_quick_run_takes_less(self) -> None:
-        peers = self.peers(Kind.TUNNEL)
-        assert 0 < _estimate([self.load(TUNNELS)], peers, 1, True) < 10
+    def advance(self, to: float) -> None:
+        while due := [timer for timer in self.timers if timer[0] <= to]:
+            at, callback = min(due, key=lambda timer: timer[0])
+            self.timers.remove((at, callback))
+            self.now = at
+            callback()
+        self.now = to
 
 
-def test_no_two_loads_have_a_name() -> None:
-    names = [load.name for load in all_loads()]
-    assert len(set(names)) == len(names)
-    assert f"{MANY} slow requests" in names
+class Transport:
+    """Remembers what was written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closed = False
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class TestDelay:
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr(delay, "time", clock)
+        monkeypatch.setattr(delay.asyncio, "get_running_loop", lambda: clock)
+        return clock
+
+    @pytest.fixture
+    def ends(self, clock: Clock) -> tuple[delay.End, delay.End]:
+        here, there = delay.End(0.05), delay.End(0.05)
+        here.other, there.other = there, here
+        for end in (here, there):
+            end.connection_made(cast("asyncio.Transport", Transport()))
+        return here, there
+
+    @staticmethod
+    def read(end: delay.End, content: bytes) -> None:
+        end.get_buffer(-1)[: len(content)] = content
+        end.buffer_updated(len(content))
+
+    def test_each_byte_goes_on_when_its_time_has_come(
+        self, clock: Clock, ends: tuple[delay.End, delay.End]
+    ) -> None:
+        here, there = ends
+        far = cast("Transport", there.transport)
+        self.read(here, b"first ")
+        clock.advance(0.03)
+        self.read(here, b"second")
+        clock.advance(0.049)
+        assert far.written == b""
+        clock.advance(0.06)
+        assert far.written == b"first "
+        clock.advance(0.09)
+        assert far.written == b"first second"
+        assert cast("Transport", here.transport).written == b""
+
+    def test_the_end_comes_after_what_was_said_before_it(
+        self, clock: Clock, ends: tuple[delay.End, delay.End]
+    ) -> None:
+        here, there = ends
+        far = cast("Transport", there.transport)
+        self.read(here, b"last words")
+        clock.advance(0.01)
+        here.eof_received()
+        here.connection_lost(None)
+        clock.advance(0.055)
+        assert (far.written, far.closed) == (b"last words", False)
+        clock.advance(0.07)
+        assert far.closed
+
+    def test_holds_no_more_than_its_bound(
+        self,
+        clock: Clock,
+        ends: tuple[delay.End, delay.End],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(delay, "MAX_HELD", 1000)
+        here, _ = ends
+        self.read(here, bytes(1000))
+        assert not cast("Transport", here.transport).aborted
+        self.read(here, b"x")
+        assert cast("Transport", here.transport).aborted
