@@ -88,13 +88,21 @@ def test_a_peer_that_is_not_held_up_gets_no_more() -> None:
         assert (credit(frames, 1), credit(frames, 0)) == (HALF, 0)
 
 
-def test_nor_does_one_whose_content_is_not_taken() -> None:
+def test_nor_does_one_whose_content_is_taken_slowly() -> None:
     client = far_away()
     upload(client, HALF, 0.01)
     client.feed(client.peer.data(1, bytes(FIRST)))
-    client.loop.now += ROUND_TRIP
+    client.loop.now += 2 * ROUND_TRIP
     client.exchanges[0].side.take(FIRST)
     assert credit(client.sent(), 1) == FIRST
+
+
+def test_credit_that_comes_in_lumps_tells_the_pace_as_well() -> None:
+    """More than half is released in one go, and the rest is less: one report a round trip."""
+    client = far_away()
+    upload(client, HALF, 0.01)
+    lump = upload(client, FIRST * 3 // 4, ROUND_TRIP)
+    assert credit(lump, 1) == FIRST * 3 // 4 + FIRST
 
 
 def test_nor_does_one_whose_distance_is_not_known() -> None:

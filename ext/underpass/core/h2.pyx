@@ -10,9 +10,9 @@ A peer can make us hold: one header block of `MAX_BLOCK`, `limits.stream_window`
 `limits.connection_window` of it in all (credit returns only as the exchange releases bytes), and control frames
 that we answer as long as it spends less than its allowance (`Limits.allowance`).
 
-A stream's window grows while it is what holds the stream up: half a window released in less than a round trip means
-that the other half was not enough to keep the peer sending meanwhile. All growth of a loop's connections comes out of
-`Turn.spare_window`.
+A stream's window grows while it is what holds the stream up: where more than half of it is used up in a round trip,
+the other half is not enough to keep the peer sending until credit arrives. All growth of a loop's connections comes
+out of `Turn.spare_window`.
 """
 
 from cpython.object cimport PyObject
@@ -679,11 +679,12 @@ cdef class H2Connection(Endpoint):
         return 0
 
     cdef int grow_window(self, H2Stream stream) except -1:
-        """Half the window is about to be returned: if that took less than a round trip, return more."""
+        """Half the window or more is about to be returned. If at that pace more than half of it passes in a round
+        trip, the peer has to wait for credit before it arrives: return more."""
         cdef double now = self.turn.now()
         cdef double took = now - stream.returned_at
         cdef int64_t growth
-        if stream.returned_at and took < self.round_trip:
+        if stream.returned_at and 2 * stream.returned * self.round_trip > stream.window * took:
             growth = stream.window
             if growth > self.limits.largest_stream_window - stream.window:
                 growth = self.limits.largest_stream_window - stream.window

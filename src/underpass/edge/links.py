@@ -38,7 +38,8 @@ period."""
 
 LINK_WINDOW: Final = 128 * 1048576
 """Bytes of responses that visitors have not taken yet, of all requests on one link. One that takes
-nothing keeps at most a stream's window (1 MiB) of it, and that for a minute."""
+nothing keeps at most a stream's window of it (1 MiB, or what it has grown to), and that for a
+minute."""
 
 FAREWELL_SECONDS: Final = 2.0
 """For a refused connector to end its control stream. Were the connection closed before, cloudflared
