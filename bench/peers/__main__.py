@@ -190,7 +190,7 @@ def _about(arguments: argparse.Namespace, peers: Sequence[Peer], rounds: int) ->
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="minutes"),
         "cpu": cpu[1] if cpu else platform.machine(),
         "cores": os.cpu_count() or 0,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "open files": raise_file_limit(),
         "rounds": rounds,
         "quick": arguments.quick,
