@@ -1058,20 +1058,17 @@ cdef class H2Connection(Endpoint):
 
     cdef int write_some(self, H2Stream stream, const unsigned char* data, int64_t size) except -1:
         cdef Output out = self.out
-        cdef int64_t length
+        cdef int64_t length = QUANTUM + 1
         if self.tail_stream == stream.id and self.tail_end == out.size and out.base[self.tail_start + 3] == DATA:
             length = self.tail_end - self.tail_start - FRAME_HEADER_SIZE + size
-            if length <= QUANTUM:
-                # What comes in crumbs, such as the head and the payload of a message, goes in one frame.
-                out.append(data, <Py_ssize_t>size)
-                put_frame_header(out.base + self.tail_start, <uint32_t>length, DATA, 0, stream.id)
-                self.tail_end = out.size
-                self.send_window -= size
-                stream.send_window -= size
-                return 0
-        self.tail_start = out.size
-        write_data(out, stream.id, data, <uint32_t>size, False)
-        self.tail_stream = stream.id
+        if length <= QUANTUM:
+            # What comes in crumbs, such as the head and the payload of a message, goes in one frame.
+            out.append(data, <Py_ssize_t>size)
+            put_frame_header(out.base + self.tail_start, <uint32_t>length, DATA, 0, stream.id)
+        else:
+            self.tail_start = out.size
+            write_data(out, stream.id, data, <uint32_t>size, False)
+            self.tail_stream = stream.id
         self.tail_end = out.size
         self.send_window -= size
         stream.send_window -= size
