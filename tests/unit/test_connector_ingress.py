@@ -253,6 +253,12 @@ class TestValidation:
             ({"ipRules": [{"prefix": "10.0.0.0/99"}]}, "is not a network"),
             ({"ipRules": [{"prefix": "10.0.0.0/8", "ports": [0]}]}, "between 1 and 65535"),
             ({"access": {"required": True, "audTag": ["x"]}}, "teamName: cannot be blank"),
+            (
+                {"access": {"required": True, "teamName": "evil.example/"}},
+                "teamName: 'evil.example/' is not the name of a team",
+            ),
+            ({"access": {"required": True, "teamName": "team"}}, "audTag: is missing"),
+            ({"access": {"environment": "eu"}}, "environment: 'eu' is not '' or 'fed'"),
             ({"connectTimeout": "5s"}, "whole number of seconds"),
             ({"connectTimeout": 1.5}, "whole number of seconds"),
             ({"noTlsVerify": True}, "did you mean 'noTLSVerify'"),
@@ -286,10 +292,9 @@ class TestOriginRequest:
         )
         assert ingress.rules[1].origin_request.connect_timeout == 7.0
 
-    def test_ip_rules_and_access_count_only_on_the_rule(self) -> None:
+    def test_ip_rules_count_only_on_the_rule(self) -> None:
         settings = {
             "ipRules": [{"prefix": "10.1.2.3/8", "ports": [80, 443], "allow": True}],
-            "access": {"required": True, "teamName": "team", "audTag": ["tag"]},
         }
         ingress = rules(
             {"hostname": "a", "service": "socks-proxy", "originRequest": settings},
@@ -299,9 +304,26 @@ class TestOriginRequest:
         own, inherited = ingress.rules
         allowed = (IPRule(ipaddress.ip_network("10.0.0.0/8"), (80, 443), True),)
         assert own.service == SocksProxy(allowed)
-        assert own.origin_request.access == AccessRequirement("team", ("tag",), "")
         assert inherited.service == SocksProxy()
-        assert inherited.origin_request.access is None
+
+    def test_access_for_all_rules_protects_all_but_those_that_say_otherwise(self) -> None:
+        settings = {"access": {"required": True, "teamName": "team", "audTag": ["tag"]}}
+        own = {"access": {"required": True, "teamName": "other", "audTag": ["one"]}}
+        ingress = rules(
+            {"hostname": "a", "service": "http://a", "originRequest": own},
+            {
+                "hostname": "b",
+                "service": "http://b",
+                "originRequest": {"access": {"required": False}},
+            },
+            CATCH_ALL,
+            originRequest=settings,
+        )
+        assert [rule.origin_request.access for rule in ingress.rules] == [
+            AccessRequirement("other", ("one",), ""),
+            None,
+            AccessRequirement("team", ("tag",), ""),
+        ]
 
     def test_a_file_writes_durations_as_go_does(self) -> None:
         text = (

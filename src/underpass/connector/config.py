@@ -101,7 +101,12 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         values[name] = value
     if isinstance(host_key := values.get("host-key-path"), str) and path is not None:
         values["host-key-path"] = str(path.parent / host_key)
-    read_origin_request(root.section("originRequest"))
+    defaults = read_origin_request(root.section("originRequest"))
+    if defaults.get("access") is not None and root.values.get("ingress") is None:
+        raise root.error(
+            "originRequest",
+            "access protects ingress rules, and there are none; write the origin as a rule",
+        )
     _check_warp_routing(root.section("warp-routing"))
     return Config(path, root.string("tunnel") or "", read_ingress(document), values, tuple(remarks))
 

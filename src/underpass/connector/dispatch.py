@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origin_request import AccessRequirement, OriginRequest
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
@@ -28,6 +30,7 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.connector.services.private import PrivateNetwork
+    from underpass.connector.services.protected import AccessVerifier
 
 __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
@@ -91,6 +94,8 @@ class Dispatcher:
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
+        # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
+        self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
         self._services = self._make(ingress, {}).services
         self._forwards = tuple(service.forward for service in self._services)
         self._match = ingress.match
@@ -199,6 +204,8 @@ class Dispatcher:
         self._turn.on_tick.discard(self._let_go)
         for service in (*self._services, *self._retired):
             service.close()
+        for verifier in self._verifiers.values():
+            verifier.close()
         if self._private is not None:
             self._private.close()
 
@@ -213,11 +220,7 @@ class Dispatcher:
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request
         if settings.access is not None:
-            # To serve such a rule unchecked would open what somebody meant to close.
-            raise ServiceNotSupportedError(
-                f"rule #{number}: originRequest.access is not supported yet; protect the "
-                "application itself, or leave the rule out"
-            )
+            return self._protected(number, rule, settings.access)
         for setting in WITHOUT_EFFECT:
             if getattr(settings, setting) != getattr(_DEFAULTS, setting):
                 log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
@@ -234,6 +237,23 @@ class Dispatcher:
 
             return HelloWorldService()
         raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")
+
+    def _protected(self, number: int, rule: Rule, access: AccessRequirement) -> Service:
+        """The rule's service, behind a check of Access tokens."""
+        # Here, because most connectors leave Access to the edge.
+        from underpass.connector.access_keys import AccessKeys
+        from underpass.connector.services.protected import (
+            AccessVerifier,
+            ProtectedService,
+            issuer_of,
+        )
+
+        open_rule = replace(rule, origin_request=replace(rule.origin_request, access=None))
+        issuer = issuer_of(access)
+        verifier = self._verifiers.get(issuer)
+        if verifier is None:
+            verifier = self._verifiers[issuer] = AccessVerifier(AccessKeys(issuer))
+        return ProtectedService(self._service(number, open_rule), access, verifier)
 
 
 def _served(rule: Rule) -> Rule:

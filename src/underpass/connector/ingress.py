@@ -191,7 +191,7 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
     """Read rule `number` (1-based) of `count`."""
     section.refuse_unknown(_RULE_KEYS)
     own = read_origin_request(section.section("originRequest"))
-    fields = {**defaults, "ip_rules": (), "access": None, **own}
+    fields = {**defaults, "ip_rules": (), **own}
     origin_request = OriginRequest(**fields)
     service = section.string("service") or ""
     try:
