@@ -1,13 +1,12 @@
 """The account's things as documents, with cloudflared's keys in its order.
 
 A JSON document has the API's keys; a YAML one the names that cloudflared's source code has for
-them, in lower case. A list that the API did not send is `null` in JSON.
+them, in lower case. A list that there is none of is `null` in JSON, and empty in YAML.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -49,6 +48,8 @@ class TunnelInfo(Struct, frozen=True):
 
 def document(value: Any, form: Form) -> Document:
     """A model, or a list of them, as a document of text, numbers, truth values, lists, dicts."""
+    if value is None:
+        return None if form.is_json else []
     if isinstance(value, list):
         return [document(each, form) for each in value]
     if isinstance(value, CreatedTunnel):
@@ -68,7 +69,7 @@ def _tunnel(tunnel: Tunnel, form: Form) -> Document:
         "name": tunnel.name,
         form("created_at", "createdat"): tunnel.created_at,
         form("deleted_at", "deletedat"): tunnel.deleted_at,
-        "connections": _list(tunnel.connections, form),
+        "connections": document(tunnel.connections, form),
     }
 
 
@@ -85,11 +86,11 @@ def _connection(connection: Connection, form: Form) -> Document:
 def _connector(connector: Connector, form: Form) -> Document:
     return {
         "id": str(connector.id),
-        "features": _list(connector.features, form),
+        "features": document(connector.features, form),
         "version": connector.version,
         "arch": connector.arch,
         form("run_at", "runat"): connector.run_at,
-        form("conns", "connections"): _list(connector.connections, form),
+        form("conns", "connections"): document(connector.connections, form),
     }
 
 
@@ -137,12 +138,6 @@ def _virtual_network(network: VirtualNetwork, form: Form) -> Document:
 
 def _text(text: str, _: Form) -> Document:
     return text
-
-
-def _list(values: Sequence[Any] | None, form: Form) -> Document:
-    if values is None:
-        return None if form.is_json else []
-    return document(list(values), form)
 
 
 _WRITERS: Final[list[tuple[type[Any], Any]]] = [

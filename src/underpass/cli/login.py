@@ -36,8 +36,8 @@ def _login(
     path = _path(settings)
     if path.exists() and path.stat().st_size:
         _log.error(
-            "There is an account certificate %s, which a login would overwrite. If that is "
-            "intended, move it away and run this command again",
+            "You have an existing certificate at %s which login would overwrite. If this is "
+            "intentional, move it away, then run this command again",
             path,
         )
         return

@@ -183,7 +183,7 @@ def show(
     account, _settings = account_of(ctx)
     routes = account.client.ip_routes(filters)
     if chosen:
-        echo_document(routes or None if chosen == "json" else routes, chosen)
+        echo_document(routes or None, chosen)
     elif routes:
         _show(routes)
     else:

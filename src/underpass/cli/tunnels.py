@@ -155,7 +155,7 @@ def list_(
     )
     if chosen:
         # A Go program that found nothing has no list at all.
-        echo_document(tunnels or None if chosen == "json" else tunnels, chosen)
+        echo_document(tunnels or None, chosen)
         return
     if not tunnels:
         click.echo(

@@ -43,7 +43,7 @@ def add(ctx: click.Context, /, name: str, comment: str, default: bool | None, **
     click.echo(
         f"Successfully added virtual 'network' {name} with ID: {added.id}{new_default}\n"
         "You can now add IP routes attached to this virtual network. See `underpass tunnel route "
-        "ip add --help`"
+        "ip add -help`"
     )
 
 
