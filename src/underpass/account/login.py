@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -174,13 +175,15 @@ def open_browser(
 
 
 def _start(command: list[str]) -> None:
-    subprocess.Popen(  # noqa: S603 (one of three programs, and a checked address)
+    process = subprocess.Popen(  # noqa: S603 (one of three programs, and a checked address)
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    # Nobody minds how long the browser lives, but its end has to be taken note of.
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def _public_key() -> str:

@@ -192,10 +192,10 @@ class AccountApi:
             self._lock.notify_all()
 
     def wait_for_poll(self) -> str:
-        """The key that somebody polls for."""
+        """The key of a login that has begun to poll."""
         with self._lock:
             assert self._lock.wait_for(lambda: self._polled, PATIENCE), "nobody polls"
-            return self._polled[-1]
+            return self._polled.pop(0)
 
     # What the server does.
 
