@@ -22,6 +22,7 @@ from underpass.connector import quick, runner
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origins import HelloWorld, HttpService, HttpStatus
 from underpass.edge.options import EdgeOptions
+from underpass.ops import directories
 from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
 from underpass.wire.quick_tunnel import QuickTunnel, QuickTunnelError
@@ -43,6 +44,7 @@ class Bench:
         )
         self.home = home
         monkeypatch.setattr(tunnel_module, "config_directories", lambda: (home,))
+        monkeypatch.setattr(directories, "config_directories", lambda: (home,))
         monkeypatch.setattr(runner, "run_connector", self._run(self.connectors))
         monkeypatch.setattr(quick, "request_quick_tunnel_blocking", self._quick)
         self._module(monkeypatch, "underpass.cli.embedded", run_embedded=self._run(self.embedded))
@@ -272,7 +274,7 @@ class TestNamedTunnel:
         ("arguments", "reason"),
         [
             (["run"], "no tunnel is named"),
-            (["run", "name"], "cannot be looked up by name"),
+            (["run", "name"], "cannot look up the tunnel 'name': there is no account certificate"),
             (["run", "--token-file", "/absent"], "cannot read the token file"),
             (["run", "--token", TOKEN, "--protocol", "quic"], "use --protocol http2"),
             (["run", "--token", TOKEN, "--edge", "x"], "is not host:port"),

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from underpass.connector.config import (
-    Config,
-    config_directories,
-    find_config,
-    load_config,
-    read_config,
-)
+from underpass.connector.config import Config, find_config, load_config, read_config
 from underpass.connector.document import ConfigError, parse_yaml
+from underpass.ops.directories import config_directories
 
 
 def read(text: str) -> Config:

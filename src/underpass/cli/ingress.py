@@ -9,9 +9,10 @@ import click
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import fail, load
-from underpass.connector.config import config_directories, find_config
+from underpass.connector.config import find_config
 from underpass.connector.document import ConfigError, parse_json
 from underpass.connector.ingress import Ingress, Rule, read_ingress
+from underpass.ops.directories import config_directories
 
 __all__ = ["ingress"]
 

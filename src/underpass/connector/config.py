@@ -17,7 +17,7 @@ from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 
-__all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
+__all__ = ["Config", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
 _STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
@@ -35,22 +35,6 @@ class Config(Struct, frozen=True):
     ingress: Ingress | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-
-
-def config_directories(
-    home: Path | None = None, *, windows: bool = os.name == "nt"
-) -> tuple[Path, ...]:
-    """Where configuration and credentials are looked for, in order."""
-    home = home or Path.home()
-    directories = [
-        home / ".underpass",
-        home / ".cloudflared",
-        home / ".cloudflare-warp",
-        home / "cloudflare-warp",
-    ]
-    if not windows:
-        directories += [Path("/etc/cloudflared"), Path("/usr/local/etc/cloudflared")]
-    return tuple(directories)
 
 
 def find_config(directories: Sequence[Path]) -> Path | None:

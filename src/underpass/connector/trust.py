@@ -4,11 +4,11 @@ origins, the operating system's, and what the configuration adds."""
 from __future__ import annotations
 
 import ssl
-import sys
 from functools import cache
 from pathlib import Path
 
 from underpass.connector.origin_request import OriginRequest
+from underpass.ops.trust_store import system_context
 
 __all__ = ["TrustError", "certificate_trouble", "edge_context", "origin_context"]
 
@@ -48,14 +48,7 @@ def origin_context(settings: OriginRequest) -> ssl.SSLContext:
 
 
 def _new_system_context(no_verify: bool) -> ssl.SSLContext:
-    context: ssl.SSLContext
-    if sys.platform in ("win32", "darwin"):
-        # OpenSSL does not know these systems' stores.
-        import truststore
-
-        context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        context = ssl.create_default_context()
+    context = system_context()
     if no_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
