@@ -97,7 +97,7 @@ UNUSED_BY_ONE_LINK = HEAVY | {
     "truststore",
     "underpass.cli.embedded",
     "underpass.connector.access_keys",
-    "underpass.connector.access_token",
+    "underpass.wire.access_token",
     "underpass.connector.path_pattern",
     "underpass.connector.quick",
     "underpass.connector.re2_syntax",

@@ -25,14 +25,6 @@ from underpass.connector.access_keys import (
     KeysError,
     fetch_keys,
 )
-from underpass.connector.access_token import (
-    MAX_KEYS,
-    MAX_TOKEN,
-    TokenError,
-    UnknownKeyError,
-    parse_keys,
-    read_token,
-)
 from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.services import protected
 from underpass.connector.services.protected import (
@@ -43,6 +35,14 @@ from underpass.connector.services.protected import (
 )
 from underpass.core.relay import Counters
 from underpass.core.tunnel import OriginAcceptor, OriginExchange
+from underpass.wire.access_token import (
+    MAX_KEYS,
+    MAX_TOKEN,
+    TokenError,
+    UnknownKeyError,
+    parse_keys,
+    read_token,
+)
 
 ISSUER = "https://team.cloudflareaccess.com"
 NOW = 1_800_000_000.0
@@ -185,7 +185,7 @@ class TestFetching:
             (404, b"", (), "answers 404; is teamName right"),
             (200, b"<html>", (), "does not answer with a key set"),
             (302, b"", (("Location", "http://127.0.0.1:1/"),), "answers 302"),
-            (200, b" " * (MAX_DOCUMENT + 1), (), "more than"),
+            (200, b" " * (MAX_DOCUMENT + 1), (), "longer than"),
         ],
     )
     def test_what_can_go_wrong(

@@ -7,19 +7,15 @@ after an hour.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import logging
-import ssl
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
-from joserfc.jwk import RSAKey
-
-from underpass.connector.access_token import parse_keys
+from underpass.ops.http_request import RequestError, request
+from underpass.version import VERSION
+from underpass.wire.access_token import Keys, parse_keys
 
 __all__ = ["AccessKeys", "KeysError", "fetch_keys"]
 
@@ -38,8 +34,6 @@ MAX_DOCUMENT: Final = 1 << 20
 """Octets of a key set; real ones have 3 KiB."""
 
 _PATH: Final = "/cdn-cgi/access/certs"
-
-Keys = Sequence[tuple[str, RSAKey]]
 
 
 class KeysError(Exception):
@@ -123,34 +117,20 @@ def fetch_keys(url: str) -> Keys:
 
     Through the proxy that `HTTPS_PROXY` names, as cloudflared does.
     """
-    deadline = time.monotonic() + FETCH_TIMEOUT
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()), _NoRedirect()
-    )
     try:
-        with contextlib.closing(opener.open(url, timeout=FETCH_TIMEOUT)) as response:
-            document = bytearray()
-            while chunk := response.read1(65536):
-                document += chunk
-                if len(document) > MAX_DOCUMENT:
-                    raise KeysError(f"{url} answers with more than {MAX_DOCUMENT} bytes")
-                if time.monotonic() > deadline:
-                    raise KeysError(f"{url} takes longer than {FETCH_TIMEOUT:g} s")
-        return parse_keys(bytes(document))
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise KeysError(
-            f"{url} answers {error.code}; is teamName right, and is Access set up?"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise KeysError(f"{url} cannot be asked: {reason}") from error
+        answer = request(
+            "GET",
+            url,
+            headers={"User-Agent": f"underpass/{VERSION}", "Accept": "application/json"},
+            timeout=FETCH_TIMEOUT,
+            max_bytes=MAX_DOCUMENT,
+            use_proxy=True,
+        )
+    except RequestError as error:
+        raise KeysError(f"{url} cannot be asked: {error}") from error
+    if answer.status != HTTPStatus.OK:
+        raise KeysError(f"{url} answers {answer.status}; is teamName right, and is Access set up?")
+    try:
+        return parse_keys(answer.body)
     except ValueError as error:
         raise KeysError(f"{url} does not answer with a key set: {error}") from error
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Keys are believed from one host only."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None

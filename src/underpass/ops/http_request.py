@@ -3,7 +3,7 @@
 Standard library, blocking, one connection a request. What a peer may take is bounded: time as a
 whole, from the first look-up to the last byte of the answer, and the answer's length. Redirects are
 answers like others, never followed: a request carries credentials. Proxies in the environment are
-not used.
+used where asked for.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import io
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
@@ -38,6 +39,12 @@ class Answer(Struct, frozen=True):
     content_type: str
     location: str
     body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def header(self, name: str) -> str:
+        """The first field of that name; "" if there is none."""
+        wanted = name.lower()
+        return next((value for key, value in self.headers if key.lower() == wanted), "")
 
 
 def require_http_url(text: str) -> None:
@@ -63,20 +70,26 @@ def request(
     timeout: float,
     max_bytes: int,
     cacert: Path | None = None,
+    use_proxy: bool = False,
 ) -> Answer:
     """Send a request to `address`, an http or https one (see `require_http_url`).
+
+    With `use_proxy` an https one goes through the proxy that the environment names for it.
 
     `timeout` is for everything together, in seconds, but for the name's look-up. A certificate is
     believed by the system's roots, and by those in the file `cacert`. Raises RequestError.
     """
     url = urlsplit(address)
     target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    proxy = _proxy_for(host) if use_proxy and url.scheme == "https" else None
     connection = _Connection(
-        url.hostname or "",
-        url.port or (443 if url.scheme == "https" else 80),
+        *((host, port) if proxy is None else proxy.address),
         _tls_context(cacert) if url.scheme == "https" else None,
         time.monotonic() + timeout,
     )
+    if proxy is not None:
+        connection.set_tunnel(host, port, proxy.headers)
     try:
         connection.request(method, target, body, dict(headers))
         response = connection.getresponse()
@@ -85,6 +98,7 @@ def request(
             content_type=response.getheader("Content-Type", "").partition(";")[0].strip().lower(),
             location=response.getheader("Location", ""),
             body=_read(response, max_bytes),
+            headers=tuple(response.getheaders()),
         )
     except TimeoutError:
         raise RequestError(f"timed out: no complete answer in {timeout:g} s") from None
@@ -94,6 +108,28 @@ def request(
         raise RequestError(str(error) or type(error).__name__) from error
     finally:
         connection.close()
+
+
+class _Proxy(Struct, frozen=True):
+    address: tuple[str, int]
+    headers: dict[str, str]
+
+
+def _proxy_for(host: str) -> _Proxy | None:
+    """The HTTP proxy that the environment names for https addresses of `host`."""
+    import urllib.request  # here, because most requests ask for no proxy
+
+    text = urllib.request.getproxies().get("https")
+    if not text or urllib.request.proxy_bypass(host):
+        return None
+    url = urlsplit(text if "://" in text else f"http://{text}")
+    if url.scheme != "http" or not url.hostname:
+        raise RequestError(f"the proxy in HTTPS_PROXY is not an http:// one: {url.scheme}://…")
+    headers = {}
+    if url.username is not None:
+        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {b64encode(user.encode()).decode('ascii')}"
+    return _Proxy((url.hostname, url.port or 80), headers)
 
 
 def _tls_context(cacert: Path | None) -> ssl.SSLContext:
@@ -134,9 +170,14 @@ class _Connection(http.client.HTTPConnection):
         sock = self._dial()
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(_remaining(self._deadline))
+            beyond: str | None = self._tunnel_host  # type: ignore[attr-defined]
+            if beyond is not None:
+                self.sock = sock
+                self._tunnel()  # type: ignore[attr-defined]
             if self._context is not None:
                 sock.settimeout(_remaining(self._deadline))
-                sock = self._context.wrap_socket(sock, server_hostname=self.host)
+                sock = self._context.wrap_socket(sock, server_hostname=beyond or self.host)
             sock.settimeout(_remaining(self._deadline))
         except BaseException:
             sock.close()

@@ -14,16 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from underpass.connector.access_keys import AccessKeys, KeysError
-from underpass.connector.access_token import (
+from underpass.connector.origin_request import AccessRequirement
+from underpass.core.fields import Token
+from underpass.core.tunnel import OriginExchange
+from underpass.wire.access_token import (
     AccessToken,
     Claims,
     TokenError,
     UnknownKeyError,
     read_token,
 )
-from underpass.connector.origin_request import AccessRequirement
-from underpass.core.fields import Token
-from underpass.core.tunnel import OriginExchange
 
 if TYPE_CHECKING:
     from underpass.connector.dispatch import Service

@@ -14,7 +14,15 @@ from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 from msgspec import Struct
 
-__all__ = ["AccessToken", "Claims", "TokenError", "UnknownKeyError", "parse_keys", "read_token"]
+__all__ = [
+    "AccessToken",
+    "Claims",
+    "Keys",
+    "TokenError",
+    "UnknownKeyError",
+    "parse_keys",
+    "read_token",
+]
 
 MAX_TOKEN: Final = 16 * 1024
 """Octets; a browser's cookie has 4 KiB."""
@@ -28,6 +36,10 @@ LEEWAY: Final = 300.0
 _ALGORITHM: Final = "RS256"
 # Header parameters it does not know are no reason to refuse, but for `crit` (RFC 7515 §4.1.11).
 _REGISTRY: Final = jws.JWSRegistry(algorithms=[_ALGORITHM], strict_check_header=False)
+
+
+Keys = Sequence[tuple[str, RSAKey]]
+"""Public keys by their ids."""
 
 
 class TokenError(ValueError):
@@ -57,16 +69,19 @@ class AccessToken(Struct, frozen=True):
     text: bytes
     key_id: str
 
-    def verified(self, keys: Sequence[tuple[str, RSAKey]], issuer: str, now: float) -> Claims:
+    def verified(self, keys: Keys, issuer: str, now: float) -> Claims:
         """The claims, once a key has vouched for them. Raises TokenError."""
+        return _checked(self.payload(keys), issuer, now)
+
+    def payload(self, keys: Keys) -> bytes:
+        """What one of these keys has signed. Raises UnknownKeyError."""
         for key_id, key in keys:
             if self.key_id and key_id != self.key_id:
                 continue
             try:
-                proved = jws.deserialize_compact(self.text, key, registry=_REGISTRY)
+                return jws.deserialize_compact(self.text, key, registry=_REGISTRY).payload
             except (JoseError, ValueError):
                 continue
-            return _checked(proved.payload, issuer, now)
         raise UnknownKeyError("no key of the team has signed it")
 
 
@@ -106,7 +121,7 @@ class _KeySet(Struct, frozen=True):
     keys: list[dict[str, Any]]
 
 
-def parse_keys(document: bytes) -> tuple[tuple[str, RSAKey], ...]:
+def parse_keys(document: bytes) -> Keys:
     """The (id, key) pairs of a JSON web key set that can sign with RS256 (RFC 7517).
 
     Raises ValueError when it is none, or has none.
@@ -126,4 +141,4 @@ def parse_keys(document: bytes) -> tuple[tuple[str, RSAKey], ...]:
             continue
     if not keys:
         raise ValueError("it has no RSA key")
-    return tuple(keys)
+    return keys
