@@ -10,13 +10,8 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
-import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -37,7 +32,6 @@ __all__ = [
     "POLL_SECONDS",
     "Login",
     "LoginSite",
-    "open_browser",
 ]
 
 LOGIN_SECONDS: Final = 600.0
@@ -144,46 +138,6 @@ class Login:
     def _certificate(self, body: bytes) -> OriginCertificate:
         certificate = OriginCertificate.from_pem(body, f"the answer of {self._site.callback}")
         return replace(certificate, endpoint=self._site.endpoint or certificate.endpoint)
-
-
-def open_browser(
-    url: str,
-    *,
-    platform: str = sys.platform,
-    environment: Mapping[str, str] = os.environ,
-    start: Callable[[list[str]], object] | None = None,
-) -> bool:
-    """Show `url` in a browser, if there is a display for one. False if there is none."""
-    start = start or _start
-    if platform == "win32":
-        # Not through `cmd /c start`, which gives & and % in an address a meaning.
-        command = ["rundll32", "url.dll,FileProtocolHandler", url]
-    elif platform == "darwin":
-        command = ["open", url]
-    elif environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"):
-        command = ["xdg-open", url]
-    else:
-        return False
-    if shutil.which(command[0]) is None:
-        return False
-    try:
-        start(command)
-    except OSError as error:
-        _log.debug("No browser can be opened", extra={"error": str(error)})
-        return False
-    return True
-
-
-def _start(command: list[str]) -> None:
-    process = subprocess.Popen(  # noqa: S603 (one of three programs, and a checked address)
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    # Nobody minds how long the browser lives, but its end has to be taken note of.
-    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def _public_key() -> str:

@@ -105,6 +105,8 @@ class GoOption(click.Option):
         metavar: str = "TEXT",
         parameter: str = "",
         required: bool = False,
+        multiple: bool = False,
+        hidden: bool = False,
     ) -> None:
         self.flag = Flag(name, is_boolean=boolean)
         spellings = [name, *aliases.split()]
@@ -118,6 +120,8 @@ class GoOption(click.Option):
             help=f"{text} [${env}]" if env else text,
             metavar="" if boolean else metavar,
             required=required,
+            multiple=multiple,
+            hidden=hidden,
         )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from underpass.account.certificate import CERTIFICATE_FILE, write_certificate
-from underpass.account.login import CLOUDFLARE, FEDRAMP, Login, LoginSite, open_browser
+from underpass.account.login import CLOUDFLARE, FEDRAMP, Login, LoginSite
 from underpass.cli.account import AccountCommand, account_settings
 from underpass.cli.flags import GoOption
 from underpass.cli.tunnel import load
 from underpass.connector.settings import Settings
 from underpass.ops import directories
+from underpass.ops.browser import open_browser
 
 __all__ = ["hidden_login", "login"]
 
