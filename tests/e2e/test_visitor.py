@@ -115,29 +115,32 @@ def test_a_listener_carries_many_connections(edge: EdgeProcess, client: Client) 
 
 def test_standard_streams(edge: EdgeProcess, client: Client) -> None:
     content = os.urandom(300_001)
-    with stream_echo() as port, published(edge, f"tcp://127.0.0.1:{port}") as hostname:
-        with subprocess.Popen(
+    with (
+        stream_echo() as port,
+        published(edge, f"tcp://127.0.0.1:{port}") as hostname,
+        subprocess.Popen(
             client.command(edge, hostname),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=client.environment(edge),
-        ) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            sender = threading.Thread(target=process.stdin.write, args=(content,))
-            sender.start()
-            assert process.stdout.read(len(content)) == content
-            sender.join(PATIENCE)
-            process.stdin.close()
-            assert process.stdout.read() == b""
-            assert process.wait(PATIENCE) == 0
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        sender = threading.Thread(target=process.stdin.write, args=(content,))
+        sender.start()
+        assert process.stdout.read(len(content)) == content
+        sender.join(PATIENCE)
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (
-            ["--hostname", "nobody.localhost", "--connect-to", "127.0.0.1:{port}"],
+            ["--hostname", "nobody.localhost", "--connect-to", "localhost:{port}:127.0.0.1"],
             "no tunnel has this name (status 404",
         ),
         (["--hostname", "127.0.0.1:1"], "cannot connect to 127.0.0.1:1"),
