@@ -567,21 +567,40 @@ def test_a_load_balancer_that_went_wrong_is_exit_code_one(both: Both) -> None:
     assert (ours.done.code, theirs.done.code) == (1, 0)
 
 
-def test_a_name_is_not_taken_for_that_of_the_credentials_file(both: Both) -> None:
-    """cloudflared deletes, routes to and hands out the wrong tunnel here."""
-    credentials = f'{{"AccountTag":"a","TunnelSecret":"{SECRET}","TunnelID":"{TWO}"}}'
+def with_configuration(both: Both, *arguments: str) -> tuple[Outcome, Outcome]:
+    """Both programs beside a configuration file that names the credentials file of tunnel two."""
     outcomes = []
     for name, program in (("ours", [*UNDERPASS]), ("theirs", [both.binary])):
         home = both.home(name)
+        credentials = f'{{"AccountTag":"a","TunnelSecret":"{SECRET}","TunnelID":"{TWO}"}}'
         (home / "two.json").write_text(credentials)
         (home / ".cloudflared").mkdir()
         (home / ".cloudflared" / "config.yml").write_text("credentials-file: two.json\n")
-        arguments = ["tunnel", "route", "dns", "one", "app.example.com"]
-        outcomes.append(play(program, arguments, home, lambda _: None))
-    ours, theirs = outcomes
+        outcomes.append(play(program, list(arguments), home, lambda _: None))
+    return outcomes[0], outcomes[1]
+
+
+def test_a_name_is_not_taken_for_that_of_the_credentials_file(both: Both) -> None:
+    """cloudflared routes to the wrong tunnel here."""
+    ours, theirs = with_configuration(both, "tunnel", "route", "dns", "one", "app.example.com")
     assert (ours.done.code, theirs.done.code) == (0, 0)
     assert ours.api.records["app.example.com"] == ONE
     assert theirs.api.records["app.example.com"] == TWO
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["create", "-s", SECRET, "three"], ["token", ONE], ["delete", "-f", ONE]],
+    ids=" ".join,
+)
+def test_a_configured_credentials_file_is_not_for_other_tunnels(
+    both: Both, arguments: list[str]
+) -> None:
+    ours, theirs = with_configuration(both, "tunnel", *arguments)
+    assert (ours.done.code, theirs.done.code) == (0, 0)
+    assert ours.requests == theirs.requests
+    assert ours.files == theirs.files
+    assert "two.json" in ours.files
 
 
 def test_deleting_a_tunnel_leaves_the_credentials_of_another(both: Both) -> None:
@@ -590,7 +609,6 @@ def test_deleting_a_tunnel_leaves_the_credentials_of_another(both: Both) -> None
     for name, program in (("ours", [*UNDERPASS]), ("theirs", [both.binary])):
         home = both.home(name)
         (home / "one.json").write_text(credentials)
-        (home / f"certificate-{TWO}.json").write_text(credentials)
         arguments = ["tunnel", "delete", "--credentials-file", "one.json", TWO]
         outcome = play(program, arguments, home, lambda _: None)
         assert outcome.done.code == 0

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import stat
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,6 @@ from peers.processes import (
     running,
 )
 
-from underpass.ops.http_request import RequestError, request
 from underpass.wire.credentials import Credentials
 
 
@@ -317,31 +315,3 @@ def test_the_browser_is_shown_the_page(api: AccountApi, tmp_path: Path) -> None:
     eventually((tmp_path / "shown").exists, "the browser is called")
     (shown,) = (tmp_path / "shown").read_text().splitlines()
     assert shown.startswith(f"{api.address}/page?a=1&aud=&b=2&callback=http%3A%2F%2F127.0.0.1")
-
-
-def test_an_answer_that_drips_is_given_up(tmp_path: Path) -> None:
-    """A byte at a time keeps no command for ever: the whole answer has one deadline."""
-    released = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def drip() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
-                while not released.wait(0.01):
-                    connection.sendall(b"x")
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        try:
-            with pytest.raises(RequestError, match="timed out"):
-                request(
-                    "GET",
-                    f"http://127.0.0.1:{server.getsockname()[1]}/",
-                    headers={},
-                    timeout=0.5,
-                    max_bytes=10,
-                )
-        finally:
-            released.set()
-            thread.join()

@@ -12,7 +12,7 @@ from underpass.account.errors import AccountError
 from underpass.account.session import Account, open_account
 from underpass.cli.flags import GoCommand, GoGroup, GoOption, given_levels, setting_options
 from underpass.cli.tunnel import fail, load
-from underpass.connector.settings import Settings
+from underpass.connector.settings import Settings, Source
 from underpass.ops import directories
 from underpass.wire.credentials import CredentialsError
 
@@ -81,7 +81,10 @@ def open_account_with(settings: Settings) -> Account:
 
 
 def given_path(settings: Settings) -> Path | None:
-    """The credentials file that --credentials-file and its kin name."""
+    """The credentials file that a command is given. One that the configuration file names is that
+    of the tunnel it configures, and not for what is done with others."""
+    if settings.source("credentials-file") is Source.CONFIG:
+        return None
     name = settings.text("credentials-file")
     return Path(name).expanduser() if name else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from functools import partial
+from pathlib import Path
 
 from underpass.account.client import AccountClient
 from underpass.account.errors import AccountError
@@ -12,7 +13,7 @@ from underpass.account.hostname_routes import lead_by_load_balancer, lead_hostna
 from underpass.account.names import active_tunnels
 from underpass.account.session import Account
 from underpass.account.tunnels import create_tunnel
-from underpass.cli.account import given_path, open_account_with
+from underpass.cli.account import open_account_with
 from underpass.cli.tunnel import fail, run_with_credentials
 from underpass.cli.tunnels import show_created
 from underpass.connector.configuration import Configuration
@@ -52,9 +53,10 @@ def _existing(account: Account, settings: Settings) -> uuid.UUID | None:
 
 
 def _new(account: Account, settings: Settings) -> uuid.UUID:
-    given = given_path(settings)
-    tunnel, path = create_tunnel(account, settings.text("name"), path=given)
-    show_created(tunnel, str(path), beside_certificate=given is None)
+    given = settings.text("credentials-file")
+    chosen = Path(given).expanduser() if given else None
+    tunnel, path = create_tunnel(account, settings.text("name"), path=chosen)
+    show_created(tunnel, str(path), beside_certificate=chosen is None)
     return tunnel.id
 
 

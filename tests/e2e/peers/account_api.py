@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import ipaddress
 import json
 import re
@@ -37,7 +38,8 @@ Row = dict[str, Any]
 
 def numbered(number: int) -> str:
     """The id of the `number`th thing that was made."""
-    return str(uuid.UUID(int=0x1000_4000_8000_0000_0000_0000 + number, version=4))
+    digest = hashlib.sha256(b"%d" % number).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=4))
 
 
 @dataclass
@@ -133,30 +135,34 @@ class AccountApi:
         if deleted:
             tunnel["deleted_at"] = self._time()
         if links:
-            connector = self._id()
-            connections = [
-                {
-                    "id": self._id(),
-                    "colo_name": "LIS01" if number % 2 else "MAD02",
-                    "is_pending_reconnect": number == 2,
-                    "origin_ip": "192.0.2.7",
-                    "opened_at": self._time(),
-                    "client_id": connector,
-                }
-                for number in range(links)
-            ]
-            tunnel["connections"] = connections
-            self.connectors[tunnel["id"]] = [
-                {
-                    "id": connector,
-                    "features": ["serialized_headers"],
-                    "version": "2026.8.2",
-                    "arch": "linux_amd64",
-                    "run_at": self._time(),
-                    "conns": connections,
-                }
-            ]
+            self.connect(tunnel["id"], links)
         return str(tunnel["id"])
+
+    def connect(self, tunnel_id: str, links: int) -> None:
+        """A connector of the tunnel, with so many links."""
+        connector = self._id()
+        connections = [
+            {
+                "id": self._id(),
+                "colo_name": "LIS01" if number % 2 else "MAD02",
+                "is_pending_reconnect": number == 2,
+                "origin_ip": "192.0.2.7",
+                "opened_at": self._time(),
+                "client_id": connector,
+            }
+            for number in range(links)
+        ]
+        self._tunnel(tunnel_id)["connections"] = connections
+        self.connectors[tunnel_id] = [
+            {
+                "id": connector,
+                "features": ["serialized_headers"],
+                "version": "2026.8.2",
+                "arch": "linux_amd64",
+                "run_at": self._time(),
+                "conns": connections,
+            }
+        ]
 
     def add_network(self, name: str, *, default: bool = False) -> str:
         row = self._add_network({"name": name, "comment": "", "is_default_network": default})
