@@ -21,8 +21,8 @@ from underpass.account.login import (
     POLL_SECONDS,
     Login,
     LoginSite,
-    open_browser,
 )
+from underpass.ops.browser import open_browser
 from underpass.ops.http_request import Answer, RequestError
 from underpass.wire.secret import Secret
 

@@ -89,7 +89,14 @@ def test_a_request_and_its_answer() -> None:
     )
     with peer(saying(head + b"\r\n{}", seen)) as address:
         answer = ask(f"{address}/path?q=1")
-    assert answer == Answer(201, "application/json", "", b"{}")
+    assert (answer.status, answer.content_type, answer.location, answer.body) == (
+        201,
+        "application/json",
+        "",
+        b"{}",
+    )
+    assert answer.header("content-TYPE") == answer.header("Content-Type") != ""
+    assert answer.header("absent") == ""
     assert seen[0].startswith(b"GET /path?q=1 HTTP/1.1\r\n")
     assert f"\r\nHost: {address.removeprefix('http://')}\r\n".encode() in seen[0]
     assert b"\r\nX-A: b\r\n" in seen[0]
@@ -103,7 +110,8 @@ def test_a_body_that_ends_with_the_connection() -> None:
 def test_a_redirect_is_an_answer() -> None:
     head = b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n"
     with peer(saying(head)) as address:
-        assert ask(address) == Answer(302, "", "http://elsewhere/", b"")
+        answer = ask(address)
+    assert (answer.status, answer.location, answer.body) == (302, "http://elsewhere/", b"")
 
 
 @pytest.mark.parametrize("coding", ["length", "chunked", "close"])
