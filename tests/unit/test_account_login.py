@@ -9,7 +9,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from underpass.account import login as login_module
 from underpass.account.certificate import MAX_CERTIFICATE_BYTES, OriginCertificate
 from underpass.account.errors import CertificateError, LoginError
 from underpass.account.login import (
@@ -22,6 +21,7 @@ from underpass.account.login import (
     Login,
     LoginSite,
 )
+from underpass.ops import browser as browser_module
 from underpass.ops.browser import open_browser
 from underpass.ops.http_request import Answer, RequestError
 from underpass.wire.secret import Secret
@@ -164,7 +164,7 @@ class TestPolls:
 class TestBrowser:
     @pytest.fixture(autouse=True)
     def everything_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(login_module.shutil, "which", lambda program: f"/bin/{program}")
+        monkeypatch.setattr(browser_module.shutil, "which", lambda program: f"/bin/{program}")
 
     @pytest.mark.parametrize(
         ("platform", "environment", "command"),
@@ -188,7 +188,7 @@ class TestBrowser:
         assert started == []
 
     def test_not_without_a_program(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(login_module.shutil, "which", lambda _: None)
+        monkeypatch.setattr(browser_module.shutil, "which", lambda _: None)
         started: list[list[str]] = []
         assert not open_browser("URL", platform="darwin", start=started.append)
         assert started == []
