@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from underpass.account import login as login_module
 from underpass.account.certificate import MAX_CERTIFICATE_BYTES, OriginCertificate
 from underpass.account.errors import CertificateError, LoginError
 from underpass.account.login import (
