@@ -20,10 +20,10 @@ from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 __all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
-_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
-_LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
-_WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
+LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
+WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
 _FILE_NAMES = ("config.yml", "config.yaml")
 
 
@@ -86,7 +86,7 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         return Config(path, remarks=(f"{document.name} is empty",))
     root = document.root
     keys = {setting.name: setting for setting in SETTINGS.values() if setting.in_config}
-    root.refuse_unknown(_STRUCTURES | _LEFT_ALONE | frozenset(keys))
+    root.refuse_unknown(STRUCTURES | LEFT_ALONE | frozenset(keys))
     values: dict[str, Value] = {}
     remarks: list[str] = []
     for name, setting in keys.items():
@@ -136,7 +136,7 @@ def _is_ignored(setting: Setting, value: Value) -> bool:
 
 
 def _check_warp_routing(section: Section) -> None:
-    section.refuse_unknown(_WARP_ROUTING_KEYS)
+    section.refuse_unknown(WARP_ROUTING_KEYS)
     section.duration("connectTimeout")
     section.duration("tcpKeepAlive")
     section.boolean("enabled")

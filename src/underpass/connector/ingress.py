@@ -54,7 +54,7 @@ MAX_REMEMBERED_HOSTS = 4096
 # Bytes. The longest DNS name plus a port; longer ones are matched but not remembered.
 MAX_REMEMBERED_HOST = 262
 
-_RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
 
 
 class Rule(Struct, frozen=True):
@@ -189,7 +189,7 @@ def read_ingress(document: Document) -> Ingress | None:
 
 def _read_rule(section: Section, number: int, count: int, defaults: dict[str, Any]) -> Rule:
     """Read rule `number` (1-based) of `count`."""
-    section.refuse_unknown(_RULE_KEYS)
+    section.refuse_unknown(RULE_KEYS)
     own = read_origin_request(section.section("originRequest"))
     fields = {**defaults, "ip_rules": (), "access": None, **own}
     origin_request = OriginRequest(**fields)
