@@ -14,12 +14,15 @@ from click.testing import CliRunner
 from underpass.cli.main import underpass
 from underpass.connector import config as config_module
 from underpass.connector import ingress as ingress_module
+from underpass.connector import warp_routing
 from underpass.connector.config import read_config
 from underpass.connector.document import ConfigError, Section, parse_yaml
 from underpass.connector.durations import format_duration
 from underpass.connector.ingress import read_ingress
 from underpass.connector.origin_request import FIELDS, KEYS, OriginRequest
+from underpass.connector.remote import read_remote
 from underpass.connector.settings_table import SETTINGS, Value, spell
+from underpass.wire.remote_config import ConfigurationUpdate
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SETTINGS_HEADER = ("Key and flag", "Kind", "Default", "Environment", "")
@@ -110,6 +113,14 @@ def test_a_file_that_is_shown_as_wrong_is() -> None:
                 read_config(parse_yaml(example.text, "config.yml"))
 
 
+def test_a_configuration_of_the_edge_is_read() -> None:
+    (example,) = (each for each in examples() if each.kind == "json")
+    rules = read_remote(ConfigurationUpdate(1, example.text.encode()))
+    assert not rules.ignored
+    assert len(rules.ingress.rules) == 2
+    assert rules.ingress.warp_routing.max_active_flows == 1000
+
+
 @pytest.mark.parametrize("example", CONSOLE, ids=lambda example: f"line {example.line}")
 def test_commands_print_what_is_shown(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,7 +200,7 @@ def test_keys_of_the_file_and_its_structures() -> None:
     for row in rows():
         found.setdefault(row.section[-1], set()).update(names(row.cells[0]))
     assert found["The file"] == config_module.STRUCTURES
-    assert found["warp-routing"] == config_module.WARP_ROUTING_KEYS
+    assert found["warp-routing"] == warp_routing.KEYS
     assert found["Ingress rules"] >= ingress_module.RULE_KEYS
     text = PAGE.read_text("utf-8")
     assert all(f"`{key}`" in text for key in config_module.LEFT_ALONE)

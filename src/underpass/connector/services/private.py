@@ -7,15 +7,13 @@ import ipaddress
 from typing import Final
 
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.connector.warp_routing import WarpRouting
 from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["PrivateNetwork"]
-
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds, as `warp-routing.connectTimeout` is by default."""
 
 MAX_STREAMS: Final = 10000
 """Raw streams of one connector at once."""
@@ -48,9 +46,13 @@ class StreamConnection(StreamClient, asyncio.BufferedProtocol):
 
 
 class PrivateNetwork:
-    """Connects streams to IP addresses; names are not resolved, as the edge has done that."""
+    """Connects streams to IP addresses; names are not resolved, as the edge has done that.
 
-    def __init__(self, turn: LoopTurn) -> None:
+    `routing` is in force for streams that begin from now on.
+    """
+
+    def __init__(self, turn: LoopTurn, routing: WarpRouting) -> None:
+        self.routing = routing
         self._turn = turn
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,6 +94,7 @@ class PrivateNetwork:
         self, exchange: OriginExchange, host: str, port: int, acknowledgement: Acknowledgement
     ) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
+        timeout = self.routing.connect_timeout
         try:
             _, connection = await asyncio.wait_for(
                 self._loop.create_connection(
@@ -99,10 +102,10 @@ class PrivateNetwork:
                     host,
                     port,
                 ),
-                CONNECT_TIMEOUT,
+                timeout or None,
             )
         except asyncio.TimeoutError:
-            exchange.context = f"{host}:{port} did not answer within {CONNECT_TIMEOUT:g} s"
+            exchange.context = f"{host}:{port} did not answer within {timeout:g} s"
             exchange.fail(502, "dial_timeout")
             return
         except OSError as error:
