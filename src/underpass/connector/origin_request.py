@@ -63,7 +63,7 @@ class OriginRequest(Struct, frozen=True):
 
 
 # Key in the file -> (field, reader of Section).
-_FIELDS = {
+FIELDS = {
     "connectTimeout": ("connect_timeout", Section.duration),
     "tlsTimeout": ("tls_timeout", Section.duration),
     "tcpKeepAlive": ("tcp_keep_alive", Section.duration),
@@ -83,7 +83,7 @@ _FIELDS = {
     "proxyType": ("proxy_type", Section.string),
     "proxyProtocol": ("proxy_protocol", Section.string),
 }
-_KEYS = frozenset(_FIELDS) | {"ipRules", "access"}
+KEYS = frozenset(FIELDS) | {"ipRules", "access"}
 _IP_RULE_KEYS = frozenset({"prefix", "ports", "allow"})
 _ACCESS_KEYS = frozenset({"required", "teamName", "audTag", "environment"})
 _MAX_PORT = 65535
@@ -91,9 +91,9 @@ _MAX_PORT = 65535
 
 def read_origin_request(section: Section) -> dict[str, Any]:
     """The fields given in `section`, by their names in OriginRequest. Raises ConfigError."""
-    section.refuse_unknown(_KEYS)
+    section.refuse_unknown(KEYS)
     fields: dict[str, Any] = {}
-    for key, (name, read) in _FIELDS.items():
+    for key, (name, read) in FIELDS.items():
         value = read(section, key)
         if value is not None:
             fields[name] = value
@@ -107,7 +107,7 @@ def read_origin_request(section: Section) -> dict[str, Any]:
         raise section.error("keepAliveConnections", "the pool cannot be smaller than 0")
     for name in ("http_host_header", "origin_server_name"):
         if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in fields.get(name, "")):
-            key = next(key for key, (field, _) in _FIELDS.items() if field == name)
+            key = next(key for key, (field, _) in FIELDS.items() if field == name)
             raise section.error(key, "a space or control character cannot be sent in a host name")
     if "ipRules" in section.values:
         fields["ip_rules"] = tuple(_ip_rule(item) for item in section.sections("ipRules"))

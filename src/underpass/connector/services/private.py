@@ -50,8 +50,12 @@ class StreamConnection(StreamClient, asyncio.BufferedProtocol):
 class PrivateNetwork:
     """Connects streams to IP addresses; names are not resolved, as the edge has done that."""
 
-    def __init__(self, turn: LoopTurn, routing: WarpRouting = DEFAULT_ROUTING) -> None:
+    def __init__(
+        self, turn: LoopTurn, routing: WarpRouting = DEFAULT_ROUTING, processes: int = 1
+    ) -> None:
+        """`processes` of this connector share the streams that it may have at once."""
         self._turn = turn
+        self._processes = processes
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.routing = routing
@@ -65,6 +69,7 @@ class PrivateNetwork:
     @routing.setter
     def routing(self, routing: WarpRouting) -> None:
         self._routing = routing
+        self._most = -(-routing.max_active_flows // self._processes)
         self._dialer = Dialer(
             OriginRequest(
                 connect_timeout=routing.connect_timeout, tcp_keep_alive=routing.tcp_keep_alive
@@ -84,10 +89,9 @@ class PrivateNetwork:
             exchange.context = str(error)
             exchange.fail(502, "bad_destination")
             return
-        flows = self._routing.max_active_flows
-        if flows and len(self._tasks) >= flows:
+        if self._most and len(self._tasks) >= self._most:
             exchange.context = (
-                f"there are {flows} streams already, as many as maxActiveFlows allows"
+                f"there are {self._most} streams already: warp-routing.maxActiveFlows"
             )
             exchange.fail(502, "flow_rate_limited")
             return
