@@ -263,6 +263,8 @@ class TestValidation:
             ({"connectTimeout": 1.5}, "whole number of seconds"),
             ({"noTlsVerify": True}, "did you mean 'noTLSVerify'"),
             ({"proxyType": "http"}, "is not '' or 'socks'"),
+            ({"proxyProtocol": "v3"}, "is not 'v1' or 'v2'"),
+            ({"proxyProtocol": 1}, "proxyProtocol"),
             ({"keepAliveConnections": -1}, "cannot be smaller than 0"),
             ({"httpHostHeader": "a\r\nb"}, "control character"),
         ],
@@ -270,6 +272,21 @@ class TestValidation:
     def test_broken_origin_settings_are_refused(self, settings: Any, reason: str) -> None:
         with pytest.raises(ConfigError, match=reason):
             rules({"service": "socks-proxy", "originRequest": settings})
+
+    @pytest.mark.parametrize(
+        "service", ["http://x", "https://x", "wss://x", "unix:/x", "unix+tls:/x"]
+    )
+    def test_connections_that_visitors_share_name_none_of_them(self, service: str) -> None:
+        with pytest.raises(ConfigError, match="takes no proxyProtocol"):
+            rules({"service": service, "originRequest": {"proxyProtocol": "v1"}})
+
+    @pytest.mark.parametrize(
+        "service",
+        ["tcp://x", "ssh://x", "bastion", "socks-proxy", "http_status:404", "hello_world"],
+    )
+    def test_streams_and_what_has_no_origin_take_it(self, service: str) -> None:
+        (rule,) = rules({"service": service, "originRequest": {"proxyProtocol": "v2"}}).rules
+        assert rule.origin_request.proxy_protocol == "v2"
 
     def test_errors_in_a_file_name_the_line(self) -> None:
         text = "ingress:\n  - hostname: a\n    service: http://x/\n  - service: http_status:404\n"

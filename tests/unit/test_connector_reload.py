@@ -16,6 +16,7 @@ from underpass.connector.config import load_config
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedError
+from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpStatus, Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.reload import Reloader
@@ -24,6 +25,7 @@ from underpass.connector.trust import TrustError
 from underpass.wire.turns import LoopTurn
 
 VERSION = "cloudflared_orchestration_config_version"
+REFUSED = "underpass_configuration_refused"
 
 
 class Bench:
@@ -37,7 +39,9 @@ class Bench:
         self.may_read = threading.Event()
         self.may_read.set()
         self.write("http_status:200")
-        self.reloader = Reloader(self.read())
+        self.in_force = InForce()
+        self.in_force.start(self.apply)
+        self.reloader = Reloader(self.read(), self.in_force)
 
     def write(self, service: str, more: str = "") -> None:
         self.path.write_text(f"{more}ingress: [service: '{service}']\n")
@@ -80,12 +84,13 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 def test_each_reload_applies_what_the_file_says_then(bench: Bench) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         for status in (201, 202):
             bench.write(f"http_status:{status}")
             await bench.reload()
         assert bench.services == ["http_status:201", "http_status:202"]
-        assert bench.reloader.snapshot() == {VERSION: 2}
+        assert bench.in_force.snapshot()[VERSION] == 2
+        assert bench.in_force.snapshot()[REFUSED] == {"file": 0, "edge": 0}
 
     run(scenario)
 
@@ -94,7 +99,7 @@ def test_the_same_rules_are_applied_too(bench: Bench) -> None:
     """What they name may have changed: a file of certificates."""
 
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         await bench.reload()
         assert bench.services == ["http_status:200"]
 
@@ -103,7 +108,7 @@ def test_the_same_rules_are_applied_too(bench: Bench) -> None:
 
 def test_what_is_asked_meanwhile_makes_for_one_more(bench: Bench) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.may_read.clear()
         for _ in range(5):
             bench.reloader.ask()
@@ -119,7 +124,7 @@ def test_what_is_asked_meanwhile_makes_for_one_more(bench: Bench) -> None:
 def test_what_is_asked_before_the_start_is_done_after_it(bench: Bench) -> None:
     async def scenario() -> None:
         bench.reloader.ask()
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         await bench.done()
         assert len(bench.applied) == 1
 
@@ -145,12 +150,13 @@ def test_what_cannot_be_used_is_refused(
     why: str,
 ) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.path.write_text(text)
         bench.refusal = refusal
         await bench.reload()
         assert not bench.applied
-        assert bench.reloader.snapshot() == {VERSION: 0}
+        assert bench.in_force.snapshot()[VERSION] == 0
+        assert bench.in_force.snapshot()[REFUSED] == {"file": 1, "edge": 0}
         bench.refusal = None
         bench.write("http_status:201")
         await bench.reload()
@@ -163,7 +169,7 @@ def test_what_cannot_be_used_is_refused(
 
 def test_what_waits_for_a_restart_is_named(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.write("http_status:201", "retries: 9\nproxy-connect-timeout: 3s\ntunnel: other\n")
         await bench.reload()
         assert bench.services == ["http_status:201"]
@@ -179,10 +185,10 @@ def test_without_a_file_there_is_nothing_to_do(
 ) -> None:
     config = load_config(None, ())
     without = Configuration(resolve([], {}, {}), config, bench.read)
-    reloader = Reloader(without if is_there else None)
+    reloader = Reloader(without if is_there else None, bench.in_force)
 
     async def scenario() -> None:
-        reloader.start(bench.apply)
+        reloader.start()
         reloader.ask()
         assert reloader._working is not None
         await reloader._working
@@ -201,7 +207,8 @@ def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
             await asyncio.Event().wait()
 
         bench.reloader.close()
-        bench.reloader.start(never)
+        bench.in_force.start(never)
+        bench.reloader.start()
         bench.reloader.ask()
         await began.wait()
         bench.reloader.close()

@@ -332,15 +332,15 @@ OTHER = single_rule(HttpStatus(204))
 def test_rules_are_applied_in_every_worker() -> None:
     async def scenario(dialer: Dialer) -> None:
         await dialer.apply(OTHER)
-        rules = messages.rules_of(OTHER)
+        prepare = messages.prepare_message(OTHER)
         for worker in dialer.started:
-            assert worker.asked[-2:] == [messages.Prepare(rules), messages.Apply()]
+            assert worker.asked[-2:] == [prepare, messages.Apply()]
         # Whoever comes later begins with them.
         link = await dialer.dial(SLOT, 0, 0)
         dialer.started[0].kill()
         await link.wait_closed()
         await dialer.dial(SLOT, 0, 0)
-        assert dialer.started[2].asked[0].rules == rules
+        assert dialer.started[2].asked[0].rules == prepare.rules
 
     run(scenario)
 
@@ -438,7 +438,7 @@ def test_a_worker_that_becomes_ready_while_rules_are_checked_gets_them_too(
             assert dialer.started[3].asked[0].rules == rules
         else:
             assert late.asked[0].rules != rules
-            assert late.asked[-2:] == [messages.Prepare(rules), messages.Apply()]
+            assert late.asked[-2:] == [messages.prepare_message(OTHER), messages.Apply()]
 
     run(scenario)
 
@@ -508,9 +508,9 @@ ingress:
 def test_rules_are_the_same_on_the_other_side() -> None:
     config: Config = read_config(parse_yaml(RULES.encode(), "config.yml"))
     assert config.ingress is not None
-    sent = msgspec.msgpack.encode(messages.Prepare(messages.rules_of(config.ingress)))
+    sent = msgspec.msgpack.encode(messages.prepare_message(config.ingress))
     received = msgspec.msgpack.decode(sent, type=messages.Prepare)
-    found: Ingress = messages.rules_to_ingress(received.rules)
+    found: Ingress = messages.rules_to_ingress(received)
     for mine, theirs in zip(config.ingress.rules, found.rules, strict=True):
         assert (mine.service, mine.hostname) == (theirs.service, theirs.hostname)
         assert mine.origin_request == theirs.origin_request
@@ -530,12 +530,14 @@ def test_options_are_the_same_on_the_other_side() -> None:
         edge_bind_address=str(ipaddress.ip_address("127.0.0.1")),
         rpc_timeout=7.0,
         tags=(("name", "value"),),
+        workers=3,
     )
     message = messages.configure_message(options, logging.INFO)
     sent = msgspec.msgpack.encode(message)
     found = messages.options_of(msgspec.msgpack.decode(sent, type=messages.Configure))
     assert found.credentials == options.credentials
-    for name in ("cacert", "edge_bind_address", "rpc_timeout", "tags", "connector_id", "protocol"):
+    same = ("cacert", "edge_bind_address", "rpc_timeout", "tags", "connector_id", "protocol")
+    for name in (*same, "workers"):
         assert getattr(found, name) == getattr(options, name)
     assert "ssss" not in repr(message)
 

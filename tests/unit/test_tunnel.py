@@ -255,6 +255,14 @@ class TestResponsesFromOrigins:
         assert connector.failures == [(502, "protocol_error")]
         assert connector.acceptor.counters.failed == 1
 
+    def test_a_stream_beyond_the_limit_is_told_as_such(self) -> None:
+        """docs: configuration §6, `maxActiveFlows`."""
+        connector = Connector(lambda exchange: exchange.fail(502, "flow_rate_limited"))
+        connector.request(GET)
+        (head,) = (each for each in connector.edge.sent() if each.stream)
+        meta = b'{"src":"cloudflared","flow_rate_limited":true}'
+        assert field(head, b"cf-cloudflared-response-meta") == meta
+
     def test_a_failure_after_the_answer_is_none(self) -> None:
         connector = Connector()
         connector.request(GET)

@@ -16,14 +16,14 @@ from underpass.connector.document import ConfigError, Document, Section, parse_y
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting, read_warp_routing
 
 __all__ = ["Config", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
-_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
-_LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
-_WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
+LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
 _FILE_NAMES = ("config.yml", "config.yaml")
 
 
@@ -33,6 +33,7 @@ class Config(Struct, frozen=True):
     path: Path | None = None
     tunnel: str = ""
     ingress: Ingress | None = None
+    warp_routing: WarpRouting = DEFAULT_ROUTING
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -70,7 +71,7 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         return Config(path, remarks=(f"{document.name} is empty",))
     root = document.root
     keys = {setting.name: setting for setting in SETTINGS.values() if setting.in_config}
-    root.refuse_unknown(_STRUCTURES | _LEFT_ALONE | frozenset(keys))
+    root.refuse_unknown(STRUCTURES | LEFT_ALONE | frozenset(keys))
     values: dict[str, Value] = {}
     remarks: list[str] = []
     for name, setting in keys.items():
@@ -91,8 +92,14 @@ def read_config(document: Document, path: Path | None = None) -> Config:
             "originRequest",
             "access protects ingress rules, and there are none; write the origin as a rule",
         )
-    _check_warp_routing(root.section("warp-routing"))
-    return Config(path, root.string("tunnel") or "", read_ingress(document), values, tuple(remarks))
+    return Config(
+        path,
+        root.string("tunnel") or "",
+        read_ingress(document),
+        read_warp_routing(root.section("warp-routing")),
+        values,
+        tuple(remarks),
+    )
 
 
 def _read_setting(root: Section, setting: Setting) -> Value | None:
@@ -122,13 +129,3 @@ def _is_ignored(setting: Setting, value: Value) -> bool:
     if isinstance(value, (int, float)) and setting.kind != "boolean":
         return value <= 0
     return not value
-
-
-def _check_warp_routing(section: Section) -> None:
-    section.refuse_unknown(_WARP_ROUTING_KEYS)
-    section.duration("connectTimeout")
-    section.duration("tcpKeepAlive")
-    section.boolean("enabled")
-    flows = section.integer("maxActiveFlows")
-    if flows is not None and flows < 0:
-        raise section.error("maxActiveFlows", "cannot be negative")

@@ -19,7 +19,7 @@ from underpass.connector.origins import (
     HelloWorld,
     HttpService,
     HttpStatus,
-    StreamService,
+    SocksProxy,
     UnixService,
 )
 from underpass.connector.services.fixed import FixedStatus
@@ -83,13 +83,14 @@ class Plan(Struct, frozen=True):
 
 
 class Dispatcher:
-    """The services of the ingress rules in force.
+    """The services of the ingress rules in force, in one of `processes` that a connector has.
 
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
+    def __init__(self, turn: LoopTurn, ingress: Ingress, processes: int = 1) -> None:
         self._turn = turn
+        self._processes = processes
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
@@ -122,6 +123,8 @@ class Dispatcher:
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
         self._forwards = tuple(service.forward for service in self._services)
         self._match = plan.ingress.match
+        if self._private is not None:
+            self._private.routing = plan.ingress.warp_routing
         staying = set(map(id, self._services))
         for service in old:
             if id(service) not in staying:
@@ -174,11 +177,8 @@ class Dispatcher:
                 self._forwards[self._match(exchange.authority, exchange.path)](exchange)
             elif kind == stream:
                 private(exchange)
-            elif kind in special:
-                special[kind](exchange)
             else:
-                # Configuration from the edge: this version keeps the one it was started with.
-                exchange.respond(501, ())
+                special[kind](exchange)
 
         return handle
 
@@ -214,7 +214,7 @@ class Dispatcher:
             # Here, because most connectors never see such a stream.
             from underpass.connector.services.private import PrivateNetwork
 
-            self._private = PrivateNetwork(self._turn)
+            self._private = PrivateNetwork(self._turn, self._ingress.warp_routing, self._processes)
         self._private.forward(exchange)
 
     def _service(self, number: int, rule: Rule) -> Service:
@@ -228,15 +228,17 @@ class Dispatcher:
             return HttpOrigin(self._turn, service, settings)
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
-        if isinstance(service, StreamService) and not settings.proxy_type:
-            from underpass.connector.services.stream import StreamOrigin
-
-            return StreamOrigin(self._turn, service, settings)
         if isinstance(service, HelloWorld):
             from underpass.connector.services.hello_world import HelloWorldService
 
             return HelloWorldService()
-        raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")
+        if isinstance(service, SocksProxy) or settings.proxy_type:
+            from underpass.connector.services.socks import SocksOrigin
+
+            return SocksOrigin(self._turn, service, settings)
+        from underpass.connector.services.stream import StreamOrigin
+
+        return StreamOrigin(self._turn, service, settings)
 
     def _protected(self, number: int, rule: Rule, access: AccessRequirement) -> Service:
         """The rule's service, behind a check of Access tokens."""

@@ -27,6 +27,8 @@ MAX_DOCUMENT = 8 * 1024 * 1024
 # Values after aliases are followed: a "billion laughs" file stops here.
 MAX_VALUES = 200_000
 MAX_DEPTH = 64
+# Places of unknown keys that are noted where such keys are ignored.
+MAX_IGNORED = 20
 
 KeyPath = tuple["str | int", ...]
 
@@ -36,12 +38,16 @@ class ConfigError(ValueError):
 
 
 class Document(Struct, frozen=True):
-    """A parsed document. `lines` maps a key path to its 1-based line."""
+    """A parsed document. `lines` maps a key path to its 1-based line.
+
+    Unknown keys are errors, unless there is a list `ignored` that takes their places.
+    """
 
     name: str
     value: Any
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     durations_in_seconds: bool = False
+    ignored: list[str] | None = None
 
     def error(self, path: KeyPath, why: str) -> ConfigError:
         """An error about the value at `path`, with the nearest line known."""
@@ -89,10 +95,20 @@ class Section(Struct, frozen=True):
     def error(self, key: str, why: str) -> ConfigError:
         return self.document.error((*self.path, key), why)
 
-    def refuse_unknown(self, known: frozenset[str]) -> None:
-        """Raise for the first key that is not in `known`, naming the nearest one that is."""
+    def refuse_unknown(
+        self, known: frozenset[str], meaningless: frozenset[str] = frozenset()
+    ) -> None:
+        """Raise for the first key that is not in `known`, naming the nearest one that is.
+
+        Where unknown keys are ignored, note their places, `meaningless` ones excepted.
+        """
+        ignored = self.document.ignored
         for key in self.values:
             if key not in known:
+                if ignored is not None:
+                    if key not in meaningless and len(ignored) < MAX_IGNORED:
+                        ignored.append(spell((*self.path, key)))
+                    continue
                 from difflib import get_close_matches
 
                 near = get_close_matches(key, known, n=1)
@@ -172,15 +188,15 @@ def kind_of(value: object) -> str:
     return {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(value), "a value")
 
 
-def parse_json(text: str | bytes, name: str) -> Document:
-    """Parse the JSON form, in which durations are whole seconds."""
+def parse_json(text: str | bytes, name: str, ignored: list[str] | None = None) -> Document:
+    """Parse the JSON form, in which durations are whole seconds. `ignored` as in Document."""
     try:
         value = json.loads(text, object_pairs_hook=_pairs_without_duplicates)
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"{name}: not valid JSON: {error}") from None
-    return Document(name, value, durations_in_seconds=True)
+    return Document(name, value, durations_in_seconds=True, ignored=ignored)
 
 
 def _pairs_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

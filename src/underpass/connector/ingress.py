@@ -9,6 +9,7 @@ A request costs one dictionary lookup when no rule of its host has a path.
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from underpass.connector.origins import (
     UnixService,
     parse_service,
 )
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting
 
 if TYPE_CHECKING:
     from underpass.connector.path_pattern import PathPattern
@@ -54,7 +56,9 @@ MAX_REMEMBERED_HOSTS = 4096
 # Bytes. The longest DNS name plus a port; longer ones are matched but not remembered.
 MAX_REMEMBERED_HOST = 262
 
-_RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+# What an edge adds for its own bookkeeping.
+EDGE_KEYS = frozenset({"id"})
 
 
 class Rule(Struct, frozen=True):
@@ -78,13 +82,15 @@ _Candidates = tuple[tuple[_PathCheck, ...], int]
 class Ingress:
     """Compiled rules. `match` is called once per request.
 
-    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it.
+    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it. What the same
+    configuration says of private networks, which no rule is about, goes along as `warp_routing`.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], warp_routing: WarpRouting = DEFAULT_ROUTING) -> None:
         if not rules or not rules[-1].is_catch_all:
             raise ValueError("the last rule must match every host and path")
         self.rules = tuple(rules)
+        self.warp_routing = warp_routing
         self._any: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
         self._suffixes: dict[bytes, list[int]] = {}
@@ -99,6 +105,14 @@ class Ingress:
                     self._suffixes.setdefault(host[1:], []).append(index)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes})
         self._by_host: dict[bytes, int | _Candidates] = {}
+
+    def with_warp_routing(self, warp_routing: WarpRouting) -> Ingress:
+        """The same rules, with other settings of private networks."""
+        if warp_routing == self.warp_routing:
+            return self
+        other = copy.copy(self)
+        other.warp_routing = warp_routing
+        return other
 
     def match(self, host: bytes, path: bytes) -> int:
         """The index of the first rule that matches.
@@ -189,7 +203,7 @@ def read_ingress(document: Document) -> Ingress | None:
 
 def _read_rule(section: Section, number: int, count: int, defaults: dict[str, Any]) -> Rule:
     """Read rule `number` (1-based) of `count`."""
-    section.refuse_unknown(_RULE_KEYS)
+    section.refuse_unknown(RULE_KEYS, EDGE_KEYS)
     own = read_origin_request(section.section("originRequest"))
     fields = {**defaults, "ip_rules": (), **own}
     origin_request = OriginRequest(**fields)
@@ -201,6 +215,12 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
     except ValueError as error:
         why = str(error) if service else "a rule needs a service, like http://localhost:8000"
         raise section.error("service", f"rule #{number}: {why}") from None
+    if origin_request.proxy_protocol and isinstance(parsed, HttpService | UnixService):
+        raise section.error(
+            "service",
+            f"rule #{number}: {parsed} takes no proxyProtocol: its connections are shared by "
+            "visitors, who are named in Cf-Connecting-Ip; set it on rules for tcp:// and its like",
+        )
     hostname = section.string("hostname") or ""
     path_text = section.string("path") or ""
     _check_hostname(section, hostname, number)

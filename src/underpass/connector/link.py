@@ -11,10 +11,11 @@ import logging
 import platform
 import ssl
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from underpass.connector.dispatch import Dispatcher, Plan
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.local_configuration import local_configuration_of
@@ -28,6 +29,7 @@ from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
 from underpass.wire.headers import (
     EDGE_SERVER_NAME_HTTP2,
+    FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_SERIALIZED_HEADERS,
 )
 from underpass.wire.link import LinkConnection
@@ -41,6 +43,9 @@ from underpass.wire.registration import (
 from underpass.wire.rpc import RpcError, RpcProtocolError
 from underpass.wire.turns import LoopTurn
 
+if TYPE_CHECKING:
+    from underpass.connector.configuration_stream import ConfigurationStreams
+
 __all__ = ["ConnectorLink", "HttpLinkDialer"]
 
 log = logging.getLogger("underpass.connector.link")
@@ -51,7 +56,7 @@ DIAL_TIMEOUT: Final = 15.0
 CONTROL_STREAM_TIMEOUT: Final = 15.0
 """Seconds the edge has to open the control stream; cloudflared would wait for ever."""
 
-FEATURES: Final = (FEATURE_SERIALIZED_HEADERS,)
+FEATURES: Final = (FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS)
 """Only what is implemented: an edge may act on any of them."""
 
 
@@ -175,7 +180,9 @@ class HttpLinkDialer:
         # The link that tells the edge of the configuration in force, while there is one.
         self._reporter: ConnectorLink | None = None
         self._ingress = options.ingress
-        self._dispatcher = Dispatcher(self._turn, options.ingress)
+        self._updates: Updates | None = None
+        self._configuration_streams: ConfigurationStreams | None = None
+        self._dispatcher = Dispatcher(self._turn, options.ingress, options.workers)
         self._tag = str(options.connector_id).encode()
         self._tags = [
             (b"cf-warp-tag-" + name.lower().encode(), value.encode())
@@ -217,7 +224,9 @@ class HttpLinkDialer:
                 link.control_stream(exchange)
 
             acceptor = OriginAcceptor(
-                self._dispatcher.handler({Kind.CONTROL: control}),
+                self._dispatcher.handler(
+                    {Kind.CONTROL: control, Kind.CONFIGURATION: self._take_update}
+                ),
                 self._counters,
                 self._dispatcher.unexpected,
                 self._tag,
@@ -269,6 +278,20 @@ class HttpLinkDialer:
             self._status.local_config_push_errors += 1
             log.warning("unable to report the configuration", extra={"error": str(error)})
 
+    def take_updates(self, updates: Updates) -> None:
+        """Say who takes configurations that the edge pushes."""
+        self._updates = updates
+
+    def _take_update(self, exchange: OriginExchange) -> None:
+        if self._configuration_streams is None:
+            # Here, because most connectors are never sent a configuration.
+            from underpass.connector.configuration_stream import ConfigurationStreams
+
+            if self._updates is None:
+                raise RuntimeError("nobody takes configurations of the edge")
+            self._configuration_streams = ConfigurationStreams(self._updates)
+        self._configuration_streams.receive(exchange)
+
     def prepare(self, ingress: Ingress) -> Plan:
         """Make what other ingress rules need. Raises ServiceNotSupportedError or TrustError."""
         return self._dispatcher.prepare(ingress)
@@ -296,6 +319,8 @@ class HttpLinkDialer:
 
     def close(self) -> None:
         """End what is left open, after the last link is gone."""
+        if self._configuration_streams is not None:
+            self._configuration_streams.close()
         self._dispatcher.close()
         self._turn.stop()
 

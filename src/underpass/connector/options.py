@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from underpass.connector.config import Config
 from underpass.connector.durations import format_duration
@@ -44,6 +45,8 @@ MAX_WORKERS = MAX_HA_CONNECTIONS
 # 2^20 seconds are twelve days.
 MAX_RETRIES = 20
 MAX_TAGS = 64
+# What `max-active-flows` can say; more streams than that nobody has.
+MAX_FLOWS = (1 << 63) - 1
 
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
@@ -54,7 +57,8 @@ class ConnectorOptions(Struct, frozen=True):
 
     `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned
     and the system's roots. `quick_hostname` is the name a quick tunnel got, without a scheme.
-    `credentials` None is allowed only until a quick tunnel has supplied them.
+    `credentials` None is allowed only until a quick tunnel has supplied them. `max_active_flows`
+    wins over every configuration; None when it was not given.
     """
 
     ingress: Ingress
@@ -71,6 +75,7 @@ class ConnectorOptions(Struct, frozen=True):
     grace_period: float = 30.0
     rpc_timeout: float = 5.0
     tags: tuple[tuple[str, str], ...] = ()
+    max_active_flows: int | None = None
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
     label: str = ""
@@ -83,8 +88,13 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
     cacert = settings.text("cacert")
     pidfile = settings.text("pidfile")
     ha_connections = _within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS)
+    max_active_flows = _max_active_flows(settings)
+    routing = config.warp_routing
+    if max_active_flows is not None:
+        routing = replace(routing, max_active_flows=max_active_flows)
+    ingress = config.ingress or _single_origin(settings)
     return ConnectorOptions(
-        ingress=config.ingress or _single_origin(settings),
+        ingress=ingress.with_warp_routing(routing),
         edges=_edges(settings.list("edge")),
         cacert=Path(cacert).expanduser() if cacert else None,
         protocol=_protocol(settings.text("protocol")),
@@ -97,6 +107,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         grace_period=_grace_period(settings.seconds("grace-period")),
         rpc_timeout=_positive(settings, "rpc-timeout"),
         tags=_tags(settings.list("tag")),
+        max_active_flows=max_active_flows,
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
@@ -201,6 +212,12 @@ def _within(settings: Settings, name: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise SettingError(f"--{name} {value} is not between {low} and {high}")
     return value
+
+
+def _max_active_flows(settings: Settings) -> int | None:
+    if not settings.is_set("max-active-flows"):
+        return None
+    return _within(settings, "max-active-flows", 0, MAX_FLOWS)
 
 
 def _workers(settings: Settings, ha_connections: int) -> int:

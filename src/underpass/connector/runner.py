@@ -15,6 +15,7 @@ from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
 from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, static_regions
+from underpass.connector.in_force import InForce
 from underpass.connector.links import LinkConnected, LinkEvent
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
@@ -53,7 +54,8 @@ async def serve_connector(
     if options.credentials is None:
         raise ValueError("a connector needs credentials")
     _announce(options)
-    reloader = Reloader(configuration)
+    in_force = InForce(options.max_active_flows)
+    reloader = Reloader(configuration, in_force)
     with ShutdownSignals() as signals:
         signals.reload_with(reloader.ask)
         try:
@@ -73,10 +75,13 @@ async def serve_connector(
         if data_path is None:
             return signals.exit_code
         try:
-            reloader.start(data_path.apply)
-            return await _serve(options, pool, status, data_path, signals, reloader, ready)
+            in_force.start(data_path.apply)
+            data_path.take_updates(in_force.update)
+            reloader.start()
+            return await _serve(options, pool, status, data_path, signals, in_force, ready)
         finally:
             reloader.close()
+            in_force.close()
             await data_path.close()
 
 
@@ -86,7 +91,7 @@ async def _serve(
     status: ConnectorStatus,
     data_path: DataPath,
     signals: ShutdownSignals,
-    reloader: Reloader,
+    in_force: InForce,
     ready: Callable[[], None] | None,
 ) -> int:
     report = LinkReport(options.protocol, lambda: status.ready_connections)
@@ -119,7 +124,7 @@ async def _serve(
 
     metrics = MetricsServer(
         Metrics(
-            [status.snapshot, data_path.counters, links, reloader.snapshot],
+            [status.snapshot, data_path.counters, links, in_force.snapshot],
             refresh=data_path.refresh,
             workers=data_path.workers,
         ),

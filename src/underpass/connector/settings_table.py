@@ -129,6 +129,13 @@ def _service() -> Iterable[Setting]:
         "socks5", "boolean", group, "SOCKS5 in front of a TCP origin.", env="TUNNEL_SOCKS"
     )
     yield _setting(
+        "max-active-flows",
+        "integer",
+        group,
+        "Most streams to private networks at once; 0 for any number.",
+        env="TUNNEL_MAX_ACTIVE_FLOWS",
+    )
+    yield _setting(
         "quick-service",
         "text",
         group,
@@ -442,7 +449,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("features", "list", "", "F"),
     ("icmpv4-src", "text", "TUNNEL_ICMPV4_SRC", ""),
     ("icmpv6-src", "text", "TUNNEL_ICMPV6_SRC", ""),
-    ("max-active-flows", "integer", "TUNNEL_MAX_ACTIVE_FLOWS", ""),
     ("dns-resolver-addrs", "list", "TUNNEL_DNS_RESOLVER_ADDRS", ""),
     ("proxy-connection-timeout", "duration", "", ""),
     ("proxy-expect-continue-timeout", "duration", "", ""),

@@ -15,6 +15,7 @@ from underpass.connector.trust import TrustError
 from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.inside import Inside, run_worker
 from underpass.wire.registration import RegistrationRefused
+from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 from underpass.wire.rpc import RpcError
 
 __all__ = ["ConnectorWorker", "main"]
@@ -69,9 +70,16 @@ class ConnectorWorker(Inside):
         self._status = ConnectorStatus(options.connector_id)
         try:
             self._dialer = HttpLinkDialer(options, self._status)
+            self._dialer.take_updates(self._update)
         except (ServiceNotSupportedError, TrustError) as error:
             return messages.Done(str(error))
         return messages.Done()
+
+    async def _update(self, update: ConfigurationUpdate) -> ConfigurationReply:
+        """Hand a configuration of the edge to the supervisor, who has it applied everywhere."""
+        request = messages.Update(update.version, update.config)
+        done = await self.channel.call(request, messages.Updated)
+        return ConfigurationReply(done.version, done.error)
 
     async def _dial(self, request: messages.Dial) -> messages.DialAnswer:
         slot = EdgeSlot(request.host, request.port, region=0)
@@ -108,7 +116,7 @@ class ConnectorWorker(Inside):
     def _prepare(self, request: messages.Prepare) -> messages.Done:
         self._give_up_plan()
         try:
-            self._plan = self._dialer.prepare(messages.rules_to_ingress(request.rules))
+            self._plan = self._dialer.prepare(messages.rules_to_ingress(request))
         except (ServiceNotSupportedError, TrustError) as error:
             return messages.Done(str(error))
         return messages.Done()

@@ -14,6 +14,7 @@ from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import parse_service
+from underpass.connector.warp_routing import WarpRouting
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 from underpass.wire.credentials import Credentials
 
@@ -36,10 +37,13 @@ __all__ = [
     "RuleMessage",
     "SupervisorNotice",
     "Unregister",
+    "Update",
+    "Updated",
     "WorkerNotice",
     "WorkerRequest",
     "configure_message",
     "options_of",
+    "prepare_message",
     "rules_of",
     "rules_to_ingress",
 ]
@@ -66,11 +70,13 @@ class Configure(Struct, frozen=True, tag=True):
     tunnel_id: uuid.UUID
     connector_id: uuid.UUID
     rules: tuple[RuleMessage, ...]
+    warp_routing: WarpRouting
     cacert: str
     protocol: str
     edge_bind_address: str
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
+    workers: int
 
     def __repr__(self) -> str:
         return f"<Configure for tunnel {self.tunnel_id}>"
@@ -109,6 +115,7 @@ class Prepare(Struct, frozen=True, tag=True):
     """Make what new ingress rules need, and keep it beside what is in force. -> Done"""
 
     rules: tuple[RuleMessage, ...]
+    warp_routing: WarpRouting
 
 
 class Apply(Struct, frozen=True, tag=True):
@@ -128,6 +135,23 @@ class Finish(Struct, frozen=True, tag=True):
 WorkerRequest = (
     Configure | Dial | Unregister | Drain | InFlight | Prepare | Apply | ReadCounters | Finish
 )
+
+
+# Asked by a worker.
+
+
+class Update(Struct, frozen=True, tag=True):
+    """The edge has pushed this configuration, a JSON value. -> Updated"""
+
+    version: int
+    config: bytes
+
+
+class Updated(Struct, frozen=True):
+    """As wire.remote_config.ConfigurationReply."""
+
+    version: int
+    error: str | None
 
 
 # Answered by a worker.
@@ -201,24 +225,27 @@ def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
         tunnel_id=credentials.tunnel_id,
         connector_id=options.connector_id,
         rules=rules_of(options.ingress),
+        warp_routing=options.ingress.warp_routing,
         cacert="" if options.cacert is None else str(options.cacert),
         protocol=options.protocol,
         edge_bind_address=options.edge_bind_address,
         rpc_timeout=options.rpc_timeout,
         tags=options.tags,
+        workers=options.workers,
     )
 
 
 def options_of(message: Configure) -> ConnectorOptions:
     """The options a worker builds its data path from."""
     return ConnectorOptions(
-        ingress=rules_to_ingress(message.rules),
+        ingress=rules_to_ingress(message),
         credentials=Credentials(message.account_tag, message.tunnel_secret, message.tunnel_id),
         cacert=Path(message.cacert) if message.cacert else None,
         protocol=message.protocol,
         edge_bind_address=message.edge_bind_address,
         rpc_timeout=message.rpc_timeout,
         tags=message.tags,
+        workers=message.workers,
         connector_id=message.connector_id,
     )
 
@@ -249,9 +276,14 @@ def _given(settings: OriginRequest) -> dict[str, Any]:
     return plain
 
 
-def rules_to_ingress(rules: tuple[RuleMessage, ...]) -> Ingress:
-    """The rules as they were before `rules_of`."""
-    return Ingress([_rule(rule) for rule in rules])
+def prepare_message(ingress: Ingress) -> Prepare:
+    """All that a worker has to know of a configuration."""
+    return Prepare(rules_of(ingress), ingress.warp_routing)
+
+
+def rules_to_ingress(message: Prepare | Configure) -> Ingress:
+    """The configuration as it was before it was sent."""
+    return Ingress([_rule(rule) for rule in message.rules], message.warp_routing)
 
 
 def _rule(message: RuleMessage) -> Rule:

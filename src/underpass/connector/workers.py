@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from underpass.connector import worker_messages as messages
 from underpass.connector.data_path import DataPath, DataPathError
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
@@ -28,6 +29,7 @@ from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
 from underpass.ops.workers.tally import Readings, Tally, total
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
+from underpass.wire.remote_config import ConfigurationUpdate
 
 __all__ = ["WorkerDialer", "WorkerLink", "open_workers"]
 
@@ -113,7 +115,7 @@ class WorkerLink:
 class _Ear:
     """What the supervisor hears from one worker process."""
 
-    requests = None
+    requests = messages.Update
     notices = messages.WorkerNotice
 
     def __init__(self, dialer: WorkerDialer, worker: int) -> None:
@@ -121,7 +123,9 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
-        raise NotImplementedError("workers ask for nothing")
+        """Put a configuration in force that came down one of the worker's links."""
+        assert isinstance(request, messages.Update)
+        return await self._dialer.update(request)
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
@@ -143,6 +147,7 @@ class WorkerDialer:
 
     def __init__(self, options: ConnectorOptions) -> None:
         self._options = options
+        self._updates: Updates | None = None
         self._links: dict[int, WorkerLink] = {}
         self._numbers = itertools.count(1)
         self._tallies = [Tally() for _ in range(options.workers)]
@@ -209,6 +214,16 @@ class WorkerDialer:
         )
         return link
 
+    def take_updates(self, updates: Updates) -> None:
+        """Say who takes configurations that the edge pushes."""
+        self._updates = updates
+
+    async def update(self, request: messages.Update) -> messages.Updated:
+        """A worker has been sent a configuration, for all of them."""
+        assert self._updates is not None
+        reply = await self._updates(ConfigurationUpdate(request.version, request.config))
+        return messages.Updated(reply.last_applied_version, reply.error)
+
     def link_closed(self, notice: messages.LinkClosed) -> None:
         """A worker tells that a link is gone."""
         link = self._links.pop(notice.link, None)
@@ -240,10 +255,10 @@ class WorkerDialer:
 
     async def apply(self, ingress: Ingress) -> None:
         """Put other rules in force in every worker, or in none. Raises DataPathError."""
-        rules = messages.rules_of(ingress)
+        prepare = messages.prepare_message(ingress)
         asked = dict(self._configured)
         try:
-            outcomes = await self._ask_all(asked, messages.Prepare(rules))
+            outcomes = await self._ask_all(asked, prepare)
         except BaseException:
             await self._ask_all(asked, messages.Apply(give_up=True))
             raise
@@ -283,8 +298,8 @@ class WorkerDialer:
 
     async def _hand_over_rules(self, process: Process) -> None:
         """Put the rules in force into one more worker. Raises WorkerRefusedError, ChannelError."""
-        rules = messages.rules_of(self._options.ingress)
-        done = await process.channel.call(messages.Prepare(rules), messages.Done)
+        prepare = messages.prepare_message(self._options.ingress)
+        done = await process.channel.call(prepare, messages.Done)
         if done.error:
             raise WorkerRefusedError(done.error)
         await process.channel.call(messages.Apply(), messages.Done)
@@ -368,5 +383,6 @@ async def open_workers(options: ConnectorOptions) -> DataPath:
         dialer.close,
         dialer.apply,
         dialer.refresh,
+        dialer.take_updates,
         dialer.processes,
     )

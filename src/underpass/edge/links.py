@@ -22,6 +22,7 @@ from underpass.edge.router import Link, Router
 from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import ClientInfo, RegistrationServer
+from underpass.wire.remote_config import ConfigurationUpdate
 from underpass.wire.rpc import RpcProtocolError
 from underpass.wire.turns import LoopTurn
 
@@ -193,6 +194,13 @@ class EdgeLink(LinkConnection):
         if not self.registered:
             log.info("%s connected and did not register", self.peer)
             self.abort()
+
+    async def push_configuration(self, version: int, config: bytes) -> int:
+        """Have the connector put a configuration (a JSON object) in force; return the version that
+        it has then, which may be newer. Raises ConfigurationNotTakenError."""
+        from underpass.edge.configuration import push_configuration
+
+        return await push_configuration(self.forward, ConfigurationUpdate(version, config))
 
     def _keep_configuration(self, document: bytes) -> None:
         self.configuration = document

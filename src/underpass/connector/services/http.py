@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
+from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError, Tls
 from underpass.connector.trust import origin_context
 from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.tunnel import OriginExchange
@@ -58,6 +57,7 @@ class HttpOrigin:
         self._service = service
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(settings)
         self._pool = OriginPool(
             self._dial,
             max_idle=settings.keep_alive_connections or 100,
@@ -69,7 +69,9 @@ class HttpOrigin:
         is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
         self._is_tls = is_tls
         # A file that cannot be used is to be known before the first request.
-        self._context = origin_context(settings) if is_tls and settings.ca_pool else None
+        self._context: ssl.SSLContext | None = (
+            origin_context(settings) if is_tls and settings.ca_pool else None
+        )
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
         turn.on_tick.add(self._tick)
 
@@ -106,72 +108,35 @@ class HttpOrigin:
         task.add_done_callback(self._dials.discard)
 
     async def _connect(self) -> None:
-        timeout = self._settings.connect_timeout or None
         waiting, failed = self._pool.arrivals, self._pool.dial_failed
         try:
-            connection = await asyncio.wait_for(self._open(), timeout)
-        except asyncio.TimeoutError:
-            why = f"{self._service} did not answer within {timeout:g} s"
-            failed(502, "dial_timeout", why, waiting)
-        except ssl.SSLError as error:
-            failed(502, "tls", f"TLS with {self._service}: {_tls_trouble(error)}")
-        except OSError as error:
-            failed(502, "dial", f"cannot connect to {self._service}: {error}")
+            connection = await self._open()
+        except OriginDialError as error:
+            # Of those who wait together, each has waited for this attempt.
+            timed_out = error.cause.endswith("_timeout")
+            failed(502, error.cause, str(error), waiting if timed_out else None)
         except asyncio.CancelledError:
-            failed(502, "shutdown")
+            failed(502, SHUTDOWN)
             raise
         else:
             self._pool.arrived(connection)
 
     async def _open(self) -> OriginConnection:
         settings, service = self._settings, self._service
-        if self._is_tls and self._context is None:
-            self._context = origin_context(settings)  # here, because it is slow to make
-        tls_timeout = (settings.tls_timeout or 3600.0) if self._is_tls else None
         if isinstance(service, UnixService):
-            if sys.platform == "win32":
-                raise OSError("unix sockets are not supported on Windows")
-            _, connection = await self._loop.create_unix_connection(
-                self._new_connection,
-                service.path,
-                ssl=self._context,
-                server_hostname=(settings.origin_server_name or "localhost")
-                if self._is_tls
-                else None,
-                ssl_handshake_timeout=tls_timeout,
-            )
-            return connection
-        _, connection = await self._loop.create_connection(
-            self._new_connection,
-            service.host,
-            service.port,
-            ssl=self._context,
-            server_hostname=(settings.origin_server_name or service.host) if self._is_tls else None,
-            ssl_handshake_timeout=tls_timeout,
+            tls = self._tls(settings.origin_server_name or "localhost")
+            return await self._dialer.open_unix(service, service.path, self._new_connection, tls)
+        tls = self._tls(settings.origin_server_name or service.host)
+        return await self._dialer.open_tcp(
+            service, service.host, service.port, self._new_connection, tls
         )
-        _keep_alive(connection, settings.tcp_keep_alive)
-        return connection
+
+    def _tls(self, server_name: str) -> Tls | None:
+        if not self._is_tls:
+            return None
+        if self._context is None:
+            self._context = origin_context(self._settings)  # here, because it is slow to make
+        return Tls(self._context, server_name)
 
     def _new_connection(self) -> OriginConnection:
         return OriginConnection(self._turn, self._pool, self._connections)
-
-
-def _tls_trouble(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not to be trusted: {error.verify_message} (give its CA with "
-            "originRequest.caPool, its name with originServerName, or set noTLSVerify)"
-        )
-    return str(error.reason or error)
-
-
-def _keep_alive(connection: OriginConnection, period: float) -> None:
-    """TCP keep-alive as configured: seconds, 0 for the system's own, negative for none."""
-    transport = connection.transport
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None or period < 0:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if period >= 1 and hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(period))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(period))
