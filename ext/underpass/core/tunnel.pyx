@@ -150,6 +150,7 @@ cdef class OriginAcceptor(Acceptor):
     cdef int accept(self, Exchange exchange) except -1:
         cdef int kind = kind_of(exchange.request)
         (<OriginExchange>exchange).kind = kind
+        exchange.wants_upgrade = kind == WEBSOCKET
         if kind == CONTROL or kind == CONFIGURATION:
             self.counters.opened -= 1
             self.counters.active -= 1
