@@ -460,6 +460,10 @@ class TestRequestsFromVisitors:
             b"Cf-Access-Authenticated-User-Email", b"X-Forwarded-Proto",
             b"Cf_Connecting_Ip", b"cf-connecting_ip", b"CF_RAY", b"X_Forwarded_Proto",
             b"X_Forwarded_For", b"Cf_Access_Jwt_Assertion", b"True_Client_Ip",
+            b"Forwarded", b"FORWARDED", b"Forwarded-For", b"Fastly-Client-IP", b"Client-IP",
+            b"X-Forwarded", b"X-Real-IP", b"x_real_ip", b"X-Remote-IP", b"X-Remote-Addr",
+            b"X-Client-IP", b"X-Cluster-Client-IP", b"X-Original-Forwarded-For",
+            b"X-Originating-IP",
         ],
     )  # fmt: skip
     def test_nobody_else_may_say_it(self, name: bytes) -> None:
@@ -472,7 +476,8 @@ class TestRequestsFromVisitors:
     @pytest.mark.parametrize(
         "name",
         [b"Cf-Access-Token", b"Cf-Access-Client-Id", b"Cf-Access-Jump-Destination", b"Cf-Custom",
-         b"X-Forwarded-Host", b"X-Real-Ip", b"Cfg", b"True-Color", b"X_Under_Score"],
+         b"X-Forwarded-Host", b"X-Real-Ips", b"Cfg", b"True-Color", b"X_Under_Score",
+         b"X-Client", b"Forwarded-To", b"Client-Ip-Hint", b"X-Originator"],
     )  # fmt: skip
     def test_what_visitors_may_say_goes_through(self, name: bytes) -> None:
         edge = Edge()

@@ -274,12 +274,18 @@ cdef bint begins(Fields fields, Field* field, const char* text, bint whole) noex
 
 
 cdef bint edge_only(Fields fields, Field* field) noexcept:
-    """Whether this is a field that applications believe because an edge has made it."""
+    """Whether this is a field that applications believe because an edge has made it.
+
+    Of the names that a visitor's address goes by, X-Forwarded-For has its own rule (it is extended); the others, the
+    standard one too, we do not send: whoever does claims an address.
+    """
     cdef unsigned char first
     if field.name_size < 6:
         return False
     first = fields.name(field)[0] | 0x20
     if first == 99:     # "c"
+        if begins(fields, field, b"client-ip", True):
+            return True
         return begins(fields, field, b"cf-", False) and (
             begins(fields, field, b"cf-connecting-ip", False)
             or begins(fields, field, b"cf-ray", True)
@@ -294,9 +300,28 @@ cdef bint edge_only(Fields fields, Field* field) noexcept:
             or begins(fields, field, b"cf-access-jwt-", False)
             or begins(fields, field, b"cf-access-authenticated-", False))
     if first == 120:    # "x"
-        return (begins(fields, field, b"x-forwarded-proto", True)
-                or (field.token == T_OTHER and begins(fields, field, b"x-forwarded-for", True)))
+        return claims_address(fields, field)
+    if first == 102:    # "f"
+        return (begins(fields, field, b"forwarded", True) or begins(fields, field, b"forwarded-for", True)
+                or begins(fields, field, b"fastly-client-ip", True))
     return first == 116 and begins(fields, field, b"true-client-ip", True)
+
+
+cdef bint claims_address(Fields fields, Field* field) noexcept:
+    """The same for names that begin with X."""
+    cdef unsigned char third = fields.name(field)[2] | 0x20
+    if third == 102:    # "x-f"
+        return (begins(fields, field, b"x-forwarded-proto", True)
+                or (field.token == T_OTHER and begins(fields, field, b"x-forwarded-for", True))
+                or begins(fields, field, b"x-forwarded", True))
+    if third == 114:    # "x-r"
+        return (begins(fields, field, b"x-real-ip", True) or begins(fields, field, b"x-remote-ip", True)
+                or begins(fields, field, b"x-remote-addr", True))
+    if third == 99:     # "x-c"
+        return (begins(fields, field, b"x-client-ip", True)
+                or begins(fields, field, b"x-cluster-client-ip", True))
+    return third == 111 and (begins(fields, field, b"x-original-forwarded-for", True)
+                             or begins(fields, field, b"x-originating-ip", True))
 
 
 cdef class VisitorExchange(Exchange):
