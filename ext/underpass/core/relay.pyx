@@ -366,12 +366,13 @@ cdef class Exchange:
         return self.request.value_bytes(token) if self.request is not None else None
 
     def when_whole(self, Py_ssize_t most, then):
-        """Call `then(self)` when the length of the request's content is known: now, if the head says it, or when it
-        has come; the head says it then. More than `most` bytes are answered with 411.
+        """Call `then(self)` when the length of the request's content is known: now, if the head says it or it is none,
+        or when it has come; the head says it then. More than `most` bytes are answered with 411.
 
         `most` must be less than what the request's sender may send without seeing any of it taken.
         """
-        if self.over or self.request_ended or self.request.find(T_CONTENT_LENGTH) is not NULL:
+        if (self.over or self.request_ended or self.wants_upgrade
+                or self.request.find(T_CONTENT_LENGTH) is not NULL):
             then(self)
             return
         self.most_held = most

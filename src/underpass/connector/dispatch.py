@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from msgspec import Struct
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
@@ -20,6 +19,7 @@ from underpass.connector.origins import (
     StreamService,
     UnixService,
 )
+from underpass.connector.services.connections import ProxyError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -33,13 +33,8 @@ __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
 
-WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
-"""Settings that this version reads and does not act on; whoever gives one is told."""
-
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
-
-_DEFAULTS = OriginRequest()
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -218,11 +213,11 @@ class Dispatcher:
                 f"rule #{number}: originRequest.access is not supported yet; protect the "
                 "application itself, or leave the rule out"
             )
-        for setting in WITHOUT_EFFECT:
-            if getattr(settings, setting) != getattr(_DEFAULTS, setting):
-                log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
         if isinstance(service, HttpService | UnixService):
-            return HttpOrigin(self._turn, service, settings)
+            try:
+                return HttpOrigin(self._turn, service, settings)
+            except ProxyError as error:
+                raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
         if isinstance(service, StreamService) and not settings.proxy_type:
