@@ -97,6 +97,10 @@ cdef class Exchange:
     cdef int shown_status(self, int status) noexcept
 
 
+# Who waits to be told to go on is told so (RFC 9110 §10.1.1).
+cdef int continue_if_expected(Exchange exchange) except -1
+
+
 cdef class PythonSide(Side):
     # An outbound (or, with `open`, an inbound) side served by Python callbacks: control streams, built-in pages.
     cdef public object on_head

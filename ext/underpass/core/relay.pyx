@@ -21,7 +21,7 @@ an outbound side, or answers it with `respond` or `fail`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from underpass.core.fields cimport (
-    T_AUTHORITY, T_CONTENT_LENGTH, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
+    T_AUTHORITY, T_CONTENT_LENGTH, T_EXPECT, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from underpass.core.heads cimport same_text
@@ -377,6 +377,8 @@ cdef class Exchange:
             return
         self.most_held = most
         self.whole = then
+        # Who waits to be told to go on would wait for us, and we for them.
+        continue_if_expected(self)
         if self.waiting is not None and self.waiting.size > most:
             self.whole = None
             self.fail(411, "length_required")
@@ -464,6 +466,22 @@ cdef class Exchange:
             outbound.send_data(waiting.front(), waiting.size)
         if self.request_ended and self.outbound is outbound:
             outbound.send_end(self.request_trailers)
+
+
+cdef int continue_if_expected(Exchange exchange) except -1:
+    """RFC 9110 §10.1.1: somebody who waits to be told to go on is told so, once the request has somewhere to go.
+
+    An Expect that is still there comes from HTTP/2: an HTTP/1.1 connection has answered its own.
+    """
+    cdef Field* expect = exchange.request.find(T_EXPECT)
+    cdef Fields head
+    if (expect is NULL or exchange.request_ended or exchange.attempts or exchange.inbound is None
+            or exchange.waiting is not None
+            or not same_text(exchange.request.value(expect), expect.value_size, b"100-continue")):
+        return 0
+    head = Fields.__new__(Fields)
+    head.add_pair(b":status", b"100")
+    return exchange.inbound.send_head(head, 100, False)
 
 
 cdef class PythonSide(Side):

@@ -19,10 +19,10 @@ from underpass.core.fields cimport (
 )
 from underpass.core.frames cimport CANCEL, PROTOCOL_ERROR
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport parse_length, same_text
+from underpass.core.heads cimport parse_length
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
-from underpass.core.relay cimport Acceptor, Exchange, Side
+from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
 
 import os
 
@@ -207,22 +207,6 @@ cdef int join_cookies(Fields fields) except -1:
     joined = b"; ".join(crumbs)
     return fields.add(<const unsigned char*>b"cookie", 6, <const unsigned char*>PyBytes_AS_STRING(joined),
                       <size_t>PyBytes_GET_SIZE(joined), flags)
-
-
-cdef int continue_if_expected(Exchange exchange) except -1:
-    """RFC 9110 §10.1.1: somebody who waits to be told to go on is told so, once the request has somewhere to go.
-
-    An Expect that is still there comes from HTTP/2: an HTTP/1.1 connection has answered its own.
-    """
-    cdef Field* expect = exchange.request.find(T_EXPECT)
-    cdef Fields head
-    if (expect is NULL or exchange.request_ended or exchange.attempts or exchange.inbound is None
-            or exchange.waiting is not None
-            or not same_text(exchange.request.value(expect), expect.value_size, b"100-continue")):
-        return 0
-    head = Fields.__new__(Fields)
-    head.add_pair(b":status", b"100")
-    return exchange.inbound.send_head(head, 100, False)
 
 
 # Rays: 64 bits that no two requests of a process share and nobody can guess the next of.
