@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from underpass.connector.origins import HttpService
-from underpass.connector.services.connections import ProxyError
+from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.proxy import Proxy, ProxyRefusedError, Tunnel, proxy_for
 
 HTTP = {"HTTP_PROXY": "http://proxy.test:3128"}
@@ -83,7 +83,7 @@ def test_which_way(address: str, exceptions: str, direct: bool) -> None:
     "text", ["socks5://proxy.test:1080", "https://proxy.test", "http://:80", "a:b"]
 )
 def test_a_proxy_that_cannot_be_used_is_named(text: str) -> None:
-    with pytest.raises(ProxyError, match="proxy"):
+    with pytest.raises(OriginSettingError, match="proxy"):
         proxy_for(APP, {"HTTP_PROXY": text})
 
 

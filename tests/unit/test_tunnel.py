@@ -764,9 +764,9 @@ class TestContentThatComesWhole:
         connector.edge.feed(connector.edge.peer.data(stream, bytes(10)))
         assert [each for each in connector.edge.sent() if each.stream] == []
         connector.edge.feed(connector.edge.peer.data(stream, b"1"))
-        head, reset = (each for each in connector.edge.sent() if each.stream)
+        head, *_, reset = (each for each in connector.edge.sent() if each.stream)
         assert field(head, b":status") == b"411"
-        assert field(head, b"cf-cloudflared-cause") == b"length_required"
+        assert field(head, b"cf-cloudflared-response-meta") == META_ORIGIN
         assert reset.kind == RST_STREAM
         assert connector.dials.transports == []
 

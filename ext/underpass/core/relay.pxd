@@ -80,6 +80,7 @@ cdef class Exchange:
     # For owners.
     cdef int join(self, Side outbound, Fields head) except -1
     cdef int hand_on_whole(self) except -1
+    cdef int length_required(self) except -1
     cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef bint idempotent(self) noexcept
     cdef int retry_elsewhere(self) except -1

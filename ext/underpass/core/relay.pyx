@@ -95,8 +95,7 @@ cdef class Exchange:
             self.waiting = Backlog()
         self.waiting.append(data, size)
         if self.whole is not None and self.waiting.size > self.most_held:
-            self.whole = None
-            self.fail(411, "length_required")
+            self.length_required()
         return 0
 
     cdef int request_end(self, Fields trailers) except -1:
@@ -380,8 +379,13 @@ cdef class Exchange:
         # Who waits to be told to go on would wait for us, and we for them.
         continue_if_expected(self)
         if self.waiting is not None and self.waiting.size > most:
-            self.whole = None
-            self.fail(411, "length_required")
+            self.length_required()
+
+    cdef int length_required(self) except -1:
+        self.whole = None
+        self.respond(411, ((b"content-type", b"text/plain"),),
+                     b"Content of this size needs a Content-Length here.\n")
+        return 0
 
     cdef int hand_on_whole(self) except -1:
         """What `when_whole` has waited for."""

@@ -19,7 +19,7 @@ from underpass.connector.origins import (
     StreamService,
     UnixService,
 )
-from underpass.connector.services.connections import ProxyError
+from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -216,7 +216,7 @@ class Dispatcher:
         if isinstance(service, HttpService | UnixService):
             try:
                 return HttpOrigin(self._turn, service, settings)
-            except ProxyError as error:
+            except OriginSettingError as error:
                 raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)

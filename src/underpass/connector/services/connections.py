@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from underpass.connector.services.http2 import Http2Connection
     from underpass.connector.services.proxy import Proxy
 
-__all__ = ["OriginConnections", "ProxyError"]
+__all__ = ["OriginConnections", "OriginSettingError"]
 
 log = logging.getLogger("underpass.connector.origin")
 
@@ -52,8 +52,8 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 Codec: TypeAlias = "OriginConnection | Http2Connection"
 
 
-class ProxyError(Exception):
-    """The environment names a proxy that cannot be used."""
+class OriginSettingError(Exception):
+    """A setting of the rule, or a proxy that the environment names, cannot be used."""
 
 
 class OriginConnection(Http1Client, asyncio.BufferedProtocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
-from underpass.connector.services.connections import OriginConnections
+from underpass.connector.services.connections import OriginConnections, OriginSettingError
 from underpass.connector.trust import origin_context
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -39,7 +39,8 @@ Forward = Callable[[OriginExchange], None]
 class HttpOrigin:
     """One HTTP origin with its connections.
 
-    Raises TrustError for a file of certificates that cannot be used, ProxyError for a proxy.
+    Raises TrustError for a file of certificates that cannot be used, OriginSettingError for a host
+    or a proxy.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class HttpOrigin:
         self._service = service
         self._settings = settings
         self._proxy = _proxy(service)
-        self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
+        self._host = _host_field(settings.http_host_header)
         self._named: dict[str, OriginConnections] = {}
         self._only: OriginConnections | None = None
         if isinstance(service, UnixService):
@@ -122,6 +123,18 @@ class HttpOrigin:
                 del self._named[name]
                 return True
         return False
+
+
+def _host_field(text: str) -> bytes | None:
+    """`httpHostHeader` as it is sent: names in other scripts in the form that DNS has for them."""
+    if not text:
+        return None
+    if text.isascii():
+        return text.encode("ascii")
+    try:
+        return text.encode("idna")
+    except UnicodeError as error:
+        raise OriginSettingError(f"httpHostHeader {text!r} is no host: {error}") from None
 
 
 def _under(host: bytes, forward: Forward) -> Forward:

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from underpass.connector.origins import HttpService
-from underpass.connector.services.connections import ProxyError
+from underpass.connector.services.connections import OriginSettingError
 
 __all__ = ["Proxy", "ProxyRefusedError", "Tunnel", "proxy_for"]
 
@@ -44,7 +44,8 @@ class Proxy(Struct, frozen=True):
 def proxy_for(service: HttpService, environment: Mapping[str, str] | None = None) -> Proxy | None:
     """The proxy to reach `service` by; None for the direct way, which loopback always goes.
 
-    Without an `environment` it is the process's, as it was at the first call. Raises ProxyError.
+    Without an `environment` it is the process's, as it was at the first call. Raises
+    OriginSettingError.
     """
     settings = _process_settings() if environment is None else _Settings.read(environment)
     proxy = settings.https if service.scheme == "https" else settings.http
@@ -162,14 +163,14 @@ def _read_proxy(text: str) -> Proxy:
     try:
         port = url.port or 80
     except ValueError:
-        raise ProxyError(f"the proxy {text!r} has no valid port") from None
+        raise OriginSettingError(f"the proxy {text!r} has no valid port") from None
     if url.scheme != "http":
-        raise ProxyError(
+        raise OriginSettingError(
             f"a proxy of the kind {url.scheme}:// cannot be used; give HTTP_PROXY and HTTPS_PROXY "
             "an http:// address, or except the service with NO_PROXY"
         )
     if not url.hostname:
-        raise ProxyError(f"the proxy {text!r} has no host")
+        raise OriginSettingError(f"the proxy {text!r} has no host")
     authorization = None
     if url.username is not None:
         pair = f"{unquote(url.username)}:{unquote(url.password or '')}"
