@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from underpass.connector.origins import HttpService
 from underpass.connector.services.connections import OriginSettingError
-from underpass.connector.services.proxy import Proxy, ProxyRefusedError, Tunnel, proxy_for
+from underpass.connector.services.dial import OriginDialError
+from underpass.connector.services.proxy import Proxy, ask_for_tunnel, proxy_for
 
 HTTP = {"HTTP_PROXY": "http://proxy.test:3128"}
 APP = HttpService("http", "app.test", 8080)
@@ -87,35 +89,28 @@ def test_a_proxy_that_cannot_be_used_is_named(text: str) -> None:
         proxy_for(APP, {"HTTP_PROXY": text})
 
 
-class Wire(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-
-def asked(*answers: bytes, end: bool = False) -> tuple[bytes, bytes]:
-    """What the proxy is asked, and what the tunnel says has come behind its answer."""
-
-    async def scenario() -> tuple[bytes, bytes]:
-        wire = Wire()
-        tunnel = Tunnel(
-            Proxy("proxy.test", 80, b"Basic eDp5"), HttpService("https", "app.test", 443)
-        )
-        tunnel.connection_made(wire)
+async def asked(*answers: bytes, end: bool = False) -> tuple[bytes, bytes]:
+    """What the proxy is asked, and what can be read behind its answer."""
+    ours, proxys = socket.socketpair()
+    ours.setblocking(False)
+    with ours, proxys:
         for answer in answers:
-            tunnel.data_received(answer)
+            proxys.sendall(answer)
         if end:
-            tunnel.connection_lost(None)
-        return wire.written, await tunnel.connected
+            proxys.shutdown(socket.SHUT_WR)
+        await ask_for_tunnel(
+            ours,
+            Proxy("proxy.test", 80, b"Basic eDp5"),
+            HttpService("https", "app.test", 443),
+            None if end else 60.0,
+        )
+        return proxys.recv(1000), ours.recv(1000)
 
-    return asyncio.run(scenario())
 
-
-def test_a_tunnel_is_asked_for() -> None:
-    request, rest = asked(b"HTTP/1.1 200 Conn", b"ection established\r\nVia: x\r\n\r\nfirst")
+def test_a_tunnel_is_asked_for_and_what_follows_is_left_alone() -> None:
+    request, rest = asyncio.run(
+        asked(b"HTTP/1.1 200 Conn", b"ection established\r\nVia: x\r\n\r\nfirst")
+    )
     assert request == (
         b"CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n"
         b"Proxy-Authorization: Basic eDp5\r\n\r\n"
@@ -130,10 +125,25 @@ def test_a_tunnel_is_asked_for() -> None:
         (b"HTTP/1.1 502 Bad Gateway\r\nX: y\r\n\r\n", "502"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 twohundred\r\n\r\n", "does not speak HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 4000, "without an end"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 4000, "has no end"),
         (b"HTTP/1.1 200", "closed the connection"),
     ],
 )
 def test_a_proxy_that_refuses_is_quoted(answer: bytes, why: str) -> None:
-    with pytest.raises(ProxyRefusedError, match=why):
-        asked(answer, end=True)
+    with pytest.raises(OriginDialError, match=why) as caught:
+        asyncio.run(asked(answer, end=True))
+    assert caught.value.cause == "dial"
+
+
+def test_a_proxy_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    async def scenario() -> None:
+        ours, proxys = socket.socketpair()
+        ours.setblocking(False)
+        with ours, proxys:
+            service = HttpService("https", "app.test", 443)
+            with pytest.raises(OriginDialError) as caught:
+                await ask_for_tunnel(ours, Proxy("proxy.test", 80), service, 0.01)
+            assert caught.value.cause == "dial_timeout"
+            assert ours.fileno() == -1
+
+    asyncio.run(scenario())

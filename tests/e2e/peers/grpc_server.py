@@ -84,11 +84,12 @@ class GrpcServer:
         raise AssertionError
 
     def _hang(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        # (The iterator is not asked on once the call is over, so the end is noted apart from it.)
         gone = threading.Event()
         context.add_callback(gone.set)
+        context.add_callback(lambda: self.ended.append(request))
         yield b"began"
         gone.wait()
-        self.ended.append(request)
 
 
 class Call:

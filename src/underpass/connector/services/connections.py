@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
-from underpass.connector.trust import origin_context
-from underpass.core.endpoint import Endpoint
+from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError, Tls
 from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from underpass.connector.services.http2 import Http2Connection
     from underpass.connector.services.proxy import Proxy
 
-__all__ = ["OriginConnections", "OriginSettingError"]
+__all__ = ["HTTP2_OR_1", "OriginConnections", "OriginSettingError"]
 
 log = logging.getLogger("underpass.connector.origin")
 
@@ -46,6 +43,9 @@ RELEARN_SECONDS: Final = 60.0
 
 RESTARTED_SECONDS: Final = 5.0
 """The same of one that hung up without a word: it may just be starting."""
+
+HTTP2_OR_1: Final = ("h2", "http/1.1")
+"""What a handshake offers an origin that may speak HTTP/2."""
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -77,7 +77,7 @@ class OriginConnection(Http1Client, asyncio.BufferedProtocol):
 class OriginConnections:
     """The connections to `service` whose certificate, if it has one, is for `server_name`.
 
-    Raises TrustError for a file of certificates that cannot be used.
+    `context` makes the TLS context that offers these protocols.
     """
 
     def __init__(
@@ -85,15 +85,18 @@ class OriginConnections:
         turn: LoopTurn,
         service: HttpService | UnixService,
         settings: OriginRequest,
+        context: Callable[[tuple[str, ...]], ssl.SSLContext],
         server_name: str | None,
         proxy: Proxy | None,
     ) -> None:
         self._turn = turn
         self._service = service
         self._settings = settings
+        self._context = context
         self._server_name = server_name
         self._proxy = proxy
         self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(settings)
         self._dials: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.BaseProtocol] = set()
         self._http1_until = 0.0
@@ -165,24 +168,22 @@ class OriginConnections:
 
     async def _fill(self, pool: OriginPool, make: Callable[[OriginPool], Awaitable[Codec]]) -> None:
         """Make one connection, and tell the pool how it went."""
-        timeout = self._settings.connect_timeout or None
         waiting = pool.arrivals
-        # Of those who wait for one connection together, each has waited for this attempt.
-        all_of_them = waiting if pool is not self._http1 and not self._http2.session_count else None
-
-        def failed(cause: str, why: str | None = None, since: int | None = all_of_them) -> None:
-            pool.dial_failed(502, cause, why, since)
-
+        # Where one connection carries many, each of them has waited for this attempt.
+        together = pool is not self._http1 and not self._http2.session_count
         try:
-            connection = await asyncio.wait_for(make(pool), timeout)
-        except asyncio.TimeoutError:
-            failed("dial_timeout", f"{self._service} did not answer within {timeout:g} s", waiting)
-        except ssl.SSLError as error:
-            failed("tls", f"TLS with {self._service}: {_tls_trouble(error)}")
-        except OSError as error:
-            failed("dial", f"cannot connect to {self._service}: {error}")
+            connection = await make(pool)
+        except OriginDialError as error:
+            if error.cause == "dial_timeout" or together:
+                pool.dial_failed(502, error.cause, str(error), waiting)
+            else:
+                pool.dial_failed(502, error.cause, str(error))
         except asyncio.CancelledError:
-            failed("shutdown")
+            pool.dial_failed(502, SHUTDOWN)
+            raise
+        except Exception:
+            # A fault of ours: it is logged, and nobody waits for ever.
+            pool.dial_failed(500, "internal_error")
             raise
         else:
             pool.arrived(connection)
@@ -191,15 +192,23 @@ class OriginConnections:
         return await self._open(self._new_http1(pool), ())
 
     async def _open_http2(self, pool: OriginPool) -> Codec:
-        from underpass.connector.services.http2 import ALPN, Negotiation, NotHttp2Error
+        from underpass.connector.services.http2 import Negotiation, NotHttp2Error
 
         if self._is_tls:
             negotiation = await self._open(
-                lambda: Negotiation(self._new_http2, self._new_http1(pool)), ALPN
+                lambda: Negotiation(self._new_http2, self._new_http1(pool)), HTTP2_OR_1
             )
             codec = negotiation.codec
             assert codec is not None
-            return codec if isinstance(codec, OriginConnection) else await self._settled(codec)
+            if isinstance(codec, OriginConnection):
+                return codec
+            try:
+                return await self._settled(codec)
+            except NotHttp2Error:
+                text = (
+                    f"{self._service} agreed on HTTP/2 in the TLS handshake and does not speak it"
+                )
+                raise OriginDialError("protocol_error", text) from None
         if self._turn.coarse >= self._http1_until:
             try:
                 return await self._settled(await self._open(self._new_http2, ()))
@@ -215,9 +224,10 @@ class OriginConnections:
             await asyncio.wait_for(connection.ready, SETTINGS_SECONDS)
         except asyncio.TimeoutError:
             connection.abort()
-            raise OSError(
-                f"nothing of HTTP/2 came within {SETTINGS_SECONDS:g} s (if it does not speak that, "
-                "leave out originRequest.http2Origin)"
+            raise OriginDialError(
+                "dial_timeout",
+                f"{self._service} sent nothing of HTTP/2 within {SETTINGS_SECONDS:g} s (if it does "
+                "not speak that, leave out originRequest.http2Origin)",
             ) from None
         except BaseException:
             connection.abort()
@@ -234,73 +244,22 @@ class OriginConnections:
         return Http2Connection(self._turn, self._http2, scheme, self._connections)
 
     async def _open(self, factory: Callable[[], P], alpn: tuple[str, ...]) -> P:
-        settings, service = self._settings, self._service
-        context = origin_context(settings, alpn) if self._is_tls else None
-        tls_timeout = (settings.tls_timeout or 3600.0) if self._is_tls else None
-        server_name = self._server_name if self._is_tls else None
-        proxy = self._proxy
-        if proxy is not None and not self._relayed:
-            return await self._open_through(proxy, factory, context, tls_timeout)
+        service, proxy = self._service, self._proxy
+        tls = None
+        if self._is_tls:
+            tls = Tls(self._context(alpn), self._server_name)
         if isinstance(service, UnixService):
-            if sys.platform == "win32":
-                raise OSError("unix sockets are not supported on Windows")
-            _, connection = await self._loop.create_unix_connection(
-                factory,
-                service.path,
-                ssl=context,
-                server_hostname=server_name,
-                ssl_handshake_timeout=tls_timeout,
-            )
-            return connection
-        transport, connection = await self._loop.create_connection(
-            factory,
-            service.host if proxy is None else proxy.host,
-            service.port if proxy is None else proxy.port,
-            ssl=context,
-            server_hostname=server_name,
-            ssl_handshake_timeout=tls_timeout,
-        )
-        _keep_alive(transport, settings.tcp_keep_alive)
-        return connection
+            return await self._dialer.open_unix(service, service.path, factory, tls)
+        if proxy is None:
+            return await self._dialer.open_tcp(service, service.host, service.port, factory, tls)
+        name = f"the proxy {proxy}"
+        if self._relayed:
+            return await self._dialer.open_tcp(name, proxy.host, proxy.port, factory)
+        from underpass.connector.services.proxy import ask_for_tunnel
 
-    async def _open_through(
-        self,
-        proxy: Proxy,
-        factory: Callable[[], P],
-        context: ssl.SSLContext | None,
-        tls_timeout: float | None,
-    ) -> P:
-        """The same by a connection that the proxy makes for us."""
-        from underpass.connector.services.proxy import Tunnel
-
-        service = self._service
-        assert isinstance(service, HttpService)
-        transport, tunnel = await self._loop.create_connection(
-            lambda: Tunnel(proxy, service), proxy.host, proxy.port
-        )
-        _keep_alive(transport, self._settings.tcp_keep_alive)
-        try:
-            first = await tunnel.connected
-            connection = factory()
-            if context is not None:
-                secured = await self._loop.start_tls(
-                    transport,
-                    connection,
-                    context,
-                    server_hostname=self._server_name,
-                    ssl_handshake_timeout=tls_timeout,
-                )
-                assert secured is not None
-                connection.connection_made(secured)
-                return connection
-            transport.set_protocol(connection)
-            connection.connection_made(transport)
-        except BaseException:
-            transport.abort()
-            raise
-        if first and isinstance(connection, Endpoint):
-            connection.data_received(first)
-        return connection
+        sock = await self._dialer.connect_tcp(name, proxy.host, proxy.port)
+        await ask_for_tunnel(sock, proxy, service, self._settings.connect_timeout or None)
+        return await self._dialer.open_socket(service, sock, factory, tls)
 
 
 def _origin_form(service: HttpService | UnixService) -> bytes:
@@ -308,23 +267,3 @@ def _origin_form(service: HttpService | UnixService) -> bytes:
     port = "" if service.port == 80 else f":{service.port}"
     host = f"[{service.host}]" if ":" in service.host else service.host
     return f"http://{host}{port}".encode("idna")
-
-
-def _tls_trouble(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not to be trusted: {error.verify_message} (give its CA with "
-            "originRequest.caPool, its name with originServerName, or set noTLSVerify)"
-        )
-    return str(error.reason or error)
-
-
-def _keep_alive(transport: asyncio.BaseTransport, period: float) -> None:
-    """TCP keep-alive as configured: seconds, 0 for the system's own, negative for none."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or period < 0:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if period >= 1 and hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(period))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(period))

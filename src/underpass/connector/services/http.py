@@ -6,12 +6,17 @@ import ipaddress
 import logging
 import os
 import re
+import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
-from underpass.connector.services.connections import OriginConnections, OriginSettingError
+from underpass.connector.services.connections import (
+    HTTP2_OR_1,
+    OriginConnections,
+    OriginSettingError,
+)
 from underpass.connector.trust import origin_context
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -60,9 +65,11 @@ class HttpOrigin:
             name = settings.origin_server_name or service.host
             if settings.match_sni_to_host:
                 name = None
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
         if is_tls and settings.ca_pool:
             # A file that cannot be used is to be known before the first request.
-            origin_context(settings)
+            for alpn in ((), HTTP2_OR_1) if settings.http2_origin else ((),):
+                self._context(alpn)
         if not is_tls or name is not None:
             self._only = self._connections(name if is_tls else None)
         turn.on_tick.add(self._tick)
@@ -94,7 +101,15 @@ class HttpOrigin:
             connections.sweep()
 
     def _connections(self, name: str | None) -> OriginConnections:
-        return OriginConnections(self._turn, self._service, self._settings, name, self._proxy)
+        return OriginConnections(
+            self._turn, self._service, self._settings, self._context, name, self._proxy
+        )
+
+    def _context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        context = self._contexts.get(alpn)
+        if context is None:
+            context = self._contexts[alpn] = origin_context(self._settings, alpn)
+        return context
 
     # Where the Host that goes out is the name on the certificate.
 

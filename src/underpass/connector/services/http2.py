@@ -16,13 +16,11 @@ from underpass.core.http1client import Http1Client
 from underpass.core.http2client import Http2Client, Http2Pool
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["ALPN", "Http2Connection", "Negotiation", "NotHttp2Error"]
+__all__ = ["Http2Connection", "Negotiation", "NotHttp2Error"]
 
 log = logging.getLogger("underpass.connector.origin")
 
 H = TypeVar("H", bound=Http1Client)
-
-ALPN: Final = ("h2", "http/1.1")
 
 STREAM_WINDOW: Final = 262144
 """Bytes of one response that its visitor has not taken, as for HTTP/1.1; grows with its pace."""
@@ -35,15 +33,11 @@ MAX_FRAME: Final = 16384
 """Bytes of an origin's frames: what every implementation sends by default."""
 
 
-MAX_EARLY: Final = 65536
-"""Bytes from an origin before the end of the handshake has been seen here."""
-
-
-class NotHttp2Error(OSError):
+class NotHttp2Error(Exception):
     """The origin did not begin with SETTINGS. `answered`: it sent something else."""
 
     def __init__(self, answered: bool) -> None:
-        super().__init__("it does not answer in HTTP/2")
+        super().__init__(answered)
         self.answered = answered
 
 
@@ -105,8 +99,6 @@ class Negotiation(asyncio.BufferedProtocol, Generic[H]):
         self._http2 = http2
         self._http1 = http1
         self.codec: Http2Connection | H | None = None
-        self._buffer = bytearray(4096)
-        self._early = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         session = transport.get_extra_info("ssl_object")
@@ -115,14 +107,9 @@ class Negotiation(asyncio.BufferedProtocol, Generic[H]):
         # uvloop's transports are not registered as asyncio's.
         cast("asyncio.Transport", transport).set_protocol(cast("asyncio.BaseProtocol", self.codec))
         self.codec.connection_made(cast("asyncio.Transport", transport))
-        if self._early:
-            self.codec.data_received(bytes(self._early))
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+        raise RuntimeError("the negotiation is over")
 
     def buffer_updated(self, nbytes: int) -> None:
-        # After `start_tls` the origin's first bytes may come before we are told of the transport.
-        self._early += self._buffer[:nbytes]
-        if len(self._early) > MAX_EARLY:
-            raise RuntimeError("an origin sends on and on before it is asked")
+        raise RuntimeError("the negotiation is over")

@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 from typing import Final
 
+from underpass.connector.origin_request import OriginRequest
+from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError, host_and_port
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
@@ -53,6 +55,7 @@ class PrivateNetwork:
     def __init__(self, turn: LoopTurn) -> None:
         self._turn = turn
         self._loop = asyncio.get_running_loop()
+        self._dialer = Dialer(OriginRequest(connect_timeout=CONNECT_TIMEOUT))
         self._tasks: set[asyncio.Task[None]] = set()
         self.total = 0
 
@@ -93,22 +96,19 @@ class PrivateNetwork:
     ) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
         try:
-            _, connection = await asyncio.wait_for(
-                self._loop.create_connection(
-                    lambda: StreamConnection(self._turn, exchange, acknowledgement, ended),
-                    host,
-                    port,
-                ),
-                CONNECT_TIMEOUT,
+            connection = await self._dialer.open_tcp(
+                host_and_port(host, port),
+                host,
+                port,
+                lambda: StreamConnection(self._turn, exchange, acknowledgement, ended),
             )
-        except asyncio.TimeoutError:
-            exchange.context = f"{host}:{port} did not answer within {CONNECT_TIMEOUT:g} s"
-            exchange.fail(502, "dial_timeout")
+        except OriginDialError as error:
+            exchange.context = str(error)
+            exchange.fail(502, error.cause)
             return
-        except OSError as error:
-            exchange.context = f"cannot connect to {host}:{port}: {error}"
-            exchange.fail(502, "dial")
-            return
+        except asyncio.CancelledError:
+            exchange.fail(502, SHUTDOWN)
+            raise
         try:
             await ended
         finally:

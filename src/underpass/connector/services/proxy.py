@@ -10,24 +10,22 @@ import asyncio
 import base64
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from functools import cache
-from typing import Final, cast
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
 from underpass.connector.origins import HttpService
 from underpass.connector.services.connections import OriginSettingError
+from underpass.connector.services.dial import OriginDialError, host_and_port
 
-__all__ = ["Proxy", "ProxyRefusedError", "Tunnel", "proxy_for"]
+__all__ = ["Proxy", "ask_for_tunnel", "proxy_for"]
 
 MAX_ANSWER: Final = 16384
 """Bytes of a proxy's answer to CONNECT."""
-
-
-class ProxyRefusedError(OSError):
-    """The proxy answered and does not connect us."""
 
 
 class Proxy(Struct, frozen=True):
@@ -38,7 +36,7 @@ class Proxy(Struct, frozen=True):
     authorization: bytes | None = None
 
     def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
+        return host_and_port(self.host, self.port)
 
 
 def proxy_for(service: HttpService, environment: Mapping[str, str] | None = None) -> Proxy | None:
@@ -54,50 +52,51 @@ def proxy_for(service: HttpService, environment: Mapping[str, str] | None = None
     return _read_proxy(proxy)
 
 
-class Tunnel(asyncio.Protocol):
-    """Asks a proxy to connect us, on a transport just made. `connected` then has what came behind
-    its answer, or raises ProxyRefusedError; the transport is another protocol's to take."""
+async def ask_for_tunnel(
+    sock: socket.socket, proxy: Proxy, service: HttpService, timeout: float | None
+) -> None:
+    """Have the proxy at the other end of `sock` connect it with `service`; in `timeout` seconds.
 
-    def __init__(self, proxy: Proxy, service: HttpService) -> None:
-        self._proxy = proxy
-        self._target = f"{_bracketed(service.host)}:{service.port}"
-        self._answer = bytearray()
-        self.transport: asyncio.Transport | None = None
-        self.connected: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not registered as asyncio's.
-        self.transport = cast("asyncio.Transport", transport)
-        request = f"CONNECT {self._target} HTTP/1.1\r\nHost: {self._target}\r\n".encode("idna")
-        if self._proxy.authorization is not None:
-            request += b"Proxy-Authorization: " + self._proxy.authorization + b"\r\n"
-        self.transport.write(request + b"\r\n")
-
-    def data_received(self, data: bytes) -> None:
-        self._answer += data
-        head, end, rest = bytes(self._answer).partition(b"\r\n\r\n")
-        if not end:
-            if len(self._answer) > MAX_ANSWER:
-                self._refuse("answers without an end")
-            return
+    Raises OriginDialError; the socket is closed then.
+    """
+    target = host_and_port(service.host, service.port)
+    try:
+        head = await asyncio.wait_for(_asked(sock, proxy, target.encode("idna")), timeout)
         line = head.partition(b"\r\n")[0].decode("latin-1")
         version, _, status = line.partition(" ")
         if not version.startswith("HTTP/1.") or not status[:3].isdigit():
-            self._refuse("does not speak HTTP")
-        elif not status.startswith("2"):
-            self._refuse(f"answers {status!r}")
-        elif not self.connected.done():
-            self.connected.set_result(rest)
+            raise OSError("it does not speak HTTP")
+        if not status.startswith("2"):
+            raise OSError(f"it answers {status!r}")
+    except asyncio.TimeoutError:
+        sock.close()
+        text = f"the proxy {proxy} did not connect us with {target} within {timeout:g} s"
+        raise OriginDialError("dial_timeout", text) from None
+    except (OSError, ValueError) as error:  # ValueError: what is no name for a host
+        sock.close()
+        text = f"the proxy {proxy} does not connect us with {target}: {error}"
+        raise OriginDialError("dial", text) from error
+    except BaseException:
+        sock.close()
+        raise
 
-    def connection_lost(self, reason: Exception | None) -> None:
-        self._refuse("closed the connection")
 
-    def _refuse(self, why: str) -> None:
-        if not self.connected.done():
-            text = f"the proxy {self._proxy} {why} when asked for {self._target}"
-            self.connected.set_exception(ProxyRefusedError(text))
-            # Whoever gave up waiting does not want to hear of it.
-            self.connected.exception()
+async def _asked(sock: socket.socket, proxy: Proxy, target: bytes) -> bytes:
+    """The head of the proxy's answer, and not a byte more: what follows is the service's."""
+    loop = asyncio.get_running_loop()
+    request = b"CONNECT " + target + b" HTTP/1.1\r\nHost: " + target + b"\r\n"
+    if proxy.authorization is not None:
+        request += b"Proxy-Authorization: " + proxy.authorization + b"\r\n"
+    await loop.sock_sendall(sock, request + b"\r\n")
+    answer = bytearray()
+    while not answer.endswith(b"\r\n\r\n"):
+        byte = await loop.sock_recv(sock, 1)
+        if not byte:
+            raise OSError("it closed the connection")
+        answer += byte
+        if len(answer) > MAX_ANSWER:
+            raise OSError("its answer has no end")
+    return bytes(answer)
 
 
 class _Settings(Struct, frozen=True):
@@ -188,7 +187,3 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -8,6 +8,7 @@ from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import StreamService
+from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
@@ -56,7 +57,7 @@ class StreamOrigin:
     def __init__(self, turn: LoopTurn, service: StreamService, settings: OriginRequest) -> None:
         self._turn = turn
         self._service = service
-        self._settings = settings
+        self._dialer = Dialer(settings)
         self._loop = asyncio.get_running_loop()
         self._dials: set[asyncio.Task[None]] = set()
         self._open_streams: set[StreamConnection] = set()
@@ -99,28 +100,20 @@ class StreamOrigin:
 
     async def _connect(self, exchange: OriginExchange, acknowledgement: Acknowledgement) -> None:
         service = self._service
-        timeout = self._settings.connect_timeout or None
         if not service.port:
             exchange.context = f"{service} has no port, and its scheme has none of its own"
             exchange.fail(502, "dial")
             return
         try:
-            await asyncio.wait_for(
-                self._loop.create_connection(
-                    lambda: StreamConnection(
-                        self._turn, exchange, acknowledgement, self._open_streams
-                    ),
-                    service.host,
-                    service.port,
-                ),
-                timeout,
+            await self._dialer.open_tcp(
+                service,
+                service.host,
+                service.port,
+                lambda: StreamConnection(self._turn, exchange, acknowledgement, self._open_streams),
             )
-        except asyncio.TimeoutError:
-            exchange.context = f"{service} did not answer within {timeout:g} s"
-            exchange.fail(502, "dial_timeout")
-        except OSError as error:
-            exchange.context = f"cannot connect to {service}: {error}"
-            exchange.fail(502, "dial")
+        except OriginDialError as error:
+            exchange.context = str(error)
+            exchange.fail(502, error.cause)
         except asyncio.CancelledError:
-            exchange.fail(502, "shutdown")
+            exchange.fail(502, SHUTDOWN)
             raise
