@@ -151,28 +151,21 @@ class TestMatchSNIToHost:
             connector.wait_for("Unable to reach the origin service")
 
 
-def test_a_unix_socket_with_tls_has_the_visitors_host_on_its_certificate(world: World) -> None:
-    named = Named(world, ("one.apps.test",))
-    path = world.files / "tls.sock"
-    with (
-        Origin(named.context(), path),
-        world.serving(f"unix+tls:{path}", caPool=world.ca) as connector,
-    ):
-        assert world.curl("one")("/hello").body == b"hello\n"
-        assert named.asked == ["one.apps.test"]
-        assert_untrusted(world.curl("two")("/hello"), connector)
-
-
-def test_a_unix_socket_with_tls_and_a_name_of_its_own(world: World) -> None:
-    named = Named(world, ("inner.test",))
-    path = world.files / "named.sock"
+@pytest.mark.parametrize(
+    ("settings", "name"), [({}, "localhost"), ({"originServerName": "inner.test"}, "inner.test")]
+)
+def test_the_name_of_a_unix_socket_with_tls(
+    world: World, settings: dict[str, str], name: str
+) -> None:
+    named = Named(world, (name,))
+    path = world.files / f"{name}.sock"
     with (
         Origin(named.context(), path) as origin,
-        world.serving(f"unix+tls:{path}", caPool=world.ca, originServerName="inner.test"),
+        world.serving(f"unix+tls:{path}", caPool=world.ca, **settings),
     ):
         for host in ("one", "two"):
             assert world.curl(host)("/hello").body == b"hello\n"
-        assert (named.asked, origin.connections) == (["inner.test"], 1)
+        assert (named.asked, origin.connections) == ([name], 1)
 
 
 class TestDisableChunkedEncoding:

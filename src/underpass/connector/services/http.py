@@ -59,7 +59,8 @@ class HttpOrigin:
         self._named: dict[str, OriginConnections] = {}
         self._only: OriginConnections | None = None
         if isinstance(service, UnixService):
-            is_tls, name = service.tls, settings.origin_server_name or None
+            # As cloudflared has it: a socket is on this machine.
+            is_tls, name = service.tls, settings.origin_server_name or "localhost"
         else:
             is_tls = service.scheme == "https"
             name = settings.origin_server_name or service.host
