@@ -757,6 +757,10 @@ class TestContentThatComesWhole:
         connector.edge.feed(connector.edge.peer.data(stream, b"12"))
         connector.edge.feed(connector.edge.peer.headers(stream, [(b"x-t", b"v")], end=True))
         assert self.head(connector).endswith(b"\r\n\r\n12")
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.headers(stream, [(b"x-t", b"v")], end=True))
+        assert b"\r\nContent-Length: 0\r\n" in self.head(connector)
 
     def test_more_than_the_bound_is_refused(self) -> None:
         connector = self.connector()

@@ -390,6 +390,8 @@ cdef class Exchange:
     cdef int hand_on_whole(self) except -1:
         """What `when_whole` has waited for."""
         then, self.whole = self.whole, None
+        # Where a length says where content ends, nothing may follow it.
+        self.request_trailers = None
         if self.waiting is not None and self.waiting.size:
             self.request.add_pair(b"content-length", b"%d" % self.waiting.size)
         then(self)
