@@ -30,6 +30,8 @@ from underpass.core.headerblock import HeaderBlockError
 
 cdef bytes META_ORIGIN = b'{"src":"origin"}'
 cdef bytes META_CONNECTOR = b'{"src":"cloudflared"}'
+# Of a stream that is refused because of `warp-routing.maxActiveFlows`: cause `flow_rate_limited`.
+cdef bytes META_LIMITED = b'{"src":"cloudflared","flow_rate_limited":true}'
 # Between processes of one edge: the tunnel whose link a request wants. `edge_only` takes it from visitors.
 cdef bytes VIA_TUNNEL = b"cf-int-underpass-tunnel"
 
@@ -115,7 +117,7 @@ cdef class OriginExchange(Exchange):
             self.acceptor.on_failure(self, status, cause)
         link.add_pair(b":status", b"%d" % status)
         link.add_pair(b"content-length", b"0")
-        link.add_pair(b"cf-cloudflared-response-meta", META_CONNECTOR)
+        link.add_pair(b"cf-cloudflared-response-meta", META_LIMITED if cause == "flow_rate_limited" else META_CONNECTOR)
         link.add_pair(b"cf-cloudflared-cause", cause.encode())
         self.let_go(CANCEL)
         if self.over:

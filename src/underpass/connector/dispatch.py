@@ -16,7 +16,7 @@ from underpass.connector.origins import (
     HelloWorld,
     HttpService,
     HttpStatus,
-    StreamService,
+    SocksProxy,
     UnixService,
 )
 from underpass.connector.services.connections import OriginSettingError
@@ -220,15 +220,17 @@ class Dispatcher:
                 raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
-        if isinstance(service, StreamService) and not settings.proxy_type:
-            from underpass.connector.services.stream import StreamOrigin
-
-            return StreamOrigin(self._turn, service, settings)
         if isinstance(service, HelloWorld):
             from underpass.connector.services.hello_world import HelloWorldService
 
             return HelloWorldService()
-        raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")
+        if isinstance(service, SocksProxy) or settings.proxy_type:
+            from underpass.connector.services.socks import SocksOrigin
+
+            return SocksOrigin(self._turn, service, settings)
+        from underpass.connector.services.stream import StreamOrigin
+
+        return StreamOrigin(self._turn, service, settings)
 
 
 def _served(rule: Rule) -> Rule:

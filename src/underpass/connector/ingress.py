@@ -201,6 +201,12 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
     except ValueError as error:
         why = str(error) if service else "a rule needs a service, like http://localhost:8000"
         raise section.error("service", f"rule #{number}: {why}") from None
+    if origin_request.proxy_protocol and isinstance(parsed, HttpService | UnixService):
+        raise section.error(
+            "service",
+            f"rule #{number}: {parsed} takes no proxyProtocol: its connections are shared by "
+            "visitors, who are named in Cf-Connecting-Ip; set it on rules for tcp:// and its like",
+        )
     hostname = section.string("hostname") or ""
     path_text = section.string("path") or ""
     _check_hostname(section, hostname, number)

@@ -37,7 +37,7 @@ class OriginRequest(Struct, frozen=True):
 
     `connect_timeout` and `tls_timeout`: 0 means none. `tcp_keep_alive`: 0 means the system's own,
     negative means off. `keep_alive_timeout`: 0 means for ever. `keep_alive_connections`: 0 means no
-    total limit.
+    total limit. `proxy_protocol` is `v1`, `v2` or nothing.
     """
 
     connect_timeout: float = 30.0
@@ -57,6 +57,7 @@ class OriginRequest(Struct, frozen=True):
     proxy_address: str = "127.0.0.1"
     proxy_port: int = 0
     proxy_type: str = ""
+    proxy_protocol: str = ""
     ip_rules: tuple[IPRule, ...] = ()
     access: AccessRequirement | None = None
 
@@ -80,6 +81,7 @@ _FIELDS = {
     "proxyAddress": ("proxy_address", Section.string),
     "proxyPort": ("proxy_port", Section.integer),
     "proxyType": ("proxy_type", Section.string),
+    "proxyProtocol": ("proxy_protocol", Section.string),
 }
 _KEYS = frozenset(_FIELDS) | {"ipRules", "access"}
 _IP_RULE_KEYS = frozenset({"prefix", "ports", "allow"})
@@ -97,6 +99,8 @@ def read_origin_request(section: Section) -> dict[str, Any]:
             fields[name] = value
     if fields.get("proxy_type", "") not in ("", "socks"):
         raise section.error("proxyType", f"{fields['proxy_type']!r} is not '' or 'socks'")
+    if fields.get("proxy_protocol", "") not in ("", "v1", "v2"):
+        raise section.error("proxyProtocol", f"{fields['proxy_protocol']!r} is not 'v1' or 'v2'")
     if not 0 <= fields.get("proxy_port", 0) <= _MAX_PORT:
         raise section.error("proxyPort", f"{fields['proxy_port']} is not a port")
     if fields.get("keep_alive_connections", 0) < 0:

@@ -9,15 +9,13 @@ from typing import Final
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError, host_and_port
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting
 from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["PrivateNetwork"]
-
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds, as `warp-routing.connectTimeout` is by default."""
 
 MAX_STREAMS: Final = 10000
 """Raw streams of one connector at once."""
@@ -52,12 +50,26 @@ class StreamConnection(StreamClient, asyncio.BufferedProtocol):
 class PrivateNetwork:
     """Connects streams to IP addresses; names are not resolved, as the edge has done that."""
 
-    def __init__(self, turn: LoopTurn) -> None:
+    def __init__(self, turn: LoopTurn, routing: WarpRouting = DEFAULT_ROUTING) -> None:
         self._turn = turn
         self._loop = asyncio.get_running_loop()
-        self._dialer = Dialer(OriginRequest(connect_timeout=CONNECT_TIMEOUT))
         self._tasks: set[asyncio.Task[None]] = set()
+        self.routing = routing
         self.total = 0
+
+    @property
+    def routing(self) -> WarpRouting:
+        """What is in force for streams that begin from now on."""
+        return self._routing
+
+    @routing.setter
+    def routing(self, routing: WarpRouting) -> None:
+        self._routing = routing
+        self._dialer = Dialer(
+            OriginRequest(
+                connect_timeout=routing.connect_timeout, tcp_keep_alive=routing.tcp_keep_alive
+            )
+        )
 
     @property
     def active(self) -> int:
@@ -71,6 +83,13 @@ class PrivateNetwork:
         except ValueError as error:
             exchange.context = str(error)
             exchange.fail(502, "bad_destination")
+            return
+        flows = self._routing.max_active_flows
+        if flows and len(self._tasks) >= flows:
+            exchange.context = (
+                f"there are {flows} streams already, as many as maxActiveFlows allows"
+            )
+            exchange.fail(502, "flow_rate_limited")
             return
         if len(self._tasks) >= MAX_STREAMS:
             exchange.context = f"there are {MAX_STREAMS} streams already"
