@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.origin_request import AccessRequirement, OriginRequest
+from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
@@ -22,6 +22,7 @@ from underpass.connector.origins import (
     SocksProxy,
     UnixService,
 )
+from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -36,13 +37,8 @@ __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
 
-WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
-"""Settings that this version reads and does not act on; whoever gives one is told."""
-
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
-
-_DEFAULTS = OriginRequest()
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -221,11 +217,11 @@ class Dispatcher:
         service, settings = rule.service, rule.origin_request
         if settings.access is not None:
             return self._protected(number, rule, settings.access)
-        for setting in WITHOUT_EFFECT:
-            if getattr(settings, setting) != getattr(_DEFAULTS, setting):
-                log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
         if isinstance(service, HttpService | UnixService):
-            return HttpOrigin(self._turn, service, settings)
+            try:
+                return HttpOrigin(self._turn, service, settings)
+            except OriginSettingError as error:
+                raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
         if isinstance(service, HelloWorld):

@@ -29,26 +29,30 @@ def edge_context(cacert: Path | None) -> ssl.SSLContext:
         _load(context, cacert, "--cacert")
     else:
         context = ssl.create_default_context()
-        context.load_verify_locations(Path(__file__).with_name("cloudflare_roots.pem"))
+        context.load_verify_locations(_CLOUDFLARE_ROOTS)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-def origin_context(settings: OriginRequest) -> ssl.SSLContext:
-    """TLS toward an origin. Raises TrustError.
+def origin_context(settings: OriginRequest, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """TLS toward an origin, with the protocols to offer it. Raises TrustError.
 
-    Origins without certificates of their own share one context: the operating system's take tens
-    of milliseconds and a megabyte.
+    Believed are the operating system's certificates, Cloudflare's (which its customers have on
+    their origins), and `caPool`. Origins without certificates of their own share one context: the
+    operating system's take tens of milliseconds and a megabyte.
     """
     if not settings.ca_pool:
-        return _system_context(settings.no_tls_verify)
-    context = _new_system_context(settings.no_tls_verify)
+        return _system_context(settings.no_tls_verify, alpn)
+    context = _new_system_context(settings.no_tls_verify, alpn)
     _load(context, Path(settings.ca_pool), "originRequest.caPool")
     return context
 
 
-def _new_system_context(no_verify: bool) -> ssl.SSLContext:
+def _new_system_context(no_verify: bool, alpn: tuple[str, ...]) -> ssl.SSLContext:
     context = system_context()
+    context.load_verify_locations(_CLOUDFLARE_ROOTS)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     if no_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
