@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,6 +293,7 @@ def test_a_login_is_broken_off_by_ctrl_c(api: AccountApi, tmp_path: Path) -> Non
     assert not (tmp_path / ".underpass" / "cert.pem").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="xdg-open is Linux's way")
 def test_the_browser_is_shown_the_page(api: AccountApi, tmp_path: Path) -> None:
     """A stand-in for xdg-open writes down what it is called with."""
     programs = tmp_path / "bin"

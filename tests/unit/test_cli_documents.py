@@ -142,6 +142,7 @@ def test_json_escapes_what_go_escapes() -> None:
         ("\x1b[31m", '"\\e[31m"'),
         ("\U0001f600", '"\\U0001F600"'),
         ("two\nlines", "|-\n    two\n    lines"),
+        ("\nlines", '"\\nlines"'),
     ],
 )
 def test_yaml_quotes_what_could_be_something_else(text: str, written: str) -> None:

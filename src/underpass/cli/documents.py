@@ -24,11 +24,11 @@ _ESCAPED: Final = str.maketrans(
     {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 )
 
-# Text that a YAML reader would take for something else when it is not quoted: Go's resolver, and
-# what older versions of YAML had.
+# Text that a YAML reader would take for something else when it is not quoted: Go's resolver, what
+# older versions of YAML had, and the two words of theirs that cloudflared does not quote.
 _NOT_TEXT: Final = re.compile(
     r"""
-      ~ | null | Null | NULL
+      ~ | null | Null | NULL | = | <<
     | true | True | TRUE | false | False | FALSE
     | [yYnN] | yes | Yes | YES | no | No | NO | on | On | ON | off | Off | OFF
     | [-+]? \. (?: inf | Inf | INF ) | \. (?: nan | NaN | NAN )
@@ -91,7 +91,8 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     if not text or _NOT_TEXT.fullmatch(text) or _ESCAPED_IN_YAML.search(text):
         style = '"'
     elif "\n" in text:
-        style = "|"
+        # PyYAML gets the indentation wrong when there is white space at the beginning.
+        style = '"' if text[0].isspace() else "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
