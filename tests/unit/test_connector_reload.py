@@ -17,7 +17,7 @@ from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedError
 from underpass.connector.in_force import InForce
-from underpass.connector.ingress import HttpStatus, Ingress, Rule
+from underpass.connector.ingress import HttpStatus, Ingress, Rule, single_rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
@@ -40,7 +40,7 @@ class Bench:
         self.may_read.set()
         self.write("http_status:200")
         self.in_force = InForce()
-        self.in_force.start(self.apply)
+        self.in_force.start(self.apply, single_rule(HttpStatus(503)))
         self.reloader = Reloader(self.read(), self.in_force)
 
     def write(self, service: str, more: str = "") -> None:
@@ -198,6 +198,21 @@ def test_without_a_file_there_is_nothing_to_do(
     assert "no configuration file to reload" in caplog.text
 
 
+def test_a_file_is_watched_unless_that_is_turned_off(bench: Bench) -> None:
+    async def scenario() -> None:
+        for settings, watches in (({}, True), ({"no-config-watch": True}, False)):
+            configuration = bench.read()
+            told = Configuration(
+                resolve([settings], {}, {}), configuration.config, configuration.read_again
+            )
+            reloader = Reloader(told, bench.in_force)
+            reloader.start()
+            assert (reloader._watch is not None) is watches
+            reloader.close()
+
+    run(scenario)
+
+
 def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
     async def scenario() -> None:
         began = asyncio.Event()
@@ -207,7 +222,7 @@ def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
             await asyncio.Event().wait()
 
         bench.reloader.close()
-        bench.in_force.start(never)
+        bench.in_force.start(never, single_rule(HttpStatus(503)))
         bench.reloader.start()
         bench.reloader.ask()
         await began.wait()
