@@ -10,7 +10,7 @@ import pytest
 
 from underpass.connector import ingress as module
 from underpass.connector.document import ConfigError, parse_json, parse_yaml
-from underpass.connector.ingress import Ingress, read_ingress, split_host_port
+from underpass.connector.ingress import AMBIGUOUS, Ingress, read_ingress, split_host_port
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import (
     Bastion,
@@ -57,11 +57,17 @@ class TestMatching:
         )
         assert ingress.match(b"a.example", b"/") == 0
 
-    def test_case_counts_in_the_request_and_an_upper_case_rule_matches_lower(self) -> None:
-        ingress = rules({"hostname": "Path.example", "service": "http://x"}, CATCH_ALL)
-        assert ingress.match(b"Path.example", b"/") == 0
-        assert ingress.match(b"path.example", b"/") == 0
-        assert ingress.match(b"PATH.example", b"/") == 1
+    @pytest.mark.parametrize("hostname", ["Path.example", "path.example.", "PATH.EXAMPLE"])
+    def test_neither_case_nor_a_trailing_dot_counts(self, hostname: str) -> None:
+        ingress = rules(
+            {"hostname": hostname, "service": "http://x"},
+            {"hostname": f"*.{hostname}", "service": "http://y"},
+            CATCH_ALL,
+        )
+        for host in (b"Path.example", b"path.example", b"PATH.example.", b"path.example.:8443"):
+            assert ingress.match(host, b"/") == 0
+            assert ingress.match(b"A.b." + host, b"/") == 1
+        assert ingress.match(b"path.example..", b"/") == 2
 
     def test_the_port_is_left_out(self) -> None:
         ingress = rules({"hostname": "a.example", "service": "http://x"}, CATCH_ALL)
@@ -88,6 +94,71 @@ class TestMatching:
         assert ingress.match(b"h", b"/%C3%A9") == 1
         assert ingress.match(b"h", b"/%") == 2
         assert ingress.match(b"h", b"/\xff") == 2
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/static/../admin",
+            "/static/%2e%2e/admin",
+            "/static/%2E./admin",
+            "/static/..%2fadmin",
+            "/static%2f..%2Fadmin",
+            "/static/%252e%252e/admin",
+            "/static/..\\admin",
+            "/static/%5c../admin",
+            "/static/..%5cadmin",
+            "/static/..;/admin",
+            "/static/..;jsessionid=1/admin",
+            "/static/./../admin?query=/static/",
+            "/./admin",
+            "/static/../../admin",
+            "/admin%2fpublic",
+            "/%61dmin%252fpublic",
+            "/static//../admin",
+            "/%2561dmin",
+            "/%252561dmin",
+            "/%2525252525252561",
+        ],
+    )
+    def test_a_path_that_readers_disagree_about_is_refused(self, path: str) -> None:
+        ingress = rules(
+            {"hostname": "a", "path": "^/admin(/|$)", "service": "http://admin"},
+            {"hostname": "a", "path": "^/static/", "service": "http://static"},
+            CATCH_ALL,
+        )
+        assert ingress.match(b"a", path.encode()) == AMBIGUOUS
+        # A host that has no rule with a path does not care.
+        assert ingress.match(b"b", path.encode()) == 2
+
+    @pytest.mark.parametrize(
+        ("path", "rule"),
+        [
+            ("/admin", 0),
+            ("/%61dmin", 0),
+            ("/admin?x=../static/%2e", 0),
+            ("/admin/../admin/x", 0),
+            ("/admin/./x", 0),
+            ("/admin/.well-known/x", 0),
+            ("/admin/...", 0),
+            ("/admin/a%2Fb", 0),
+            ("/admin/100%25", 0),
+            ("/admin/%zz", 0),
+            ("/static/a%20b/%C3%A9.png", 1),
+            ("/static/a%252Fb", 1),
+            ("//admin", 2),
+            ("/.well-known/x", 2),
+            ("/a%2Fb", 2),
+            ("*", 2),
+            ("", 2),
+        ],
+    )
+    def test_a_path_that_they_agree_about_is_served(self, path: str, rule: int) -> None:
+        ingress = rules(
+            {"path": "^/admin(/|$)", "service": "http://admin"},
+            {"path": "^/static/", "service": "http://static"},
+            CATCH_ALL,
+        )
+        assert ingress.match(b"a", path.encode()) == rule
 
     def test_star_without_a_dot_only_matches_itself(self) -> None:
         ingress = rules({"hostname": "*abc", "service": "http://x"}, CATCH_ALL)

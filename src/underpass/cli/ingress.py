@@ -11,7 +11,7 @@ from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import fail, load
 from underpass.connector.config import config_directories, find_config
 from underpass.connector.document import ConfigError, parse_json
-from underpass.connector.ingress import Ingress, Rule, read_ingress
+from underpass.connector.ingress import AMBIGUOUS, Ingress, Rule, read_ingress
 
 __all__ = ["ingress"]
 
@@ -55,6 +55,11 @@ def rule(ctx: click.Context, /, url: str, **_: object) -> None:
     path, rules = _load_rules(ctx, "")
     host = parts.netloc.rpartition("@")[2]
     number = rules.match(host.encode("utf-8"), parts.path.encode("utf-8"))
+    if number == AMBIGUOUS:
+        fail(
+            f"the path of {url} may be read in several ways, and different rules match them; such "
+            "a request is refused with status 400"
+        )
     click.echo(f"Using rules from {path}")
     click.echo(f"Matched rule #{number}")
     for line in _describe(rules.rules[number]):

@@ -1,8 +1,9 @@
 """Ingress rules: which service answers which request (docs: configuration §3).
 
 Rules are read once, checked as a whole, and compiled. Matching keeps the first-match meaning of the
-list exactly, port and case included: the first rule whose hostname and path both match decides, and
-the last rule matches everything.
+list exactly: the first rule whose hostname and path both match decides, and the last rule matches
+everything. Hosts are compared as DNS does, without case, trailing dot and port. Where a path is to
+be matched and what it means is not certain, no rule is chosen (`connector.request_path`).
 
 A request costs one dictionary lookup when no rule of its host has a path.
 """
@@ -13,7 +14,6 @@ import copy
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct, field
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from underpass.connector.path_pattern import PathPattern
 
 __all__ = [
+    "AMBIGUOUS",
     "Bastion",
     "HelloWorld",
     "HttpService",
@@ -50,6 +51,9 @@ __all__ = [
     "single_rule",
     "split_host_port",
 ]
+
+AMBIGUOUS = -1
+"""In the place of a rule's index: the path may mean several things, which different rules match."""
 
 # Hosts whose candidate rules are remembered; wildcards let visitors invent as many as they like.
 MAX_REMEMBERED_HOSTS = 4096
@@ -74,9 +78,8 @@ class Rule(Struct, frozen=True):
         return self.hostname in ("", "*") and self.path is None
 
 
-# One host's candidates: rules with a path in order, then the first rule without one.
-_PathCheck = tuple[int, Callable[[str], bool]]
-_Candidates = tuple[tuple[_PathCheck, ...], int]
+# Chooses among one host's candidates by the path.
+_Choice = Callable[[bytes], int]
 
 
 class Ingress:
@@ -98,13 +101,13 @@ class Ingress:
             if rule.hostname in ("", "*"):
                 self._any.append(index)
                 continue
-            for name in (rule.hostname, _idna(rule.hostname)):
-                host = name.encode("utf-8", "surrogateescape")
+            for name in dict.fromkeys((rule.hostname, _idna(rule.hostname))):
+                host = _folded(name.encode("utf-8", "surrogateescape"))
                 self._exact.setdefault(host, []).append(index)
                 if host.startswith(b"*."):
                     self._suffixes.setdefault(host[1:], []).append(index)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes})
-        self._by_host: dict[bytes, int | _Candidates] = {}
+        self._by_host: dict[bytes, int | _Choice] = {}
 
     def with_warp_routing(self, warp_routing: WarpRouting) -> Ingress:
         """The same rules, with other settings of private networks."""
@@ -115,7 +118,7 @@ class Ingress:
         return other
 
     def match(self, host: bytes, path: bytes) -> int:
-        """The index of the first rule that matches.
+        """The index of the first rule that matches, or AMBIGUOUS.
 
         `host` is the Host header or `:authority`, with or without a port; `path` is the raw path, a
         query included or not.
@@ -125,10 +128,10 @@ class Ingress:
             found = self._look_up(host)
         if type(found) is int:
             return found
-        return _match_path(found, path)  # type: ignore[arg-type]
+        return found(path)  # type: ignore[operator]
 
-    def _look_up(self, host: bytes) -> int | _Candidates:
-        name = split_host_port(host)
+    def _look_up(self, host: bytes) -> int | _Choice:
+        name = _folded(split_host_port(host))
         indexes = set(self._any)
         indexes.update(self._exact.get(name, ()))
         for length in self._suffix_lengths:
@@ -142,24 +145,39 @@ class Ingress:
             self._by_host[host] = found
         return found
 
-    def _candidates(self, indexes: list[int]) -> int | _Candidates:
-        checks: list[_PathCheck] = []
+    def _candidates(self, indexes: list[int]) -> int | _Choice:
+        checks: list[tuple[int, Callable[[str], bool]]] = []
         for index in indexes:
             path = self.rules[index].path
             if path is None:
-                return (tuple(checks), index) if checks else index
+                return _choice(checks, index) if checks else index
             checks.append((index, path.matches))
         raise AssertionError("the catch-all is a candidate for every host")
 
 
-def _match_path(candidates: _Candidates, path: bytes) -> int:
-    raw = path.partition(b"?")[0]
-    text = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "surrogateescape")
-    checks, otherwise = candidates
-    for index, matches in checks:
-        if matches(text):
-            return index
-    return otherwise
+def _choice(checks: list[tuple[int, Callable[[str], bool]]], otherwise: int) -> _Choice:
+    """Choose among rules with a path, in order, and the first one without."""
+    from underpass.connector.request_path import readings  # most rules have no path
+
+    def first(path: str) -> int:
+        for index, matches in checks:
+            if matches(path):
+                return index
+        return otherwise
+
+    def choose(target: bytes) -> int:
+        path = target.partition(b"?")[0]
+        if b"%" not in path and b"\\" not in path and b"/." not in path:
+            return first(path.decode("utf-8", "surrogateescape"))  # almost every request
+        chosen = set(map(first, readings(path)))
+        return chosen.pop() if len(chosen) == 1 else AMBIGUOUS
+
+    return choose
+
+
+def _folded(host: bytes) -> bytes:
+    """A name as it is compared (RFC 4343, and a root label that may be written or not)."""
+    return host.lower().removesuffix(b".")
 
 
 def split_host_port(host: bytes) -> bytes:
