@@ -172,6 +172,32 @@ def test_a_file_that_is_saved_is_in_force(published: Published) -> None:
 
 
 @pytest.mark.parametrize("published", [1], indirect=True, ids=["one process"])
+def test_an_origin_is_looked_after_whenever_it_is_in_use(published: Published) -> None:
+    """Idle connections are closed in time, again and again."""
+    published.apply(f"{published.new.url}\n    originRequest: {{keepAliveTimeout: 1s}}")
+    for _ in range(2):
+        assert published.curl("/hello").status == 200
+        assert published.new.open_connections == 1
+        eventually(lambda: published.new.open_connections == 0, "the connection is closed")
+        # It stays closed, and nothing is left to be done each second.
+    assert published.new.connections == 2
+
+
+@pytest.mark.parametrize("published", [1], indirect=True, ids=["one process"])
+def test_ten_thousand_rules(published: Published) -> None:
+    rules = (
+        f"  - {{hostname: {number}.example.test, service: 'http_status:{200 + number % 300}'}}\n"
+        for number in range(9_999)
+    )
+    published.file.write_text("ingress:\n" + "".join(rules) + f"  - service: {published.new.url}\n")
+    published.reload()
+    line = published.connector.wait_for("Configuration applied", version=1)
+    assert line["rules"] == 10_000
+    assert published.curl("/hello").status == 200
+    assert len(published.new.requests("/hello")) == 1
+
+
+@pytest.mark.parametrize("published", [1], indirect=True, ids=["one process"])
 def test_new_certificates_of_an_origin_are_in_force(published: Published, tmp_path: Path) -> None:
     """The file that `caPool` names is watched, under the name it has."""
     authority, stranger = trustme.CA(), trustme.CA()

@@ -19,6 +19,7 @@ from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedEr
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpStatus, Ingress, Rule, single_rule
 from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origins import parse_service
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
@@ -330,6 +331,25 @@ def test_a_plan_that_fails_or_is_given_up_leaves_nothing() -> None:
         assert dispatcher.handler({})
 
     dispatching(scenario, rules(201))
+
+
+def test_ten_thousand_origins_that_nobody_asks_for_cost_nothing() -> None:
+    service = [parse_service(f"http://127.0.0.1:{port}") for port in range(1, 10_000)]
+    ingress = Ingress(
+        [
+            *(Rule(each, f"{number}.example.com") for number, each in enumerate(service)),
+            Rule(HttpStatus(404)),
+        ]
+    )
+
+    async def main() -> None:
+        turn = LoopTurn(asyncio.get_running_loop())
+        dispatcher = Dispatcher(turn, ingress)
+        assert len(turn.on_tick) == 1
+        dispatcher.close()
+        assert not turn.on_tick
+
+    asyncio.run(main())
 
 
 def test_services_that_are_never_done_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

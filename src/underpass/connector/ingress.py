@@ -55,7 +55,10 @@ __all__ = [
 AMBIGUOUS = -1
 """In the place of a rule's index: the path may mean several things, which different rules match."""
 
-# Hosts whose candidate rules are remembered; wildcards let visitors invent as many as they like.
+PERCENT, BACKSLASH = b"%\\"
+
+# Hosts whose candidate rules are remembered, beside those that rules name: wildcards let visitors
+# invent as many as they like.
 MAX_REMEMBERED_HOSTS = 4096
 # Bytes. The longest DNS name plus a port; longer ones are matched but not remembered.
 MAX_REMEMBERED_HOST = 262
@@ -140,7 +143,7 @@ class Ingress:
             indexes.update(self._suffixes.get(name[-length:], ()))
         found = self._candidates(sorted(indexes))
         if len(host) <= MAX_REMEMBERED_HOST:
-            if len(self._by_host) >= MAX_REMEMBERED_HOSTS:
+            if len(self._by_host) >= MAX_REMEMBERED_HOSTS + len(self._exact):
                 self._by_host.clear()
             self._by_host[host] = found
         return found
@@ -159,18 +162,24 @@ def _choice(checks: list[tuple[int, Callable[[str], bool]]], otherwise: int) -> 
     """Choose among rules with a path, in order, and the first one without."""
     from underpass.connector.request_path import readings  # most rules have no path
 
-    def first(path: str) -> int:
+    def first(text: str) -> int:
         for index, matches in checks:
-            if matches(path):
+            if matches(text):
                 return index
         return otherwise
 
     def choose(target: bytes) -> int:
         path = target.partition(b"?")[0]
-        if b"%" not in path and b"\\" not in path and b"/." not in path:
-            return first(path.decode("utf-8", "surrogateescape"))  # almost every request
-        chosen = set(map(first, readings(path)))
-        return chosen.pop() if len(chosen) == 1 else AMBIGUOUS
+        # `in` is quick for numbers only: for bytes it fails to make one of them first.
+        if PERCENT in path or BACKSLASH in path or path.find(b"/.") >= 0:
+            chosen = set(map(first, readings(path)))
+            return chosen.pop() if len(chosen) == 1 else AMBIGUOUS
+        # Almost every request. As in `first`, without a call for each.
+        text = path.decode("utf-8", "surrogateescape")
+        for index, matches in checks:
+            if matches(text):
+                return index
+        return otherwise
 
     return choose
 
@@ -289,6 +298,8 @@ _MAX_LABEL = 63
 
 def _idna(hostname: str) -> str:
     """The ASCII form clients send (IDNA lookup, UTS #46 mapping); unchanged if it has none."""
+    if hostname.isascii():
+        return hostname
     wildcard = "*." if hostname.startswith("*.") else ""
     folded = "".join(
         char if char in _KEPT else unicodedata.normalize("NFKC", char).casefold()

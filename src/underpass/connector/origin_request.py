@@ -89,6 +89,8 @@ _MAX_PORT = 65535
 
 def read_origin_request(section: Section) -> dict[str, Any]:
     """The fields given in `section`, by their names in OriginRequest. Raises ConfigError."""
+    if not section.values:
+        return {}
     section.refuse_unknown(KEYS)
     fields: dict[str, Any] = {}
     for key, (name, read) in FIELDS.items():

@@ -71,7 +71,6 @@ class HttpOrigin:
         # A file that cannot be used is to be known before the first request.
         self._context = origin_context(settings) if is_tls and settings.ca_pool else None
         self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
-        turn.on_tick.add(self._tick)
 
     @property
     def forward(self) -> Callable[[OriginExchange], None]:
@@ -99,8 +98,12 @@ class HttpOrigin:
 
     def _tick(self) -> None:
         self._pool.sweep(self._turn.coarse)
+        if not self._connections and not self._dials:
+            # Of thousands of origins few are in use, and only those need looking after.
+            self._turn.on_tick.discard(self._tick)
 
     def _dial(self) -> None:
+        self._turn.on_tick.add(self._tick)
         task = self._loop.create_task(self._connect())
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
