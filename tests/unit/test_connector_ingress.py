@@ -297,19 +297,22 @@ class TestValidation:
                 [{"hostname": "*.*.b", "service": "http://x"}, CATCH_ALL],
                 "rule #1: .*first character",
             ),
-            ([{"hostname": "a", "service": "http://x"}], "rule #1 is the last one"),
-            ([{"path": "/a", "service": "http://x"}], "rule #1 is the last one"),
-            ([CATCH_ALL, CATCH_ALL], "rule #1 matches every host"),
-            ([{"hostname": "*", "service": "http://x"}, CATCH_ALL], "rule #1 matches every host"),
+            ([{"hostname": "a", "service": "http://x"}], "rule #1: it is the last one"),
+            ([{"path": "/a", "service": "http://x"}], "rule #1: it is the last one"),
+            ([CATCH_ALL, CATCH_ALL], "rule #1: it matches every host"),
+            (
+                [{"hostname": "*", "service": "http://x"}, CATCH_ALL],
+                "rule #1: it matches every host",
+            ),
             (
                 [CATCH_ALL | {"hostname": "a"}, CATCH_ALL | {"path": "("}, CATCH_ALL],
-                r"ingress\[1\].path: rule #2 has an invalid regular expression '\(': a group that",
+                r"ingress\[1\].path: rule #2: '\(' is not a valid regular expression: a group that",
             ),
             (
                 [{"servise": "http://x"}],
-                r"ingress\[0\].servise: unknown key; did you mean 'service'",
+                r"ingress\[0\].servise: rule #1: unknown key; did you mean 'service'",
             ),
-            (["http://x"], r"ingress\[0\]: expected a mapping"),
+            (["http://x"], r"ingress\[0\]: rule #1: expected a mapping"),
         ],
     )
     def test_broken_rules_are_refused_by_number(self, items: list[Any], reason: str) -> None:
@@ -323,7 +326,7 @@ class TestValidation:
             ({"ipRules": [{"prefix": "10.0.0.0"}]}, "is not a network"),
             ({"ipRules": [{"prefix": "10.0.0.0/99"}]}, "is not a network"),
             ({"ipRules": [{"prefix": "10.0.0.0/8", "ports": [0]}]}, "between 1 and 65535"),
-            ({"access": {"required": True, "audTag": ["x"]}}, "teamName: cannot be blank"),
+            ({"access": {"required": True, "audTag": ["x"]}}, "teamName: rule #1: cannot be blank"),
             ({"connectTimeout": "5s"}, "whole number of seconds"),
             ({"connectTimeout": 1.5}, "whole number of seconds"),
             ({"noTlsVerify": True}, "did you mean 'noTLSVerify'"),
@@ -339,6 +342,72 @@ class TestValidation:
     def test_errors_in_a_file_name_the_line(self) -> None:
         text = "ingress:\n  - hostname: a\n    service: http://x/\n  - service: http_status:404\n"
         with pytest.raises(ConfigError, match=r"config.yml, line 3: ingress\[0\].service: rule #1"):
+            read_ingress(parse_yaml(text, "config.yml"))
+
+    @pytest.mark.parametrize(
+        ("rule", "line", "why"),
+        [
+            ("service: localhost", 4, "service: rule #2: 'localhost' needs a scheme and a host"),
+            ("service: 'http://'", 4, "service: rule #2: 'http://' needs a scheme and a host"),
+            ("service: http://h/", 4, "service: rule #2: 'http://h/' has a path"),
+            ("hostname: b", 4, "service: rule #2: a rule needs a service"),
+            ("service: http_status:x", 4, "service: rule #2: http_status:x: 'x' is not a status"),
+            ("service: http_status:99", 4, "service: rule #2: http_status:99: a status code is"),
+            (
+                "hostname: b:80\n    service: http://h",
+                4,
+                "hostname: rule #2: 'b:80' contains a port",
+            ),
+            ("hostname: a.*.b\n    service: http://h", 4, "hostname: rule #2: 'a.*.b' has a '*'"),
+            ("service: http://h", 4, "rule #2: it matches every host and path"),
+            ("path: (\n    service: http://h", 4, "path: rule #2: '(' is not a valid regular"),
+            ("path: (?=x)\n    service: http://h", 4, "path: rule #2: '(?=x)' is not a valid"),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - {allow: true}",
+                8,
+                "originRequest.ipRules[0].prefix: rule #2: an IP rule needs a prefix",
+            ),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - prefix: 10.0.0.0/33",
+                8,
+                "originRequest.ipRules[0].prefix: rule #2: '10.0.0.0/33' is not a network",
+            ),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - prefix: 10.0.0.0/8\n        ports: [80, 65536]",
+                9,
+                "originRequest.ipRules[0].ports: rule #2: 65536 is not a port",
+            ),
+            (
+                "hostname: b\n    service: http://h\n    originRequest:\n      access:\n"
+                "        required: true\n        audTag: [x]",
+                7,
+                "originRequest.access.teamName: rule #2: cannot be blank when audTag is given",
+            ),
+            (
+                "hostname: b\n    service: http://h\n    originRequest:\n      connectTimeout: 5",
+                7,
+                "originRequest.connectTimeout: rule #2: expected a duration such as 30s or 1m30s, "
+                "found the number 5; write 5s",
+            ),
+        ],
+    )
+    def test_every_error_has_its_line_key_and_rule(self, rule: str, line: int, why: str) -> None:
+        text = (
+            "ingress:\n  - hostname: a\n    service: http://x\n"
+            f"  - {rule}\n  - service: http_status:404\n"
+        )
+        with pytest.raises(ConfigError) as raised:
+            read_ingress(parse_yaml(text, "config.yml"))
+        place = f"config.yml, line {line}: ingress[1]"
+        assert str(raised.value).startswith(place)
+        assert why in str(raised.value).replace(f"{place}.", "").replace(f"{place}: ", "")
+
+    def test_the_last_rule_has_a_line_too(self) -> None:
+        text = "ingress:\n  - service: http://x\n    path: /a\n"
+        with pytest.raises(ConfigError, match=r"line 2: ingress\[0\]: rule #1: it is the last one"):
             read_ingress(parse_yaml(text, "config.yml"))
 
     def test_no_ingress_key_means_no_rules(self) -> None:

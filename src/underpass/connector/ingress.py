@@ -220,16 +220,10 @@ def read_ingress(document: Document) -> Ingress | None:
     sections = list(root.sections("ingress"))
     if not sections:
         raise root.error("ingress", "the list is empty; its last rule must match everything")
-    return Ingress(
-        [
-            _read_rule(section, number, len(sections), defaults)
-            for number, section in enumerate(sections, 1)
-        ]
-    )
+    return Ingress([_read_rule(section, section is sections[-1], defaults) for section in sections])
 
 
-def _read_rule(section: Section, number: int, count: int, defaults: dict[str, Any]) -> Rule:
-    """Read rule `number` (1-based) of `count`."""
+def _read_rule(section: Section, is_last: bool, defaults: dict[str, Any]) -> Rule:
     section.refuse_unknown(RULE_KEYS, EDGE_KEYS)
     own = read_origin_request(section.section("originRequest"))
     fields = {**defaults, "ip_rules": (), "access": None, **own}
@@ -241,27 +235,27 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
         )
     except ValueError as error:
         why = str(error) if service else "a rule needs a service, like http://localhost:8000"
-        raise section.error("service", f"rule #{number}: {why}") from None
+        raise section.error("service", why) from None
     hostname = section.string("hostname") or ""
     path_text = section.string("path") or ""
-    _check_hostname(section, hostname, number)
-    path = _path_pattern(section, path_text, number) if path_text else None
+    _check_hostname(section, hostname)
+    path = _path_pattern(section, path_text) if path_text else None
     rule = Rule(parsed, hostname, path, origin_request)
-    if rule.is_catch_all and number < count:
+    if rule.is_catch_all and not is_last:
         raise _order_error(
             section,
-            f"rule #{number} matches every host and path, so the rules after it never apply",
+            "it matches every host and path, so the rules after it never apply; move it to the end",
         )
-    if not rule.is_catch_all and number == count:
+    if is_last and not rule.is_catch_all:
         raise _order_error(
             section,
-            f"rule #{number} is the last one and must match everything: give it no hostname and no "
-            "path, for example `- service: http_status:404`",
+            "it is the last one and must match everything: give it no hostname and no path, or add "
+            "`- service: http_status:404` after it",
         )
     return rule
 
 
-def _path_pattern(section: Section, text: str, number: int) -> PathPattern:
+def _path_pattern(section: Section, text: str) -> PathPattern:
     # Imported here because most configurations have no path, and start faster without.
     from underpass.connector.path_pattern import PathPattern, PatternError
 
@@ -269,21 +263,18 @@ def _path_pattern(section: Section, text: str, number: int) -> PathPattern:
         return PathPattern(text)
     except PatternError as error:
         raise section.error(
-            "path", f"rule #{number} has an invalid regular expression {text!r}: {error}"
+            "path", f"{text!r} is not a valid regular expression: {error}"
         ) from None
 
 
-def _check_hostname(section: Section, hostname: str, number: int) -> None:
+def _check_hostname(section: Section, hostname: str) -> None:
     host = hostname.encode("utf-8", "surrogateescape")
     if split_host_port(host) != host:
-        raise section.error(
-            "hostname", f"rule #{number}: {hostname!r} contains a port; leave it out"
-        )
+        raise section.error("hostname", f"{hostname!r} contains a port; leave it out")
     if hostname.rfind("*") > 0:
         raise section.error(
             "hostname",
-            f"rule #{number}: {hostname!r} has a '*' that is not its first character; "
-            "write it like *.example.com",
+            f"{hostname!r} has a '*' that is not its first character; write it like *.example.com",
         )
 
 
