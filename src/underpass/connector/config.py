@@ -71,6 +71,7 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         return Config(path, remarks=(f"{document.name} is empty",))
     root = document.root
     keys = {setting.name: setting for setting in SETTINGS.values() if setting.in_config}
+    _refuse_other_names(root)
     root.refuse_unknown(STRUCTURES | LEFT_ALONE | frozenset(keys))
     values: dict[str, Value] = {}
     remarks: list[str] = []
@@ -100,6 +101,16 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         values,
         tuple(remarks),
     )
+
+
+def _refuse_other_names(root: Section) -> None:
+    """Raise for a name that is right in other places: an alias, or what only a flag can say."""
+    for setting in SETTINGS.values():
+        for alias in setting.aliases:
+            if alias in root.values:
+                raise root.error(alias, f"is a name of the flag only; write {setting.name!r}")
+        if not setting.in_config and setting.name in root.values:
+            raise root.error(setting.name, "can be given as a flag or in the environment only")
 
 
 def _read_setting(root: Section, setting: Setting) -> Value | None:

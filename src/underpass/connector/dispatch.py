@@ -94,7 +94,7 @@ class Dispatcher:
         # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
         self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
         self._services = self._make(ingress, {}).services
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._in_order()
         self._match = ingress.match
         turn.on_tick.add(self._let_go)
 
@@ -117,7 +117,7 @@ class Dispatcher:
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._in_order()
         self._match = plan.ingress.match
         if self._private is not None:
             self._private.routing = plan.ingress.warp_routing
@@ -143,6 +143,10 @@ class Dispatcher:
                 service.close()
             raise
         return Plan(ingress, tuple(services), tuple(new))
+
+    def _in_order(self) -> tuple[Handler, ...]:
+        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
+        return (*(service.forward for service in self._services), _refuse_ambiguous)
 
     def _let_go(self) -> None:
         """Close retired services that have nothing left to do."""
@@ -180,8 +184,10 @@ class Dispatcher:
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
         """A request was answered with an error of our own."""
-        log.error(
-            "Unable to reach the origin service",
+        is_ours = status >= 500
+        log.log(
+            logging.ERROR if is_ours else logging.WARNING,
+            "Unable to reach the origin service" if is_ours else "Request refused",
             extra={
                 "error": str(exchange.context or cause),
                 "cause": cause,
@@ -252,6 +258,11 @@ class Dispatcher:
         if verifier is None:
             verifier = self._verifiers[issuer] = AccessVerifier(AccessKeys(issuer))
         return ProtectedService(self._service(number, open_rule), access, verifier)
+
+
+def _refuse_ambiguous(exchange: OriginExchange) -> None:
+    exchange.context = "the path may be read in several ways, and different rules match them"
+    exchange.fail(400, "ambiguous_path")
 
 
 def _served(rule: Rule) -> Rule:

@@ -94,6 +94,8 @@ _TEAM_NAME = re.compile(r"[A-Za-z0-9-]{0,63}\Z")
 
 def read_origin_request(section: Section) -> dict[str, Any]:
     """The fields given in `section`, by their names in OriginRequest. Raises ConfigError."""
+    if not section.values:
+        return {}
     section.refuse_unknown(KEYS)
     fields: dict[str, Any] = {}
     for key, (name, read) in FIELDS.items():

@@ -75,7 +75,7 @@ async def serve_connector(
         if data_path is None:
             return signals.exit_code
         try:
-            in_force.start(data_path.apply)
+            in_force.start(data_path.apply, options.ingress)
             data_path.take_updates(in_force.update)
             reloader.start()
             return await _serve(options, pool, status, data_path, signals, in_force, ready)

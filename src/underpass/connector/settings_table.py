@@ -341,6 +341,13 @@ def _operation() -> Iterable[Setting]:
         "File that gets the process id once a link is up.",
         env="TUNNEL_PIDFILE",
     )
+    yield _setting(
+        "no-config-watch",
+        "boolean",
+        group,
+        "Read a changed configuration file on SIGHUP only.",
+        env="TUNNEL_NO_CONFIG_WATCH",
+    )
     yield _setting("label", "text", group, "Name of this connector.", hidden=True)
 
 

@@ -149,19 +149,24 @@ class OriginConnections:
 
     def close(self) -> None:
         """Close waiting connections and give up those being made."""
+        self._turn.on_tick.discard(self._sweep)
         self._pool.close()
         for dial in self._dials:
             dial.cancel()
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """Look at what has been idle, or silent, for too long; once a tick."""
         self._pool.sweep(self._turn.coarse)
         if self._pool is not self._http1:
             self._http1.sweep(self._turn.coarse)
+        if self.is_empty:
+            # Of thousands of origins few are in use, and only those need looking after.
+            self._turn.on_tick.discard(self._sweep)
 
     # Dialling.
 
     def _dial(self, pool: OriginPool, make: Callable[[OriginPool], Awaitable[Codec]]) -> None:
+        self._turn.on_tick.add(self._sweep)
         task = self._loop.create_task(self._fill(pool, make))
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)

@@ -73,7 +73,6 @@ class HttpOrigin:
                 self._context(alpn)
         if not is_tls or name is not None:
             self._only = self._connections(name if is_tls else None)
-        turn.on_tick.add(self._tick)
 
     @property
     def forward(self) -> Forward:
@@ -90,16 +89,11 @@ class HttpOrigin:
 
     def close(self) -> None:
         """Close waiting connections and give up those being made."""
-        self._turn.on_tick.discard(self._tick)
         for connections in self._all():
             connections.close()
 
     def _all(self) -> tuple[OriginConnections, ...]:
         return (self._only,) if self._only is not None else tuple(self._named.values())
-
-    def _tick(self) -> None:
-        for connections in self._all():
-            connections.sweep()
 
     def _connections(self, name: str | None) -> OriginConnections:
         return OriginConnections(
