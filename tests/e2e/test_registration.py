@@ -331,7 +331,7 @@ def test_an_edge_that_never_answers_is_left(
         async with stand_in.listening(say_nothing):
             options = ConnectorOptions(
                 single_rule(HelloWorld()),
-                Credentials.from_token(some_token()),
+                credentials=Credentials.from_token(some_token()),
                 cacert=stand_in.ca,
                 rpc_timeout=0.1,
             )

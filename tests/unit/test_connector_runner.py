@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from underpass.connector.data_path import DataPath
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import HttpStatus, Ingress, single_rule
-from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.runner import serve_connector
 from underpass.connector.status import ConnectorStatus
@@ -45,6 +45,11 @@ class FakeLink:
 
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
+
+    async def wait_going_away(self) -> None:
+        await asyncio.Event().wait()
+
+    def probe(self) -> None: ...
 
     async def unregister(self, timeout: float) -> None:
         self._unregistered.set()
@@ -75,7 +80,13 @@ class FakePath:
         self.built = asyncio.Event()
         self.unregistered = asyncio.Event()
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> FakeLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> FakeLink:
         if self.outcome is not None:
             raise self.outcome
         return FakeLink(self.active, self.unregistered)

@@ -12,6 +12,7 @@ from underpass.connector.edges import EdgePool, EdgeSlot, static_regions
 from underpass.connector.links import (
     DialError,
     DialErrorKind,
+    Link,
     LinkConnected,
     LinkDisconnected,
     LinkEvent,
@@ -53,6 +54,11 @@ class FakeLink:
 
     async def wait_closed(self) -> Exception | None:
         return await self._closed
+
+    async def wait_going_away(self) -> None:
+        await asyncio.Event().wait()
+
+    def probe(self) -> None: ...
 
     async def unregister(self, timeout: float) -> None:
         self.unregistered = True
@@ -100,7 +106,13 @@ class Bench:
             uniform=lambda _, high: high,
         )
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> FakeLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> FakeLink:
         self.dialled.append((conn_index, slot, previous_attempts))
         if self.outcomes:
             raise self.outcomes.pop(0)

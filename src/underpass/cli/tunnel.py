@@ -15,8 +15,8 @@ from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, config_directories, load_config
 from underpass.connector.configuration import Configuration
 from underpass.connector.document import ConfigError
-from underpass.connector.identity import IdentityError, find_credentials
-from underpass.connector.options import ORIGINS, ConnectorOptions, build_options
+from underpass.connector.identity import IdentityError, find_credentials, find_home_credentials
+from underpass.connector.options import ORIGINS, ConnectorOptions, build_homes, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import CredentialsError
@@ -143,15 +143,31 @@ def run_named_tunnel(configuration: Configuration, reference: str) -> int:
     settings, config = configuration.settings, configuration.config
     _remark(settings, config)
     try:
-        credentials = find_credentials(settings, reference or config.tunnel, config_directories())
-        options = build_options(settings, config)
-    except (IdentityError, CredentialsError, SettingError) as error:
+        options = _with_homes(configuration, reference or config.tunnel)
+    except (IdentityError, CredentialsError, ConfigError, SettingError) as error:
         fail(str(error))
-    if options.region and credentials.endpoint:
-        fail("--region cannot be used with credentials that name their own endpoint")
     if config.ingress is None and not any(settings.is_set(name) for name in ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(replace(options, credentials=credentials), configuration)
+    return _run_connector(options, configuration)
+
+
+def _with_homes(configuration: Configuration, reference: str) -> ConnectorOptions:
+    """The options, and the credentials of the one home or of all. Raises what `run_named_tunnel`
+    catches."""
+    settings, config = configuration.settings, configuration.config
+    directories = config_directories()
+    options = build_options(settings, config)
+    if config.homes:
+        homes = build_homes(
+            config.homes,
+            options,
+            lambda home: find_home_credentials(home, settings, reference, directories),
+        )
+        return replace(options, homes=homes)
+    credentials = find_credentials(settings, reference, directories)
+    if options.region and credentials.endpoint:
+        raise SettingError("--region cannot be used with credentials that name their own endpoint")
+    return replace(options, credentials=credentials)
 
 
 def run_quick_tunnel(configuration: Configuration) -> int:
@@ -162,6 +178,8 @@ def run_quick_tunnel(configuration: Configuration) -> int:
         options = replace(build_options(settings, config), ha_connections=1)
     except SettingError as error:
         fail(str(error))
+    if config.homes:
+        _log.warning("A quick tunnel has a home of its own; `homes` is left alone")
     service = settings.text("quick-service")
     if not service:
         return _run_embedded(options, configuration)

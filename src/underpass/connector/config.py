@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
+from underpass.connector.homes import HomeEntry, read_homes
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
@@ -20,7 +21,7 @@ from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 __all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
-_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing", "homes"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
 _LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
 _WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
@@ -35,6 +36,7 @@ class Config(Struct, frozen=True):
     ingress: Ingress | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    homes: tuple[HomeEntry, ...] = ()
 
 
 def config_directories(
@@ -103,7 +105,14 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         values["host-key-path"] = str(path.parent / host_key)
     read_origin_request(root.section("originRequest"))
     _check_warp_routing(root.section("warp-routing"))
-    return Config(path, root.string("tunnel") or "", read_ingress(document), values, tuple(remarks))
+    return Config(
+        path,
+        root.string("tunnel") or "",
+        read_ingress(document),
+        values,
+        tuple(remarks),
+        read_homes(root),
+    )
 
 
 def _read_setting(root: Section, setting: Setting) -> Value | None:

@@ -44,7 +44,14 @@ _log = logging.getLogger(__name__)
 
 
 class DiscoveryError(Exception):
-    """The edge cannot be found; the text says which lookup failed and what to do."""
+    """The edge cannot be found; the text says which lookup failed and what to do.
+
+    `is_final` when asking again would lead to the same.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class SrvTarget(Struct, frozen=True):
@@ -80,6 +87,7 @@ async def discover_regions(
     *,
     region: str = "",
     ip_version: str = "auto",
+    home: int = 0,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> list[Region]:
     """Look the edge up; `ip_version` is `auto`, `4` or `6`. Raises DiscoveryError."""
@@ -99,17 +107,19 @@ async def discover_regions(
     if len(ordered) < _REGIONS:
         raise DiscoveryError(f"{name} names {len(ordered)} edge regions; {_REGIONS} are needed")
     return [
-        await _resolve(resolver, target, index, ip_version)
+        await _resolve(resolver, target, index, ip_version, home)
         for index, target in enumerate(ordered[:_REGIONS])
     ]
 
 
-async def _resolve(resolver: Resolver, target: SrvTarget, index: int, ip_version: str) -> Region:
+async def _resolve(
+    resolver: Resolver, target: SrvTarget, index: int, ip_version: str, home: int
+) -> Region:
     try:
         addresses = await resolver.addresses(target.host)
     except OSError as error:
         raise DiscoveryError(f"cannot look up the edge region {target.host}: {error}") from error
-    slots = [EdgeSlot(address, target.port, index) for address in addresses[:MAX_ADDRESSES]]
+    slots = [EdgeSlot(address, target.port, index, home) for address in addresses[:MAX_ADDRESSES]]
     if ip_version != "auto":
         wanted = ip_version == "6"
         kept = [slot for slot in slots if slot.is_ipv6 == wanted]

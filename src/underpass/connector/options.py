@@ -6,14 +6,16 @@ import ipaddress
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import field
 
 from underpass.connector.config import Config
 from underpass.connector.durations import format_duration
 from underpass.connector.edges import parse_edge
+from underpass.connector.homes import Home, HomeEntry
 from underpass.connector.ingress import Ingress, single_rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
@@ -28,7 +30,7 @@ from underpass.connector.settings import SettingError, Settings
 from underpass.ops.processors import available_processors
 from underpass.wire.credentials import Credentials
 
-__all__ = ["DEFAULT_METRICS", "ORIGINS", "ConnectorOptions", "build_options"]
+__all__ = ["DEFAULT_METRICS", "ORIGINS", "ConnectorOptions", "build_homes", "build_options"]
 
 ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
 """The settings that name the one origin of a tunnel without rules."""
@@ -45,29 +47,24 @@ MAX_WORKERS = MAX_HA_CONNECTIONS
 MAX_RETRIES = 20
 MAX_TAGS = 64
 
+_T = TypeVar("_T")
+
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
 
 
-class ConnectorOptions(Struct, frozen=True):
+class ConnectorOptions(Home, frozen=True):
     """Everything a connector needs. Durations are seconds.
 
-    `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned
-    and the system's roots. `quick_hostname` is the name a quick tunnel got, without a scheme.
-    `credentials` None is allowed only until a quick tunnel has supplied them.
+    It is its own home, unless `homes` are named. `quick_hostname` is the name a quick tunnel got,
+    without a scheme. `credentials` None is allowed only until a quick tunnel has supplied them.
     """
 
     ingress: Ingress
-    credentials: Credentials | None = None
-    edges: tuple[tuple[str, int], ...] = ()
-    cacert: Path | None = None
-    protocol: str = "http2"
-    region: str = ""
-    edge_ip_version: str = "auto"
-    edge_bind_address: str = ""
-    ha_connections: int = 4
+    homes: tuple[Home, ...] = ()
     workers: int = 1
     retries: int = 5
+    max_edge_addr_retries: int = 8
     grace_period: float = 30.0
     rpc_timeout: float = 5.0
     tags: tuple[tuple[str, str], ...] = ()
@@ -76,6 +73,11 @@ class ConnectorOptions(Struct, frozen=True):
     label: str = ""
     quick_hostname: str = ""
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    @property
+    def all_homes(self) -> tuple[Home, ...]:
+        """The homes named, or the one that has no name."""
+        return self.homes or (self,)
 
 
 def build_options(settings: Settings, config: Config) -> ConnectorOptions:
@@ -94,12 +96,76 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         ha_connections=ha_connections,
         workers=_workers(settings, ha_connections),
         retries=_within(settings, "retries", 0, MAX_RETRIES),
+        max_edge_addr_retries=_within(settings, "max-edge-addr-retries", 0, 255),
         grace_period=_grace_period(settings.seconds("grace-period")),
         rpc_timeout=_positive(settings, "rpc-timeout"),
         tags=_tags(settings.list("tag")),
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
+    )
+
+
+def build_homes(
+    entries: Sequence[HomeEntry],
+    options: ConnectorOptions,
+    credentials_of: Callable[[HomeEntry], Credentials],
+) -> tuple[Home, ...]:
+    """The homes of a configuration file. What an entry does not say is as `options` have it, but
+    for addresses and trust, which are each home's own.
+
+    Raises SettingError, and what `credentials_of` and the entries' `error` make.
+    """
+    for name, value in (
+        ("edge", options.edges),
+        ("cacert", options.cacert),
+        ("region", options.region),
+    ):
+        if value:
+            raise SettingError(
+                f"{name} is given beside `homes`: write it into the home that it is meant for"
+            )
+    homes = tuple(_home(entry, options, credentials_of(entry)) for entry in entries)
+    links = sum(home.ha_connections for home in homes)
+    if links > MAX_HA_CONNECTIONS:
+        raise SettingError(f"the homes have {links} connections, more than {MAX_HA_CONNECTIONS}")
+    return homes
+
+
+def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials) -> Home:
+    def checked(key: str, check: Callable[[str], _T], value: str | None, default: _T) -> _T:
+        if value is None:
+            return default
+        try:
+            return check(value)
+        except ValueError as error:
+            raise entry.error(key, str(error)) from None
+
+    region = entry.region or ""
+    if region and credentials.endpoint:
+        raise entry.error("region", "cannot be used with credentials that name their own endpoint")
+    links = options.ha_connections if entry.ha_connections is None else entry.ha_connections
+    if not 1 <= links <= MAX_HA_CONNECTIONS:
+        raise entry.error("ha-connections", f"{links} is not between 1 and {MAX_HA_CONNECTIONS}")
+    try:
+        edges = _edges(entry.edge)
+    except SettingError as error:
+        raise entry.error("edge", str(error)) from None
+    return Home(
+        name=entry.name,
+        credentials=credentials,
+        edges=edges,
+        cacert=Path(entry.cacert).expanduser() if entry.cacert else None,
+        protocol=checked("protocol", _protocol, entry.protocol, options.protocol),
+        region=region,
+        edge_ip_version=checked(
+            "edge-ip-version", _ip_version, entry.edge_ip_version, options.edge_ip_version
+        ),
+        edge_bind_address=checked(
+            "edge-bind-address", _bind_address, entry.edge_bind_address, options.edge_bind_address
+        ),
+        edge_proxy=options.edge_proxy if entry.edge_proxy is None else entry.edge_proxy,
+        ha_connections=links,
     )
 
 

@@ -7,20 +7,23 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
-from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
-from underpass.connector.edges import EdgePool, static_regions
-from underpass.connector.links import LinkConnected, LinkEvent
+from underpass.connector.discovery import DnsResolver, discover_regions
+from underpass.connector.edges import EdgePool, Region, static_regions
+from underpass.connector.homes import Home
+from underpass.connector.links import HomeEvent, LinkConnected, LinkEvent
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
+from underpass.connector.supervisors import Supervisors
 from underpass.ops import event_loop
 from underpass.ops.metrics import Metrics, Snapshot
 from underpass.ops.metrics_server import MetricsAddressError, MetricsServer, serve_metrics
@@ -50,21 +53,17 @@ async def serve_connector(
     `ready` is called once, when the first link is registered. `configuration` is what `options`
     were made of, for SIGHUP to read again.
     """
-    if options.credentials is None:
+    if any(home.credentials is None for home in options.all_homes):
         raise ValueError("a connector needs credentials")
     _announce(options)
     reloader = Reloader(configuration)
     with ShutdownSignals() as signals:
         signals.reload_with(reloader.ask)
-        try:
-            pool = await signals.unless_stopped(_edge_pool(options))
-        except DiscoveryError as error:
-            _log.error("Cannot find the edge", extra={"error": str(error)})
-            return 1
-        if pool is None:
-            return 0
-        options = _with_useful_workers(options, pool)
-        status = ConnectorStatus(options.connector_id, options.quick_hostname)
+        options = _with_useful_workers(options)
+        homes = options.all_homes
+        status = ConnectorStatus(
+            options.connector_id, options.quick_hostname, [home.name for home in homes]
+        )
         try:
             data_path = await signals.unless_stopped(build(options, status))
         except DataPathError as error:
@@ -74,7 +73,7 @@ async def serve_connector(
             return signals.exit_code
         try:
             reloader.start(data_path.apply)
-            return await _serve(options, pool, status, data_path, signals, reloader, ready)
+            return await _serve(options, status, data_path, signals, reloader, ready)
         finally:
             reloader.close()
             await data_path.close()
@@ -82,34 +81,31 @@ async def serve_connector(
 
 async def _serve(
     options: ConnectorOptions,
-    pool: EdgePool,
     status: ConnectorStatus,
     data_path: DataPath,
     signals: ShutdownSignals,
     reloader: Reloader,
     ready: Callable[[], None] | None,
 ) -> int:
-    report = LinkReport(options.protocol, lambda: status.ready_connections)
+    homes = options.all_homes
+    report = LinkReport(homes, lambda: status.ready_connections)
     first = _FirstLink(options.pidfile, ready)
 
-    def observe(event: LinkEvent) -> None:
+    def observe(event: LinkEvent | HomeEvent) -> None:
+        if isinstance(event, HomeEvent):
+            report.observe_home(event)
+            return
         status.observe(event)
         report.observe(event)
         first.observe(event)
 
-    supervisor = Supervisor(
-        data_path.dialer,
-        pool,
-        ha_connections=options.ha_connections,
-        retries=options.retries,
-        grace_period=options.grace_period,
-        observe=observe,
+    supervisor = Supervisors(
+        [
+            _supervisor(number, home, options, data_path, observe)
+            for number, home in enumerate(homes)
+        ],
+        report.observe_home,
     )
-    if supervisor.count < options.ha_connections:
-        _log.info(
-            "There are fewer edge addresses than connections asked for",
-            extra={"connections": supervisor.count, "asked": options.ha_connections},
-        )
     signals.on_stop, signals.on_abort = supervisor.stop, supervisor.abort
     if signals.stopping.is_set():
         supervisor.stop()
@@ -138,9 +134,40 @@ async def _serve(
     return signals.exit_code
 
 
-def _with_useful_workers(options: ConnectorOptions, pool: EdgePool) -> ConnectorOptions:
+def _supervisor(
+    number: int,
+    home: Home,
+    options: ConnectorOptions,
+    data_path: DataPath,
+    observe: Callable[[LinkEvent | HomeEvent], None],
+) -> Supervisor:
+    return Supervisor(
+        data_path.dialer,
+        EdgePool(static_regions(home.edges, number) if home.edges else ()),
+        ha_connections=home.ha_connections,
+        retries=options.retries,
+        address_retries=options.max_edge_addr_retries,
+        grace_period=options.grace_period,
+        observe=observe,
+        find=None if home.edges else partial(_find, home, number),
+        home=number,
+    )
+
+
+async def _find(home: Home, number: int) -> list[Region]:
+    """Look up where a home is. Raises DiscoveryError."""
+    assert home.credentials is not None
+    return await discover_regions(
+        DnsResolver(),
+        region=home.region or home.credentials.endpoint,
+        ip_version=home.edge_ip_version,
+        home=number,
+    )
+
+
+def _with_useful_workers(options: ConnectorOptions) -> ConnectorOptions:
     """The options with no more workers than links: one without a link would have nothing to do."""
-    links = min(options.ha_connections, pool.capacity)
+    links = sum(home.most_links for home in options.all_homes)
     if options.workers > links:
         _log.info(
             "There are fewer connections than workers asked for",
@@ -149,23 +176,18 @@ def _with_useful_workers(options: ConnectorOptions, pool: EdgePool) -> Connector
     return replace(options, workers=min(options.workers, links))
 
 
-async def _edge_pool(options: ConnectorOptions) -> EdgePool:
-    if options.edges:
-        return EdgePool(static_regions(options.edges))
-    credentials = options.credentials
-    region = options.region or (credentials.endpoint if credentials is not None else "")
-    return EdgePool(
-        await discover_regions(DnsResolver(), region=region, ip_version=options.edge_ip_version)
-    )
-
-
 def _announce(options: ConnectorOptions) -> None:
-    assert options.credentials is not None
-    _log.info("Starting tunnel", extra={"tunnelID": str(options.credentials.tunnel_id)})
+    for home in options.all_homes:
+        assert home.credentials is not None
+        fields = {"tunnelID": str(home.credentials.tunnel_id)}
+        if home.name:
+            fields["home"] = home.name
+        _log.info("Starting tunnel", extra=fields)
     python = ".".join(map(str, sys.version_info[:3]))
     _log.info("Version %s (Python %s, %s)", VERSION, python, sys.platform)
     _log.info("Generated Connector ID: %s", options.connector_id)
-    _log.info("Initial protocol %s", options.protocol)
+    for protocol in dict.fromkeys(home.protocol for home in options.all_homes):
+        _log.info("Initial protocol %s", protocol)
 
 
 class _FirstLink:

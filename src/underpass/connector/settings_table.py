@@ -228,6 +228,14 @@ def _edge() -> Iterable[Setting]:
         env="TUNNEL_RETRIES",
     )
     yield _setting(
+        "max-edge-addr-retries",
+        "integer",
+        group,
+        "So many failed addresses count as all of them.",
+        default=8,
+        hidden=True,
+    )
+    yield _setting(
         "grace-period",
         "duration",
         group,
@@ -397,7 +405,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("proxy-dns-upstream", "list", "", ""),
     ("proxy-dns-max-upstream-conns", "integer", "", ""),
     ("proxy-dns-bootstrap", "list", "", ""),
-    ("max-edge-addr-retries", "integer", "", ""),
     ("write-stream-timeout", "duration", "TUNNEL_STREAM_WRITE_TIMEOUT", ""),
     ("quic-disable-pmtu-discovery", "boolean", "TUNNEL_DISABLE_QUIC_PMTU", ""),
     ("quic-connection-level-flow-control-limit", "integer",
