@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from rig.supervision import FakeLink
 
 from underpass.connector.config import Config, read_config
 from underpass.connector.document import ConfigError, parse_yaml
@@ -166,35 +167,6 @@ class TestCredentials:
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(CredentialsError, match="cannot read the token file"):
             self.find(f"token-file: {tmp_path}/absent")
-
-
-class FakeLink:
-    def __init__(self) -> None:
-        self.details = ConnectionDetails(uuid.uuid4(), "loc01", False)
-        self.unregistered = False
-        self.probed = 0
-        self._closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    async def wait_closed(self) -> Exception | None:
-        return await asyncio.shield(self._closed)
-
-    async def wait_going_away(self) -> None:
-        await asyncio.Event().wait()
-
-    def probe(self) -> None:
-        self.probed += 1
-
-    async def unregister(self, timeout: float) -> None:
-        self.unregistered = True
-
-    async def drained(self) -> None: ...
-
-    async def in_flight(self) -> int:
-        return 0
-
-    def abort(self) -> None:
-        if not self._closed.done():
-            self._closed.set_result(None)
 
 
 class Houses:

@@ -3,165 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable
 
 import pytest
+from rig.supervision import REFUSED, Bench, never, scenario
 
-from underpass.connector.edges import EdgePool, EdgeSlot, static_regions
 from underpass.connector.links import (
-    DialError,
-    DialErrorKind,
-    Link,
     LinkConnected,
     LinkDisconnected,
-    LinkEvent,
     LinkFailed,
     LinkReconnecting,
     LinkUnregistered,
 )
-from underpass.connector.supervisor import LONGEST_RETRY_AFTER, Supervisor, TunnelRefusedError
-from underpass.wire.registration import ConnectionDetails, RegistrationRefused
-
-REFUSED = DialError(DialErrorKind.CONNECT, "connection refused")
-
-
-class FakeLink:
-    """A link whose requests and end the test controls."""
-
-    def __init__(self) -> None:
-        self.details = ConnectionDetails(uuid.uuid4(), "loc01", False)
-        self.active = 0
-        self.unregistered = False
-        self.aborted = False
-        self.unregister_error: Exception | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def begin(self) -> None:
-        self.active += 1
-        self._idle.clear()
-
-    def finish(self) -> None:
-        self.active -= 1
-        if not self.active:
-            self._idle.set()
-
-    def lose(self, error: Exception | None = None) -> None:
-        if not self._closed.done():
-            self._closed.set_result(error)
-
-    async def wait_closed(self) -> Exception | None:
-        return await self._closed
-
-    async def wait_going_away(self) -> None:
-        await asyncio.Event().wait()
-
-    def probe(self) -> None: ...
-
-    async def unregister(self, timeout: float) -> None:
-        self.unregistered = True
-        if self.unregister_error is not None:
-            raise self.unregister_error
-
-    async def in_flight(self) -> int:
-        return self.active
-
-    async def drained(self) -> None:
-        await self._idle.wait()
-
-    def abort(self) -> None:
-        self.aborted = True
-        self.lose()
-
-
-class Bench:
-    """A supervisor, its dialer and its clock, all in the test's hands.
-
-    `outcomes` are what dialling leads to, in order; when they run out, links. Waits are noted and
-    over at once, unless `hold` is set.
-    """
-
-    def __init__(self, outcomes: list[Exception] | None = None, edges: int = 4, **options: float):
-        self.outcomes = list(outcomes or ())
-        self.dialled: list[tuple[int, EdgeSlot, int]] = []
-        self.links: list[FakeLink] = []
-        self.events: list[LinkEvent] = []
-        self.waits: list[float] = []
-        self.hold: Callable[[], Awaitable[None]] | None = None
-        self._changed = asyncio.Event()
-        settings: dict[str, float] = {"ha_connections": 1, "retries": 5, "grace_period": 30.0}
-        settings |= options
-        self.supervisor = Supervisor(
-            self,
-            EdgePool(static_regions([("edge", 7844)] * edges)),
-            ha_connections=int(settings["ha_connections"]),
-            retries=int(settings["retries"]),
-            grace_period=settings["grace_period"],
-            observe=self._observe,
-            linger=0.0,
-            sleep=self._sleep,
-            clock=lambda: 0.0,
-            uniform=lambda _, high: high,
-        )
-
-    async def dial(
-        self,
-        slot: EdgeSlot,
-        conn_index: int,
-        previous_attempts: int,
-        replacing: Link | None = None,
-    ) -> FakeLink:
-        self.dialled.append((conn_index, slot, previous_attempts))
-        if self.outcomes:
-            raise self.outcomes.pop(0)
-        link = FakeLink()
-        self.links.append(link)
-        return link
-
-    def _observe(self, event: LinkEvent) -> None:
-        self.events.append(event)
-        self._changed.set()
-
-    async def _sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        if self.hold is not None:
-            await self.hold()
-        await asyncio.sleep(0)
-
-    def of(self, kind: type) -> list[LinkEvent]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def until(self, kind: type, count: int = 1) -> None:
-        while len(self.of(kind)) < count:
-            self._changed.clear()
-            await self._changed.wait()
-
-
-def scenario(
-    body: Callable[[Bench], Awaitable[None]],
-    outcomes: list[Exception] | None = None,
-    **options: float,
-) -> Bench:
-    """Run `body` beside a supervisor; both must end."""
-
-    async def both() -> Bench:
-        bench = Bench(outcomes, **options)  # type: ignore[arg-type]
-        running = asyncio.create_task(bench.supervisor.run())
-        try:
-            await asyncio.wait_for(body(bench), 10)
-        finally:
-            if not running.done():
-                bench.supervisor.stop()
-        await asyncio.wait_for(running, 10)
-        return bench
-
-    return asyncio.run(both())
-
-
-async def never() -> None:
-    await asyncio.Event().wait()
+from underpass.connector.supervisor import LONGEST_RETRY_AFTER, TunnelRefusedError
+from underpass.wire.registration import RegistrationRefused
 
 
 class TestStart:

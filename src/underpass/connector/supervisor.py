@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from underpass.connector.backoff import Backoff
+from underpass.connector.backoff import MINIMUM_WAIT, Backoff
 from underpass.connector.discovery import DiscoveryError
 from underpass.connector.edges import EdgePool, EdgeSlot, Region
 from underpass.connector.links import (
@@ -88,7 +88,10 @@ class _Held:
         """To be replaced, and it has been told."""
         self.retiring = False
         """Unregistered, and finishing what it has."""
+        self.going: asyncio.Task[None]
+        """Done when the edge wants it to end."""
         self.watch: asyncio.Task[None]
+        """Done when it has closed."""
 
 
 class Supervisor:
@@ -342,6 +345,11 @@ class Supervisor:
             if old is not None:
                 self._retire(old)
             self._observe(LinkFailed(conn_index, slot, refused))
+            if refused.is_duplicate and old is not None:
+                # An edge of several processes or machines has not heard everywhere yet that the
+                # old link has given its index up.
+                await self._pause(MINIMUM_WAIT)
+                return await self._attempt(conn_index, backoff)
             if refused.is_duplicate:
                 self._pool.rotate(conn_index)
             elif self._is_fatal(refused):
@@ -349,6 +357,7 @@ class Supervisor:
             self._note_attempt(refused, refused.is_unauthorized, 1)
             return slot, min(max(refused.retry_after_ns / 1e9, 0.0), LONGEST_RETRY_AFTER)
         held = _Held(conn_index, slot, link)
+        held.going = asyncio.create_task(link.wait_going_away())
         held.watch = asyncio.create_task(self._watch(held))
         held.watch.add_done_callback(self._note_failure)
         self._held.add(held)
@@ -363,18 +372,13 @@ class Supervisor:
 
     async def _until_end(self, held: _Held) -> _End:
         """Wait until a link has closed or is to be replaced."""
-        going = asyncio.ensure_future(held.link.wait_going_away())
         asked = asyncio.ensure_future(held.asked.wait())
         try:
-            await asyncio.wait({held.watch, going, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({held.watch, held.going, asked}, return_when=asyncio.FIRST_COMPLETED)
             if held.watch.done():
                 return _End.CLOSED
-            if going.done():
-                going.result()
-                return _End.EDGE_WISHES
-            return _End.ASKED
+            return _End.EDGE_WISHES if held.going.done() else _End.ASKED
         finally:
-            going.cancel()
             asked.cancel()
 
     async def _watch(self, held: _Held) -> None:
@@ -388,7 +392,8 @@ class Supervisor:
                 del self._current[held.conn_index]
             held.settled.set()
             held.link.abort()
-            expected = self._stopping.is_set() or held.leaving
+            expected = self._stopping.is_set() or held.leaving or held.going.done()
+            held.going.cancel()
             self._observe(LinkDisconnected(held.conn_index, held.slot, error, expected, replaced))
 
     def _retire(self, old: _Held) -> None:
