@@ -148,6 +148,18 @@ class Bench:
     def of(self, kind: type) -> list[LinkEvent | HomeEvent]:
         return [event for event in self.events if isinstance(event, kind)]
 
+    async def until_held(self) -> None:
+        """Let the next wait last, and return when it has begun. Those after it are over at once."""
+        begun = asyncio.Event()
+
+        async def hold() -> None:
+            self.hold = None
+            begun.set()
+            await never()
+
+        self.hold = hold
+        await begun.wait()
+
     async def until(self, kind: type, count: int = 1) -> None:
         while len(self.of(kind)) < count:
             self._changed.clear()

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from rig.supervision import REFUSED, Bench, FakeLink, never, scenario
+from rig.supervision import REFUSED, Bench, FakeLink, scenario
 
 from underpass.connector.backoff import MINIMUM_WAIT
 from underpass.connector.links import (
@@ -16,7 +16,6 @@ from underpass.connector.links import (
     LinkConnected,
     LinkDisconnected,
     LinkFailed,
-    LinkReconnecting,
     LinkReplacing,
     LinkUnregistered,
 )
@@ -147,9 +146,7 @@ class TestAsked:
 
     def test_one_that_waits_to_be_dialled_is_dialled_now(self) -> None:
         async def body(bench: Bench) -> None:
-            bench.hold = never
-            await bench.until(LinkReconnecting)
-            bench.hold = None
+            await bench.until_held()
             bench.supervisor.reconnect(0)
             await bench.until(LinkConnected)
 

@@ -18,6 +18,7 @@ from underpass.connector.discovery import DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, Region, static_regions
 from underpass.connector.homes import Home
 from underpass.connector.links import HomeEvent, LinkConnected, LinkEvent
+from underpass.connector.network_watch import NetworkWatch
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
@@ -113,6 +114,13 @@ async def _serve(
     def links() -> Snapshot:
         return {"cloudflared_tunnel_ha_connections": supervisor.running}
 
+    def doubt(reason: str) -> None:
+        _log.info("Asking every link for a sign of life", extra={"reason": reason})
+        supervisor.probe()
+        supervisor.wake()
+
+    watch = NetworkWatch(doubt)
+    watch.start()
     metrics = MetricsServer(
         Metrics(
             [status.snapshot, data_path.counters, links, reloader.snapshot],
@@ -129,6 +137,7 @@ async def _serve(
         _log.error("Initiating shutdown", extra={"error": str(error)})
         return 1
     finally:
+        watch.stop()
         await metrics.stop()
     _log.info("Tunnel server stopped")
     return signals.exit_code
