@@ -21,6 +21,7 @@ from underpass.connector.edges import EdgeSlot, Region
 __all__ = [
     "DiscoveryError",
     "DnsResolver",
+    "NoSuchNameError",
     "Resolver",
     "SrvTarget",
     "discover_regions",
@@ -52,6 +53,10 @@ class DiscoveryError(Exception):
     def __init__(self, message: str, *, is_final: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
+
+
+class NoSuchNameError(OSError):
+    """DNS has answered that there is no such name."""
 
 
 class SrvTarget(Struct, frozen=True):
@@ -98,7 +103,12 @@ async def discover_regions(
         _log.warning("Edge lookup failed, trying DNS over TLS", extra={"error": str(error)})
         try:
             targets = await resolver.fallback_targets(name)
-        except OSError:
+        except OSError as second:
+            nowhere = isinstance(error, NoSuchNameError) and isinstance(second, NoSuchNameError)
+            if region and nowhere:
+                raise DiscoveryError(
+                    f"there is no edge region {region!r}: DNS has no {name}", is_final=True
+                ) from error
             raise DiscoveryError(
                 f"cannot look up the edge ({name}): {error}; check this machine's DNS, or name the "
                 "edge with --edge host:port"
@@ -163,9 +173,12 @@ class DnsResolver:
         # dnspython is imported here because a connector with --edge never needs it.
         import dns.asyncresolver
         import dns.exception
+        import dns.resolver
 
         try:
             answer = await dns.asyncresolver.resolve(name, "SRV", lifetime=_SRV_TIMEOUT)
+        except dns.resolver.NXDOMAIN as error:
+            raise NoSuchNameError(str(error)) from error
         except dns.exception.DNSException as error:
             raise OSError(str(error) or type(error).__name__) from error
         return [_target(record) for record in answer]
@@ -174,6 +187,7 @@ class DnsResolver:
         import dns.asyncquery
         import dns.exception
         import dns.message
+        import dns.rcode
         import dns.rdatatype
 
         query = dns.message.make_query(name, "SRV")
@@ -187,6 +201,8 @@ class DnsResolver:
             )
         except (dns.exception.DNSException, EOFError) as error:
             raise OSError(str(error) or type(error).__name__) from error
+        if reply.rcode() == dns.rcode.NXDOMAIN:
+            raise NoSuchNameError(f"{name} does not exist")
         return [
             _target(record)
             for answer in reply.answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import sys
 import uuid
@@ -49,6 +50,8 @@ MAX_TAGS = 64
 
 _T = TypeVar("_T")
 
+_log = logging.getLogger(__name__)
+
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
 
@@ -85,14 +88,15 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
     cacert = settings.text("cacert")
     pidfile = settings.text("pidfile")
     ha_connections = _within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS)
+    bind = _bind_address(settings.text("edge-bind-address"))
     return ConnectorOptions(
         ingress=config.ingress or _single_origin(settings),
         edges=_edges(settings.list("edge")),
         cacert=Path(cacert).expanduser() if cacert else None,
         protocol=_protocol(settings.text("protocol")),
         region=settings.text("region"),
-        edge_ip_version=_ip_version(settings.text("edge-ip-version")),
-        edge_bind_address=_bind_address(settings.text("edge-bind-address")),
+        edge_ip_version=_family(_ip_version(settings.text("edge-ip-version")), bind),
+        edge_bind_address=bind,
         ha_connections=ha_connections,
         workers=_workers(settings, ha_connections),
         retries=_within(settings, "retries", 0, MAX_RETRIES),
@@ -151,6 +155,10 @@ def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials)
         edges = _edges(entry.edge)
     except SettingError as error:
         raise entry.error("edge", str(error)) from None
+    bind = checked(
+        "edge-bind-address", _bind_address, entry.edge_bind_address, options.edge_bind_address
+    )
+    wanted = checked("edge-ip-version", _ip_version, entry.edge_ip_version, options.edge_ip_version)
     return Home(
         name=entry.name,
         credentials=credentials,
@@ -158,12 +166,8 @@ def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials)
         cacert=Path(entry.cacert).expanduser() if entry.cacert else None,
         protocol=checked("protocol", _protocol, entry.protocol, options.protocol),
         region=region,
-        edge_ip_version=checked(
-            "edge-ip-version", _ip_version, entry.edge_ip_version, options.edge_ip_version
-        ),
-        edge_bind_address=checked(
-            "edge-bind-address", _bind_address, entry.edge_bind_address, options.edge_bind_address
-        ),
+        edge_ip_version=_family(wanted, bind),
+        edge_bind_address=bind,
         edge_proxy=options.edge_proxy if entry.edge_proxy is None else entry.edge_proxy,
         ha_connections=links,
     )
@@ -218,7 +222,7 @@ def _origin_request(settings: Settings) -> OriginRequest:
 
 def _edges(entries: Sequence[str]) -> tuple[tuple[str, int], ...]:
     try:
-        return tuple(parse_edge(entry) for entry in entries)
+        return tuple(parse_edge(part) for entry in entries for part in entry.split(","))
     except ValueError as error:
         raise SettingError(str(error)) from None
 
@@ -244,6 +248,19 @@ def _bind_address(text: str) -> str:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise SettingError(f"--edge-bind-address {text!r} is not an IP address") from None
+
+
+def _family(ip_version: str, bind: str) -> str:
+    """The address family to look for: that of the address to dial from, if there is one."""
+    if not bind:
+        return ip_version
+    bound = str(ipaddress.ip_address(bind).version)
+    if ip_version not in ("auto", bound):
+        _log.warning(
+            "The address to dial the edge from is of another IP version, which counts",
+            extra={"edge-bind-address": bind, "edge-ip-version": ip_version},
+        )
+    return bound
 
 
 def _grace_period(seconds: float) -> float:
