@@ -19,6 +19,7 @@ from msgspec import Struct
 from underpass.connector.edges import EdgeSlot, Region
 
 __all__ = [
+    "EDGE_DOMAIN",
     "DiscoveryError",
     "DnsResolver",
     "NoSuchNameError",
@@ -26,12 +27,14 @@ __all__ = [
     "SrvTarget",
     "discover_regions",
     "order_targets",
+    "regions_by_name",
     "service_name",
 ]
 
 _SERVICE = "v2-origintunneld"
-_DOMAIN = "argotunnel.com"
+EDGE_DOMAIN = "argotunnel.com"
 _REGIONS = 2
+_EDGE_PORT = 7844
 # DNS-over-TLS, asked when the system's resolver fails.
 _DOT_ADDRESS = "1.1.1.1"
 _DOT_PORT = 853
@@ -84,7 +87,7 @@ class Resolver(Protocol):
 def service_name(region: str) -> str:
     """The SRV name for `region`, which may be empty."""
     prefix = f"{region}-" if region else ""
-    return f"_{prefix}{_SERVICE}._tcp.{_DOMAIN}"
+    return f"_{prefix}{_SERVICE}._tcp.{EDGE_DOMAIN}"
 
 
 async def discover_regions(
@@ -143,6 +146,23 @@ async def _resolve(
         [slot for slot in slots if slot.is_ipv6 == first],
         [slot for slot in slots if slot.is_ipv6 != first],
     )
+
+
+def regions_by_name(region: str = "", home: int = 0) -> list[Region]:
+    """The edge by its well-known names, for where only a proxy can look names up.
+
+    Each name stands for many addresses, so it makes two slots.
+    """
+    prefix = f"{region}-" if region else ""
+    return [
+        Region(
+            [
+                EdgeSlot(f"{prefix}region{index + 1}.v2.{EDGE_DOMAIN}", _EDGE_PORT, index, home)
+                for _ in range(2)
+            ]
+        )
+        for index in range(_REGIONS)
+    ]
 
 
 def order_targets(

@@ -1,18 +1,22 @@
-"""A connection to the edge of one home: TCP, and TLS for the names that the edge answers to
-(docs: wire protocol §1.7, §1.8)."""
+"""A connection to the edge of one home: TCP, through a proxy if there is one, and TLS for the
+names that the edge answers to (docs: wire protocol §1.7, §1.8)."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.homes import Home
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.trust import certificate_trouble, edge_context
 from underpass.wire.headers import EDGE_SERVER_NAME_HTTP2
+
+if TYPE_CHECKING:
+    from underpass.connector.edge_proxy import ProxyUrl  # most connectors need no proxy
 
 __all__ = ["DIAL_TIMEOUT", "HomeDialer"]
 
@@ -31,21 +35,8 @@ class HomeDialer:
 
     async def connect(self, slot: EdgeSlot, make: Callable[[], P]) -> P:
         """A protocol of `make`'s, connected to the edge. Raises DialError."""
-        loop = asyncio.get_running_loop()
-        bind = self._home.edge_bind_address
         try:
-            _, protocol = await asyncio.wait_for(
-                loop.create_connection(
-                    make,
-                    slot.host,
-                    slot.port,
-                    ssl=self._context,
-                    server_hostname=EDGE_SERVER_NAME_HTTP2,
-                    ssl_handshake_timeout=DIAL_TIMEOUT,
-                    local_addr=(bind, 0) if bind else None,
-                ),
-                2 * DIAL_TIMEOUT,
-            )
+            protocol = await self._dial(slot, make)
         except ssl.SSLCertVerificationError as error:
             trouble = certificate_trouble(error, self._home.cacert)
             raise DialError(DialErrorKind.TLS, trouble, is_lasting=True) from error
@@ -56,3 +47,46 @@ class HomeDialer:
         except OSError as error:
             raise DialError(DialErrorKind.CONNECT, f"cannot connect to {slot}: {error}") from error
         return protocol
+
+    async def _dial(self, slot: EdgeSlot, make: Callable[[], P]) -> P:
+        bind = (self._home.edge_bind_address, 0) if self._home.edge_bind_address else None
+        proxy = self._proxy_for(slot)
+        if proxy is None:
+            _, protocol = await asyncio.wait_for(
+                asyncio.get_running_loop().create_connection(
+                    make,
+                    slot.host,
+                    slot.port,
+                    ssl=self._context,
+                    server_hostname=EDGE_SERVER_NAME_HTTP2,
+                    ssl_handshake_timeout=DIAL_TIMEOUT,
+                    local_addr=bind,
+                ),
+                2 * DIAL_TIMEOUT,
+            )
+            return protocol
+        from underpass.connector.proxy_dialer import ProxyError, connect_through
+
+        try:
+            return await connect_through(
+                proxy,
+                slot.host,
+                slot.port,
+                make,
+                self._context,
+                EDGE_SERVER_NAME_HTTP2,
+                timeout=DIAL_TIMEOUT,
+                local_address=bind,
+            )
+        except ProxyError as error:
+            raise DialError(DialErrorKind.PROXY, str(error)) from error
+
+    def _proxy_for(self, slot: EdgeSlot) -> ProxyUrl | None:
+        if not self._home.may_have_proxy(os.environ):
+            return None
+        from underpass.connector.edge_proxy import proxy_of
+
+        try:
+            return proxy_of(self._home, os.environ, slot.host, slot.port)
+        except ValueError as error:
+            raise DialError(DialErrorKind.PROXY, str(error), is_lasting=True) from None

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from underpass.connector.document import Section
 from underpass.wire.credentials import Credentials
 
-__all__ = ["MAX_HOMES", "Home", "HomeEntry", "read_homes"]
+__all__ = ["MAX_HOMES", "PROXY_VARIABLES", "Home", "HomeEntry", "read_homes"]
+
+PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+"""What in the environment names a proxy; the first that is not empty counts."""
 
 # More is a mistake.
 MAX_HOMES = 8
@@ -59,6 +63,10 @@ class Home(Struct, frozen=True, kw_only=True):
     edge_bind_address: str = ""
     edge_proxy: str = ""
     ha_connections: int = 4
+
+    def may_have_proxy(self, environment: Mapping[str, str]) -> bool:
+        """Whether a proxy comes into question at all; most often none does."""
+        return bool(self.edge_proxy) or any(map(environment.get, PROXY_VARIABLES))
 
     @property
     def most_links(self) -> int:

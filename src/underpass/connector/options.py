@@ -97,6 +97,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         region=settings.text("region"),
         edge_ip_version=_family(_ip_version(settings.text("edge-ip-version")), bind),
         edge_bind_address=bind,
+        edge_proxy=_edge_proxy(settings.text("edge-proxy")),
         ha_connections=ha_connections,
         workers=_workers(settings, ha_connections),
         retries=_within(settings, "retries", 0, MAX_RETRIES),
@@ -168,7 +169,7 @@ def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials)
         region=region,
         edge_ip_version=_family(wanted, bind),
         edge_bind_address=bind,
-        edge_proxy=options.edge_proxy if entry.edge_proxy is None else entry.edge_proxy,
+        edge_proxy=checked("edge-proxy", _edge_proxy, entry.edge_proxy, options.edge_proxy),
         ha_connections=links,
     )
 
@@ -248,6 +249,18 @@ def _bind_address(text: str) -> str:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
         raise SettingError(f"--edge-bind-address {text!r} is not an IP address") from None
+
+
+def _edge_proxy(text: str) -> str:
+    if text:
+        from underpass.connector.edge_proxy import NO_PROXY_AT_ALL, parse_proxy
+
+        try:
+            if text != NO_PROXY_AT_ALL:
+                parse_proxy(text)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+    return text
 
 
 def _family(ip_version: str, bind: str) -> str:

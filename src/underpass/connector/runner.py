@@ -14,7 +14,13 @@ from msgspec.structs import replace
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
-from underpass.connector.discovery import DnsResolver, discover_regions
+from underpass.connector.discovery import (
+    EDGE_DOMAIN,
+    DiscoveryError,
+    DnsResolver,
+    discover_regions,
+    regions_by_name,
+)
 from underpass.connector.edges import EdgePool, Region, static_regions
 from underpass.connector.homes import Home
 from underpass.connector.links import HomeEvent, LinkConnected, LinkEvent
@@ -166,12 +172,29 @@ def _supervisor(
 async def _find(home: Home, number: int) -> list[Region]:
     """Look up where a home is. Raises DiscoveryError."""
     assert home.credentials is not None
-    return await discover_regions(
-        DnsResolver(),
-        region=home.region or home.credentials.endpoint,
-        ip_version=home.edge_ip_version,
-        home=number,
-    )
+    region = home.region or home.credentials.endpoint
+    try:
+        return await discover_regions(
+            DnsResolver(), region=region, ip_version=home.edge_ip_version, home=number
+        )
+    except DiscoveryError as error:
+        if error.is_final or not _has_proxy(home):
+            raise
+        _log.warning("Leaving it to the proxy to find the edge", extra={"error": str(error)})
+        return regions_by_name(region, number)
+
+
+def _has_proxy(home: Home) -> bool:
+    """Whether an edge that is found by DNS would be dialled through a proxy."""
+    if not home.may_have_proxy(os.environ):
+        return False
+    from underpass.connector.edge_proxy import proxy_of
+
+    try:
+        proxy = proxy_of(home, os.environ, EDGE_DOMAIN, 443)
+    except ValueError:
+        return False  # dialling will tell
+    return proxy is not None
 
 
 def _with_useful_workers(options: ConnectorOptions) -> ConnectorOptions:

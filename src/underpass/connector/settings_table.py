@@ -218,6 +218,14 @@ def _edge() -> Iterable[Setting]:
         "Local address to dial the edge from.",
         env="TUNNEL_EDGE_BIND_ADDRESS",
     )
+    yield _setting(
+        "edge-proxy",
+        "text",
+        group,
+        "Proxy to dial the edge through: http, https, socks5 or socks5h URL; none for no proxy.",
+        env="TUNNEL_EDGE_PROXY",
+        secret=True,
+    )
     yield _setting("ha-connections", "integer", group, "Number of links.", default=4)
     yield _setting(
         "retries",
