@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ from underpass.connector.identity import IdentityError, find_credentials, find_h
 from underpass.connector.options import ORIGINS, ConnectorOptions, build_homes, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
-from underpass.wire.credentials import CredentialsError
+from underpass.wire.credentials import Credentials, CredentialsError
 
 __all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
 
@@ -84,6 +85,33 @@ def ready(ctx: click.Context, /, **_: object) -> None:
         connection.close()
     if response.status != http.client.OK:
         fail(f"http://{address}/ready answers {response.status}: {body}")
+
+
+@tunnel.command("precheck", params=setting_options())
+@click.pass_context
+def precheck(ctx: click.Context, /, **_: object) -> None:
+    """Look which ways to the edge are open; exit code 0 if a link can be made.
+
+    Takes the settings of a tunnel; credentials are not needed.
+    """
+    import asyncio  # here, because most commands need no event loop
+
+    from underpass.connector import prechecks
+
+    configuration = load(ctx)
+    settings, config = configuration.settings, configuration.config
+    try:
+        options = build_options(settings, config)
+        anybody = Credentials("", b"", uuid.UUID(int=0))
+        homes = options.all_homes
+        if config.homes:
+            homes = build_homes(config.homes, options, lambda _: anybody)
+    except (ConfigError, SettingError) as error:
+        fail(str(error))
+    report = asyncio.run(prechecks.check(homes))
+    click.echo(prechecks.table(report))
+    if report.is_hard_failure:
+        ctx.exit(1)
 
 
 def is_any_given(ctx: click.Context) -> bool:

@@ -20,6 +20,7 @@ from underpass.connector.edges import EdgeSlot, Region
 
 __all__ = [
     "EDGE_DOMAIN",
+    "EDGE_PORT",
     "DiscoveryError",
     "DnsResolver",
     "NoSuchNameError",
@@ -34,7 +35,7 @@ __all__ = [
 _SERVICE = "v2-origintunneld"
 EDGE_DOMAIN = "argotunnel.com"
 _REGIONS = 2
-_EDGE_PORT = 7844
+EDGE_PORT = 7844
 # DNS-over-TLS, asked when the system's resolver fails.
 _DOT_ADDRESS = "1.1.1.1"
 _DOT_PORT = 853
@@ -157,7 +158,7 @@ def regions_by_name(region: str = "", home: int = 0) -> list[Region]:
     return [
         Region(
             [
-                EdgeSlot(f"{prefix}region{index + 1}.v2.{EDGE_DOMAIN}", _EDGE_PORT, index, home)
+                EdgeSlot(f"{prefix}region{index + 1}.v2.{EDGE_DOMAIN}", EDGE_PORT, index, home)
                 for _ in range(2)
             ]
         )

@@ -18,7 +18,7 @@ from underpass.wire.headers import EDGE_SERVER_NAME_HTTP2
 if TYPE_CHECKING:
     from underpass.connector.edge_proxy import ProxyUrl  # most connectors need no proxy
 
-__all__ = ["DIAL_TIMEOUT", "HomeDialer"]
+__all__ = ["DIAL_TIMEOUT", "HomeDialer", "proxy_to"]
 
 DIAL_TIMEOUT: Final = 15.0
 """Seconds for the TCP connection, and again for the TLS handshake."""
@@ -33,10 +33,12 @@ class HomeDialer:
         self._home = home
         self._context = edge_context(home.cacert)
 
-    async def connect(self, slot: EdgeSlot, make: Callable[[], P]) -> P:
+    async def connect(
+        self, slot: EdgeSlot, make: Callable[[], P], server_name: str = EDGE_SERVER_NAME_HTTP2
+    ) -> P:
         """A protocol of `make`'s, connected to the edge. Raises DialError."""
         try:
-            protocol = await self._dial(slot, make)
+            protocol = await self._dial(slot, make, server_name)
         except ssl.SSLCertVerificationError as error:
             trouble = certificate_trouble(error, self._home.cacert)
             raise DialError(DialErrorKind.TLS, trouble, is_lasting=True) from error
@@ -48,7 +50,7 @@ class HomeDialer:
             raise DialError(DialErrorKind.CONNECT, f"cannot connect to {slot}: {error}") from error
         return protocol
 
-    async def _dial(self, slot: EdgeSlot, make: Callable[[], P]) -> P:
+    async def _dial(self, slot: EdgeSlot, make: Callable[[], P], server_name: str) -> P:
         bind = (self._home.edge_bind_address, 0) if self._home.edge_bind_address else None
         proxy = self._proxy_for(slot)
         if proxy is None:
@@ -58,7 +60,7 @@ class HomeDialer:
                     slot.host,
                     slot.port,
                     ssl=self._context,
-                    server_hostname=EDGE_SERVER_NAME_HTTP2,
+                    server_hostname=server_name,
                     ssl_handshake_timeout=DIAL_TIMEOUT,
                     local_addr=bind,
                 ),
@@ -74,7 +76,7 @@ class HomeDialer:
                 slot.port,
                 make,
                 self._context,
-                EDGE_SERVER_NAME_HTTP2,
+                server_name,
                 timeout=DIAL_TIMEOUT,
                 local_address=bind,
             )
@@ -82,11 +84,16 @@ class HomeDialer:
             raise DialError(DialErrorKind.PROXY, str(error)) from error
 
     def _proxy_for(self, slot: EdgeSlot) -> ProxyUrl | None:
-        if not self._home.may_have_proxy(os.environ):
-            return None
-        from underpass.connector.edge_proxy import proxy_of
-
         try:
-            return proxy_of(self._home, os.environ, slot.host, slot.port)
+            return proxy_to(self._home, slot.host, slot.port)
         except ValueError as error:
             raise DialError(DialErrorKind.PROXY, str(error), is_lasting=True) from None
+
+
+def proxy_to(home: Home, host: str, port: int) -> ProxyUrl | None:
+    """The proxy on the way to an edge of `home`. Raises ValueError for one that cannot be used."""
+    if not home.may_have_proxy(os.environ):
+        return None
+    from underpass.connector.edge_proxy import proxy_of
+
+    return proxy_of(home, os.environ, host, port)

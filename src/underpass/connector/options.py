@@ -75,6 +75,7 @@ class ConnectorOptions(Home, frozen=True):
     pidfile: Path | None = None
     label: str = ""
     quick_hostname: str = ""
+    prechecks: bool = False
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
     @property
@@ -108,6 +109,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
+        prechecks=not settings.boolean("no-prechecks"),
     )
 
 

@@ -210,7 +210,7 @@ async def _http_connect(talk: _Talk, proxy: ProxyUrl, host: str, port: int) -> N
     if status.startswith(b"2"):
         return
     said = rest[:100].decode("ascii", "replace")
-    if status == b"407":
+    if status in (b"401", b"407"):
         what = "wants a user and a password" if not proxy.user else "does not take the password"
         raise ProxyError(proxy, f"{what}: {said}")
     hint = "; many allow no port but 443" if status == b"403" and port != 443 else ""

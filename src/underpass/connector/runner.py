@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
 from underpass.connector.discovery import (
     EDGE_DOMAIN,
+    EDGE_PORT,
     DiscoveryError,
     DnsResolver,
     discover_regions,
@@ -38,6 +40,9 @@ from underpass.ops.signals import ShutdownSignals
 from underpass.version import VERSION
 
 __all__ = ["run_connector", "serve_connector"]
+
+# Seconds after which pre-checks begin although no link is up.
+PRECHECK_DELAY = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -127,6 +132,9 @@ async def _serve(
 
     watch = NetworkWatch(doubt)
     watch.start()
+    checking = asyncio.create_task(_check(homes, first)) if options.prechecks else None
+    if checking is not None:
+        checking.add_done_callback(_note_unexpected)
     metrics = MetricsServer(
         Metrics(
             [status.snapshot, data_path.counters, links, reloader.snapshot],
@@ -144,6 +152,9 @@ async def _serve(
         return 1
     finally:
         watch.stop()
+        if checking is not None:
+            checking.cancel()
+            await asyncio.gather(checking, return_exceptions=True)
         await metrics.stop()
     _log.info("Tunnel server stopped")
     return signals.exit_code
@@ -184,17 +195,32 @@ async def _find(home: Home, number: int) -> list[Region]:
         return regions_by_name(region, number)
 
 
+async def _check(homes: Sequence[Home], first: _FirstLink) -> None:
+    """Run the pre-checks, not before the first link is up or has had its time."""
+    await first.wait(PRECHECK_DELAY)
+    from underpass.connector import prechecks  # much later than what the first link needs
+
+    report = await prechecks.check(homes)
+    has_terminal = sys.stderr.isatty()
+    if has_terminal:
+        sys.stderr.write(f"{prechecks.table(report)}\n")
+    prechecks.log_report(report, logging.DEBUG if has_terminal else logging.INFO)
+
+
+def _note_unexpected(task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        _log.error("unexpected error in the pre-checks", exc_info=error)
+
+
 def _has_proxy(home: Home) -> bool:
     """Whether an edge that is found by DNS would be dialled through a proxy."""
-    if not home.may_have_proxy(os.environ):
-        return False
-    from underpass.connector.edge_proxy import proxy_of
+    from underpass.connector.home_dialer import proxy_to
 
     try:
-        proxy = proxy_of(home, os.environ, EDGE_DOMAIN, 443)
+        return proxy_to(home, EDGE_DOMAIN, EDGE_PORT) is not None
     except ValueError:
         return False  # dialling will tell
-    return proxy is not None
 
 
 def _with_useful_workers(options: ConnectorOptions) -> ConnectorOptions:
@@ -228,12 +254,19 @@ class _FirstLink:
     def __init__(self, pidfile: Path | None, ready: Callable[[], None] | None) -> None:
         self._pidfile = pidfile
         self._ready = ready
-        self._is_done = False
+        self._is_done = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when it is up, or after so long."""
+        try:
+            await asyncio.wait_for(self._is_done.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
 
     def observe(self, event: LinkEvent) -> None:
-        if self._is_done or not isinstance(event, LinkConnected):
+        if self._is_done.is_set() or not isinstance(event, LinkConnected):
             return
-        self._is_done = True
+        self._is_done.set()
         if self._pidfile is not None:
             _write_pid(self._pidfile)
         _notify_systemd()

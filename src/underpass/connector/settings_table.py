@@ -321,6 +321,13 @@ def _operation() -> Iterable[Setting]:
         "File that gets the process id once a link is up.",
         env="TUNNEL_PIDFILE",
     )
+    yield _setting(
+        "no-prechecks",
+        "boolean",
+        group,
+        "Do not check at the start which ways to the edge are open.",
+        env="TUNNEL_NO_PRECHECKS",
+    )
     yield _setting("label", "text", group, "Name of this connector.", hidden=True)
 
 
@@ -394,7 +401,6 @@ def _origin() -> Iterable[Setting]:
 _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("autoupdate-freq", "duration", "", ""),
     ("no-autoupdate", "boolean", "NO_AUTOUPDATE", ""),
-    ("no-prechecks", "boolean", "TUNNEL_NO_PRECHECKS", ""),
     ("transport-loglevel", "text", "TUNNEL_PROTO_LOGLEVEL TUNNEL_TRANSPORT_LOGLEVEL",
      "proto-loglevel"),
     ("trace-output", "text", "TUNNEL_TRACE_OUTPUT", ""),
@@ -448,7 +454,7 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("host-key-path", "text", "HOST_KEY_PATH", ""),
 )  # fmt: skip
 # Shown in the help although without effect, because people look for them.
-_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate", "no-prechecks"})
+_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate"})
 
 
 def _accepted() -> Iterable[Setting]:
