@@ -235,6 +235,15 @@ class TestFailures:
         (row,) = world.check(static(("192.0.2.6", 7844))).rows
         assert row.action.startswith("See the details")
 
+    def test_nobody_at_the_edges_address(self) -> None:
+        world = World()
+        world.hosts = {"192.0.2.6": ["192.0.2.6"]}
+        error = DialError(DialErrorKind.CONNECT, "refused")
+        error.__cause__ = ConnectionRefusedError()
+        world.errors = {"192.0.2.6": [error] * 3}
+        (row,) = world.check(static(("192.0.2.6", 7844))).rows
+        assert row.action.startswith("See that the edge runs and listens at 192.0.2.6:7844")
+
     def test_who_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(prechecks, "PROBE_SECONDS", 0.01)
         monkeypatch.setattr(prechecks, "SUITE_SECONDS", 0.05)

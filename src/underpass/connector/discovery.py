@@ -27,6 +27,7 @@ __all__ = [
     "Resolver",
     "SrvTarget",
     "discover_regions",
+    "is_address",
     "order_targets",
     "regions_by_name",
     "service_name",
@@ -235,14 +236,15 @@ class DnsResolver:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         addresses = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
-        return [address for address in addresses if _is_address(address)]
+        return [address for address in addresses if is_address(address)]
 
 
 def _target(record: Any) -> SrvTarget:
     return SrvTarget(str(record.target).rstrip("."), record.port, record.priority, record.weight)
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a host is an address rather than a name."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

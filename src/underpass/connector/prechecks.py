@@ -18,6 +18,7 @@ from msgspec import Struct
 from underpass.connector.discovery import (
     DnsResolver,
     Resolver,
+    is_address,
     order_targets,
     service_name,
 )
@@ -168,7 +169,8 @@ class _Suite:
             return [Row(TCP, f"{target}:{port}", FAIL, str(error), "Mend what names the proxy.")]
 
         async def look_up() -> Sequence[str]:
-            return await self._resolver.addresses(host)
+            # An address needs no lookup, and no thread that makes one.
+            return [host] if is_address(host) else await self._resolver.addresses(host)
 
         found = await self._attempt(look_up)
         if isinstance(found, Exception) or not found:
@@ -257,6 +259,8 @@ _DNS_ACTION: Final = (
 def _transport_action(error: Exception, slot: EdgeSlot) -> str:
     if isinstance(error, DialError) and error.kind.value in ("tls", "proxy"):
         return "See the details: the way is open, and what answers there is not what it should be."
+    if isinstance(error.__cause__, ConnectionRefusedError):
+        return f"See that the edge runs and listens at {slot}; or a firewall on the way refuses."
     return (
         f"Allow TCP from this machine to {slot.host} at port {slot.port}, in its firewall and in "
         "those before it; or reach the edge through a proxy with --edge-proxy."

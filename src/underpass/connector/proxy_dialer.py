@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
+from underpass.connector.discovery import is_address
 from underpass.connector.edge_proxy import ProxyUrl
 
 __all__ = ["MAX_HEAD", "ProxyError", "connect_through"]
@@ -256,7 +257,7 @@ async def _socks_address(proxy: ProxyUrl, host: str) -> bytes:
     """The address as SOCKS has it: `socks5` looks a name up here, `socks5h` leaves that to the
     proxy."""
     address = host
-    if not _is_address(host):
+    if not is_address(host):
         if proxy.scheme == "socks5h":
             name = host.encode("idna") if not host.isascii() else host.encode()
             if len(name) > 255:
@@ -267,11 +268,3 @@ async def _socks_address(proxy: ProxyUrl, host: str) -> bytes:
         address = str(found[0][4][0])
     packed = ipaddress.ip_address(address.partition("%")[0]).packed
     return bytes([_IPV4 if len(packed) == 4 else _IPV6]) + packed
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

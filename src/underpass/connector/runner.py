@@ -198,13 +198,17 @@ async def _find(home: Home, number: int) -> list[Region]:
 async def _check(homes: Sequence[Home], first: _FirstLink) -> None:
     """Run the pre-checks, not before the first link is up or has had its time."""
     await first.wait(PRECHECK_DELAY)
-    from underpass.connector import prechecks  # much later than what the first link needs
+    # Much later than what the first link needs.
+    from underpass.connector import prechecks
+    from underpass.core import allocator
 
     report = await prechecks.check(homes)
     has_terminal = sys.stderr.isatty()
     if has_terminal:
         sys.stderr.write(f"{prechecks.table(report)}\n")
     prechecks.log_report(report, logging.DEBUG if has_terminal else logging.INFO)
+    # Handshakes and certificates took memory that nothing else will need.
+    allocator.give_back()
 
 
 def _note_unexpected(task: asyncio.Task[None]) -> None:
