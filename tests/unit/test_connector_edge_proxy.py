@@ -6,6 +6,7 @@ import asyncio
 import ssl
 
 import pytest
+import trustme
 
 from underpass.connector.config import Config
 from underpass.connector.edge_proxy import (
@@ -16,10 +17,14 @@ from underpass.connector.edge_proxy import (
     proxy_for,
     proxy_of,
 )
+from underpass.connector.edges import EdgeSlot
+from underpass.connector.home_dialer import HomeDialer
 from underpass.connector.homes import Home
+from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import build_options
 from underpass.connector.proxy_dialer import MAX_HEAD, ProxyError, connect_through
 from underpass.connector.settings import SettingError, resolve
+from underpass.ops import event_loop
 
 
 class TestUrls:
@@ -118,6 +123,7 @@ class TestChoice:
             ("example.com:7844", "example.com", True),
             ("example.com:443", "example.com", False),
             ("example.com:x", "example.com", True),
+            (f"example.com:{'9' * 5000}", "example.com", True),
             ("other, example.com", "example.com", True),
             ("10.0.0.0/8", "10.1.2.3", True),
             ("10.0.0.0/8", "11.1.2.3", False),
@@ -250,3 +256,84 @@ class TestBadProxies:
 
         with pytest.raises(ProxyError, match=r"cannot be reached: .*that of HTTPS_PROXY; .*none"):
             asyncio.run(scenario())
+
+    def test_a_loop_that_has_no_tls_within_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def cannot(*_: object, **__: object) -> None:
+            raise TypeError("transport is not supported by start_tls()")
+
+        monkeypatch.setattr(asyncio.BaseEventLoop, "start_tls", cannot)
+        assert "needs TLS within TLS" in through("http", b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+class Greeted(asyncio.Protocol):
+    """What hears the first words of an edge, if they are not lost."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.made = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = True
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert self.made
+        if not self.heard.done():
+            self.heard.set_result(data)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", ""])
+def test_an_edge_that_speaks_first_is_heard(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edge begins as soon as TLS is there, maybe before anybody here has noticed that it is."""
+    monkeypatch.setenv("UNDERPASS_LOOP", loop)
+    authority = trustme.CA()
+    served, trusts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("h2.cftunnel.com").configure_cert(served)
+    authority.configure_trust(trusts)
+
+    async def scenario() -> None:
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"PRI * HTTP/2.0")
+            await reader.read()
+            writer.close()
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"CONNECT edge:7844 HTTP/1.1\r\nHost: edge:7844\r\n")
+            port = edge.sockets[0].getsockname()[1]
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+        edge = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=served)
+        proxy = await asyncio.start_server(relay, "127.0.0.1", 0)
+        url = parse_proxy(f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        for _ in range(20):
+            link = await connect_through(
+                url, "edge", 7844, Greeted, trusts, "h2.cftunnel.com", timeout=10.0
+            )
+            assert await asyncio.wait_for(link.heard, 10) == b"PRI * HTTP/2.0"
+            link.transport.abort()  # type: ignore[attr-defined]
+        edge.close()
+        proxy.close()
+
+    event_loop.run(scenario())
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(4096):
+            writer.write(data)
+    except ConnectionError:
+        pass  # as good as an end
+    finally:
+        writer.close()
+
+
+def test_a_variable_that_is_no_url_is_a_lasting_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://u:s3cret@proxy")
+    dialer = HomeDialer(Home(edges=(("edge.example.com", 7844),)))
+    slot = EdgeSlot("edge.example.com", 7844, 0)
+    with pytest.raises(DialError, match="HTTPS_PROXY: a gopher proxy") as error:
+        asyncio.run(dialer.connect(slot, asyncio.Protocol))
+    assert (error.value.kind, error.value.is_lasting) == (DialErrorKind.PROXY, True)

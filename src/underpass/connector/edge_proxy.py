@@ -136,7 +136,8 @@ def _split_port(rule: str) -> tuple[str, int | None]:
         host, _, port = rule.partition(":")
     else:
         return rule, None
-    return host, int(port) if port.isascii() and port.isdigit() else None
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    return host, int(port) if is_number else None
 
 
 def _is_local(host: str) -> bool:
