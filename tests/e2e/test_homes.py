@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import eventually
 from peers.processes import ConnectorProcess, EdgeProcess, new_tunnel, running
+
+from underpass.wire.credentials import Credentials
 
 HOSTNAME = "app.example.test"
 NAMES = ("near", "far")
@@ -112,3 +115,36 @@ def test_a_home_that_is_not_there_does_not_hold_the_other_up(two: TwoHomes) -> N
         connector.wait_for("Unable to establish connection with the edge", home="near")
         connector.ready(2)
         assert two.curl(1)("/hello").status == 200
+
+
+def test_a_home_that_refuses_is_given_up_and_the_other_serves_on(
+    two: TwoHomes, tmp_path: Path
+) -> None:
+    credentials = Credentials.from_token((tmp_path / "near.token").read_text())
+    wrong = Credentials(credentials.account_tag, bytes(32), credentials.tunnel_id)
+    (tmp_path / "near.token").write_text(wrong.to_token())
+    connector = two.connector("--retries=0")
+    with running(connector, *two.edges):
+        line = connector.wait_for("This home is given up; the others go on")
+        assert line["home"] == "near"
+        assert "Unauthorized" in line["error"]
+        connector.ready(2)
+        assert two.curl(1)("/hello").status == 200
+        assert connector.readiness[1]["readyConnections"] == 2
+
+
+def test_it_ends_when_no_home_is_left(two: TwoHomes, tmp_path: Path) -> None:
+    for name in NAMES:
+        nobody = Credentials("account", bytes(32), uuid.uuid4())
+        (tmp_path / f"{name}.token").write_text(nobody.to_token())
+    with running(*two.edges):
+        connector = two.connector("--retries=0")
+        connector.check(1)
+        assert connector.has_logged("Initiating shutdown")
+
+
+def test_an_edge_beside_the_homes_is_refused(two: TwoHomes) -> None:
+    with running(*two.edges):
+        connector = two.connector("--edge=127.0.0.1:1")
+        assert connector.wait() == 1
+        assert "edge is given beside `homes`" in connector.log
