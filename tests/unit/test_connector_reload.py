@@ -180,6 +180,26 @@ def test_what_waits_for_a_restart_is_named(bench: Bench, caplog: pytest.LogCaptu
     assert vars(record)["keys"] == ["retries", "tunnel"]
 
 
+def test_homes_wait_for_a_restart_if_they_are_others(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        bench.write("http_status:201", "homes: [{name: a}]\n")
+        bench.reloader = Reloader(bench.read(), bench.in_force)
+        bench.reloader.start()
+        # What differs is what is said, not where: the line is another one.
+        bench.write("http_status:202", "\nhomes: [{name: a}]\n")
+        await bench.reload()
+        assert "after a restart" not in caplog.text
+        bench.write("http_status:202", "homes: [{name: b}]\n")
+        await bench.reload()
+        bench.reloader.close()
+
+    asyncio.run(scenario())
+    (record,) = (each for each in caplog.records if "after a restart" in each.getMessage())
+    assert record.__dict__["keys"] == ["homes"]
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_without_a_file_there_is_nothing_to_do(
     bench: Bench, caplog: pytest.LogCaptureFixture, is_there: bool

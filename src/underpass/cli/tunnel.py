@@ -17,8 +17,8 @@ from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, load_config
 from underpass.connector.configuration import Configuration
 from underpass.connector.document import ConfigError
-from underpass.connector.identity import IdentityError, find_credentials
-from underpass.connector.options import ORIGINS, ConnectorOptions, build_options
+from underpass.connector.identity import IdentityError, find_credentials, find_home_credentials
+from underpass.connector.options import ORIGINS, ConnectorOptions, build_homes, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.directories import config_directories
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
@@ -114,6 +114,33 @@ def ready(ctx: click.Context, /, **_: object) -> None:
         fail(f"http://{address}/ready answers {response.status}: {body}")
 
 
+@tunnel.command("precheck", params=setting_options())
+@click.pass_context
+def precheck(ctx: click.Context, /, **_: object) -> None:
+    """Look which ways to the edge are open; exit code 0 if a link can be made.
+
+    Takes the settings of a tunnel; credentials are not needed.
+    """
+    import asyncio  # here, because most commands need no event loop
+
+    from underpass.connector import prechecks
+
+    configuration = load(ctx)
+    settings, config = configuration.settings, configuration.config
+    try:
+        options = build_options(settings, config)
+        anybody = Credentials("", b"", uuid.UUID(int=0))
+        homes = options.all_homes
+        if config.homes:
+            homes = build_homes(config.homes, options, lambda _: anybody)
+    except (ConfigError, SettingError) as error:
+        fail(str(error))
+    report = asyncio.run(prechecks.check(homes))
+    click.echo(prechecks.table(report))
+    if report.is_hard_failure:
+        ctx.exit(1)
+
+
 def is_any_given(ctx: click.Context) -> bool:
     """Whether any setting stands on the command line of `ctx`."""
     return any(given_levels(ctx))
@@ -195,15 +222,32 @@ def run_with_credentials(configuration: Configuration, find: Callable[[], Creden
     settings, config = configuration.settings, configuration.config
     _remark(settings, config)
     try:
-        credentials = find()
-        options = build_options(settings, config)
-    except (IdentityError, CredentialsError, SettingError) as error:
+        options = _with_credentials(configuration, find)
+    except (IdentityError, CredentialsError, ConfigError, SettingError) as error:
         fail(str(error))
-    if options.region and credentials.endpoint:
-        fail("--region cannot be used with credentials that name their own endpoint")
     if config.ingress is None and not any(settings.is_set(name) for name in ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(replace(options, credentials=credentials), configuration)
+    return _run_connector(options, configuration)
+
+
+def _with_credentials(
+    configuration: Configuration, find: Callable[[], Credentials]
+) -> ConnectorOptions:
+    """The options, and the credentials of the one home or of all. Raises what
+    `run_with_credentials` catches."""
+    settings, config = configuration.settings, configuration.config
+    options = build_options(settings, config)
+    if config.homes:
+        homes = build_homes(
+            config.homes,
+            options,
+            lambda home: find_home_credentials(home, settings, find, config_directories()),
+        )
+        return replace(options, homes=homes)
+    credentials = find()
+    if options.region and credentials.endpoint:
+        raise SettingError("--region cannot be used with credentials that name their own endpoint")
+    return replace(options, credentials=credentials)
 
 
 def run_quick_tunnel(configuration: Configuration) -> int:
@@ -214,6 +258,8 @@ def run_quick_tunnel(configuration: Configuration) -> int:
         options = replace(build_options(settings, config), ha_connections=1)
     except SettingError as error:
         fail(str(error))
+    if config.homes:
+        _log.warning("A quick tunnel has a home of its own; `homes` is left alone")
     service = settings.text("quick-service")
     if not service:
         return _run_embedded(options, configuration)

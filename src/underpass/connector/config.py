@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
+from underpass.connector.homes import HomeEntry, read_homes
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
@@ -21,7 +22,7 @@ from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting, read_
 __all__ = ["Config", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
-STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing", "homes"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
 LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
 _FILE_NAMES = ("config.yml", "config.yaml")
@@ -36,6 +37,7 @@ class Config(Struct, frozen=True):
     warp_routing: WarpRouting = DEFAULT_ROUTING
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    homes: tuple[HomeEntry, ...] = ()
 
 
 def find_config(directories: Sequence[Path]) -> Path | None:
@@ -100,6 +102,7 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         read_warp_routing(root.section("warp-routing")),
         values,
         tuple(remarks),
+        read_homes(root),
     )
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from underpass.connector.homes import HomeEntry
 from underpass.connector.settings import Settings
 from underpass.wire.credentials import (
     MAX_CREDENTIALS_BYTES,
@@ -15,7 +16,7 @@ from underpass.wire.credentials import (
     read_credentials_file,
 )
 
-__all__ = ["IdentityError", "credentials_of", "find_credentials"]
+__all__ = ["IdentityError", "credentials_of", "find_credentials", "find_home_credentials"]
 
 # What old credentials files, which do not say whose they are, get until a name is looked up.
 _UNKNOWN = uuid.UUID(int=0)
@@ -67,13 +68,39 @@ def credentials_of(
     return _search(settings, tunnel_id, directories)
 
 
+def find_home_credentials(
+    home: HomeEntry,
+    settings: Settings,
+    find: Callable[[], Credentials],
+    directories: Sequence[Path],
+) -> Credentials:
+    """The credentials a home names, else those that `find` finds, of the tunnel to run.
+
+    Raises IdentityError or CredentialsError, and what `find` does.
+    """
+    if home.token_file:
+        return Credentials.from_token(_read_token(Path(home.token_file).expanduser()))
+    if home.credentials_file:
+        path = Path(home.credentials_file).expanduser()
+        return read_credentials_file(path, tunnel_id=home.tunnel)
+    if home.tunnel is not None:
+        return _search(settings, home.tunnel, directories)
+    try:
+        return find()
+    except IdentityError as error:
+        raise IdentityError(
+            f"home {home.name!r} has no credentials of its own, and {error}"
+        ) from None
+
+
 def _token(settings: Settings) -> str:
     if token := settings.text("token"):
         return token
     name = settings.text("token-file")
-    if not name:
-        return ""
-    path = Path(name).expanduser()
+    return _read_token(Path(name).expanduser()) if name else ""
+
+
+def _read_token(path: Path) -> str:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_CREDENTIALS_BYTES + 1)

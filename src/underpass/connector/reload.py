@@ -131,5 +131,8 @@ class Reloader:
         ]
         if found.config.tunnel != started_with.config.tunnel:
             waiting.append("tunnel")
+        old, new = started_with.config.homes, found.config.homes
+        if [home.written for home in old] != [home.written for home in new]:
+            waiting.append("homes")
         if waiting:
             _log.warning("Some changes take effect after a restart only", extra={"keys": waiting})

@@ -254,6 +254,14 @@ def _edge() -> Iterable[Setting]:
         "Local address to dial the edge from.",
         env="TUNNEL_EDGE_BIND_ADDRESS",
     )
+    yield _setting(
+        "edge-proxy",
+        "text",
+        group,
+        "Proxy to dial the edge through: http, https, socks5 or socks5h URL; none for no proxy.",
+        env="TUNNEL_EDGE_PROXY",
+        secret=True,
+    )
     yield _setting("ha-connections", "integer", group, "Number of links.", default=4)
     yield _setting(
         "retries",
@@ -262,6 +270,14 @@ def _edge() -> Iterable[Setting]:
         "Waits between attempts grow up to 2^N seconds.",
         default=5,
         env="TUNNEL_RETRIES",
+    )
+    yield _setting(
+        "max-edge-addr-retries",
+        "integer",
+        group,
+        "So many failed addresses count as all of them.",
+        default=8,
+        hidden=True,
     )
     yield _setting(
         "grace-period",
@@ -348,6 +364,13 @@ def _operation() -> Iterable[Setting]:
         "Read a changed configuration file on SIGHUP only.",
         env="TUNNEL_NO_CONFIG_WATCH",
     )
+    yield _setting(
+        "no-prechecks",
+        "boolean",
+        group,
+        "Do not check at the start which ways to the edge are open.",
+        env="TUNNEL_NO_PRECHECKS",
+    )
     yield _setting("label", "text", group, "Name of this connector.", hidden=True)
 
 
@@ -421,7 +444,6 @@ def _origin() -> Iterable[Setting]:
 _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("autoupdate-freq", "duration", "", ""),
     ("no-autoupdate", "boolean", "NO_AUTOUPDATE", ""),
-    ("no-prechecks", "boolean", "TUNNEL_NO_PRECHECKS", ""),
     ("transport-loglevel", "text", "TUNNEL_PROTO_LOGLEVEL TUNNEL_TRANSPORT_LOGLEVEL",
      "proto-loglevel"),
     ("trace-output", "text", "TUNNEL_TRACE_OUTPUT", ""),
@@ -437,7 +459,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("proxy-dns-upstream", "list", "", ""),
     ("proxy-dns-max-upstream-conns", "integer", "", ""),
     ("proxy-dns-bootstrap", "list", "", ""),
-    ("max-edge-addr-retries", "integer", "", ""),
     ("write-stream-timeout", "duration", "TUNNEL_STREAM_WRITE_TIMEOUT", ""),
     ("quic-disable-pmtu-discovery", "boolean", "TUNNEL_DISABLE_QUIC_PMTU", ""),
     ("quic-connection-level-flow-control-limit", "integer",
@@ -472,7 +493,7 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("host-key-path", "text", "HOST_KEY_PATH", ""),
 )  # fmt: skip
 # Shown in the help although without effect, because people look for them.
-_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate", "no-prechecks"})
+_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate"})
 
 
 def _accepted() -> Iterable[Setting]:

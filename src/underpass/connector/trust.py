@@ -19,10 +19,11 @@ class TrustError(Exception):
     """A file of certificates cannot be used."""
 
 
+@cache
 def edge_context(cacert: Path | None) -> ssl.SSLContext:
     """TLS toward the edge: `cacert` alone if given, else Cloudflare's own roots and the system's.
 
-    Raises TrustError.
+    Made once: the system's roots take tens of milliseconds and a megabyte. Raises TrustError.
     """
     if cacert is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
