@@ -176,7 +176,7 @@ def _connector_upload() -> Work:
     connector.open(connector.block([(b":method", b"POST"), *REQUEST[1:], length]))
     frames = data_frames(connector.stream, bytes(READ - 16 * 9))
     content = Bulk(connector.link, frames)
-    counters = connector.counters
+    (counters,) = connector.routes.by_rule.values()
 
     def work() -> None:
         before = counters.request_bytes

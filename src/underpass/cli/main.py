@@ -27,7 +27,11 @@ def _long_version() -> str:
 
 @click.group(
     cls=GoGroup,
-    lazy={"tunnel": "underpass.cli.tunnel:tunnel", "edge": "underpass.cli.edge:edge"},
+    lazy={
+        "tunnel": "underpass.cli.tunnel:tunnel",
+        "edge": "underpass.cli.edge:edge",
+        "explain": "underpass.cli.explain:explain",
+    },
     invoke_without_command=True,
     params=setting_options(hidden=True),
     context_settings=_CONTEXT,

@@ -20,6 +20,7 @@ from underpass.connector.origins import (
     StreamService,
     UnixService,
 )
+from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo, RouteTable
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -40,6 +41,10 @@ MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
 
 _DEFAULTS = OriginRequest()
+
+# The numeric `event` field of cloudflared's log lines.
+_HTTP_EVENT: Final = 1
+_STREAM_EVENT: Final = 2
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -85,14 +90,15 @@ class Dispatcher:
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
+    def __init__(self, turn: LoopTurn, ingress: Ingress, routes: RouteTable | None = None) -> None:
         self._turn = turn
+        self.routes = routes if routes is not None else RouteTable()
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
         self._services = self._make(ingress, {}).services
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._handlers()
         self._match = ingress.match
         turn.on_tick.add(self._let_go)
 
@@ -115,13 +121,17 @@ class Dispatcher:
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._handlers()
         self._match = plan.ingress.match
         staying = set(map(id, self._services))
         for service in old:
             if id(service) not in staying:
                 self._retired.append(service)
         self._let_go()
+
+    def _handlers(self) -> tuple[Handler, ...]:
+        forwards = (service.forward for service in self._services)
+        return self.routes.handlers(self._ingress, forwards)
 
     def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
         services: list[Service] = []
@@ -160,7 +170,8 @@ class Dispatcher:
 
     def handler(self, special: Mapping[int, Handler]) -> Handler:
         """What a link's acceptor calls for each request; `special` are kinds the link serves."""
-        websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._forward_private
+        websocket, stream = Kind.WEBSOCKET, Kind.STREAM
+        private = self.routes.private_network(self._forward_private)
 
         def handle(exchange: OriginExchange) -> None:
             kind = exchange.kind
@@ -178,17 +189,32 @@ class Dispatcher:
         return handle
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
-        """A request was answered with an error of our own."""
-        log.error(
-            "Unable to reach the origin service",
-            extra={
-                "error": str(exchange.context or cause),
-                "cause": cause,
-                "status": status,
-                "host": exchange.authority.decode("ascii", "replace"),
-                "cfRay": (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace"),
-            },
-        )
+        """A request was answered with an error of our own; with status 0, it could not be."""
+        from underpass.wire.causes import Hop, Speaker, hop_of  # most never fail
+
+        hop = hop_of(cause, Speaker.CONNECTOR)
+        fields: dict[str, object] = {
+            "error": str(exchange.context or cause),
+            "cause": cause,
+            "hop": hop.value,
+            "connIndex": exchange.acceptor.conn_index,
+            "event": _STREAM_EVENT if exchange.kind == Kind.STREAM else _HTTP_EVENT,
+        }
+        if exchange.route is not None:
+            info: RouteInfo = exchange.route.info
+            fields["originService"] = info.service
+            if info is not PRIVATE_NETWORK:
+                fields["ingressRule"] = info.rule
+        if exchange.request is not None:  # it is gone once a response has begun
+            host = exchange.authority.decode("ascii", "replace")
+            fields["destAddr" if exchange.kind == Kind.STREAM else "host"] = host
+            fields["cfRay"] = (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace")
+        if status:
+            log.error("Unable to reach the origin service", extra={**fields, "status": status})
+        elif hop is Hop.VISITOR:
+            log.debug("The visitor has gone", extra=fields)
+        else:
+            log.error("A response was broken off", extra=fields)
 
     def unexpected(self, exchange: OriginExchange, error: Exception) -> None:
         """A handler raised: a fault of ours, and one request's."""

@@ -21,7 +21,7 @@ from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.trust import certificate_trouble, edge_context
-from underpass.core.relay import Counters, PythonSide
+from underpass.core.relay import PythonSide
 from underpass.core.tunnel import Kind, OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
@@ -171,7 +171,6 @@ class HttpLinkDialer:
         self._turn = LoopTurn(self._loop)
         self._turn.start()
         self._context = edge_context(options.cacert)
-        self._counters = Counters()
         # The link that tells the edge of the configuration in force, while there is one.
         self._reporter: ConnectorLink | None = None
         self._ingress = options.ingress
@@ -190,7 +189,7 @@ class HttpLinkDialer:
 
     async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> ConnectorLink:
         """Connect to `slot` and register. See `links.LinkDialer`."""
-        link = await self._connect(slot)
+        link = await self._connect(slot, conn_index)
         try:
             options = ConnectionOptions(
                 self._client,
@@ -206,7 +205,7 @@ class HttpLinkDialer:
             raise
         return link
 
-    async def _connect(self, slot: EdgeSlot) -> ConnectorLink:
+    async def _connect(self, slot: EdgeSlot, conn_index: int) -> ConnectorLink:
         link: ConnectorLink | None = None
 
         def make_link() -> ConnectorLink:
@@ -218,11 +217,12 @@ class HttpLinkDialer:
 
             acceptor = OriginAcceptor(
                 self._dispatcher.handler({Kind.CONTROL: control}),
-                self._counters,
+                self._dispatcher.routes.unrouted,
                 self._dispatcher.unexpected,
                 self._tag,
                 self._tags,
                 self._dispatcher.failed,
+                conn_index,
             )
             link = ConnectorLink(self._turn, acceptor)
             return link
@@ -282,14 +282,8 @@ class HttpLinkDialer:
 
     def counters(self) -> Snapshot:
         """Request metrics by their full names."""
-        counters = self._counters
         return {
-            "cloudflared_tunnel_total_requests": counters.opened,
-            "cloudflared_tunnel_concurrent_requests_per_tunnel": counters.active,
-            "cloudflared_tunnel_request_errors": counters.failed,
-            "cloudflared_tunnel_response_by_code": {
-                (str(status),): count for status, count in counters.statuses().items()
-            },
+            **self._dispatcher.routes.snapshot(),
             "cloudflared_tcp_active_sessions": self._dispatcher.streams_active,
             "cloudflared_tcp_total_sessions": self._dispatcher.streams_total,
         }

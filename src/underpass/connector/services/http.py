@@ -115,6 +115,8 @@ class HttpOrigin:
             failed(502, "dial_timeout", why, waiting)
         except ssl.SSLError as error:
             failed(502, "tls", f"TLS with {self._service}: {_tls_trouble(error)}")
+        except socket.gaierror as error:
+            failed(502, "dns", f"cannot resolve the name of {self._service}: {error}")
         except OSError as error:
             failed(502, "dial", f"cannot connect to {self._service}: {error}")
         except asyncio.CancelledError:

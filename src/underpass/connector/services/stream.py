@@ -4,6 +4,7 @@ visitors' clients speak (docs: wire protocol §2.7)."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Final
 
 from underpass.connector.origin_request import OriginRequest
@@ -118,6 +119,9 @@ class StreamOrigin:
         except asyncio.TimeoutError:
             exchange.context = f"{service} did not answer within {timeout:g} s"
             exchange.fail(502, "dial_timeout")
+        except socket.gaierror as error:
+            exchange.context = f"cannot resolve the name of {service}: {error}"
+            exchange.fail(502, "dns")
         except OSError as error:
             exchange.context = f"cannot connect to {service}: {error}"
             exchange.fail(502, "dial")
