@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from underpass.connector.figures import StreamConnects
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
@@ -87,12 +88,14 @@ class Plan(Struct, frozen=True):
 class Dispatcher:
     """The services of the ingress rules in force.
 
+    `observe` is called with every request of a visitor's before it is carried on.
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress, routes: RouteTable | None = None) -> None:
+    def __init__(self, turn: LoopTurn, ingress: Ingress, observe: Handler | None = None) -> None:
         self._turn = turn
-        self.routes = routes if routes is not None else RouteTable()
+        self.stream_connects = StreamConnects()
+        self.routes = RouteTable(observe, self.stream_connects.observe)
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()

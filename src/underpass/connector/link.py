@@ -15,6 +15,7 @@ from typing import Final
 
 from underpass.connector.dispatch import Dispatcher, Plan
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.figures import EdgeCalls
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.local_configuration import local_configuration_of
@@ -58,8 +59,11 @@ FEATURES: Final = (FEATURE_SERIALIZED_HEADERS,)
 class ConnectorLink(LinkConnection):
     """One link. It is registered once `register` has returned."""
 
-    def __init__(self, turn: LoopTurn, acceptor: OriginAcceptor) -> None:
+    def __init__(
+        self, turn: LoopTurn, acceptor: OriginAcceptor, calls: EdgeCalls | None = None
+    ) -> None:
         super().__init__(turn, acceptor)
+        self._calls = calls if calls is not None else EdgeCalls()
         self._control: asyncio.Future[PythonSide] = asyncio.get_running_loop().create_future()
         self._side: PythonSide | None = None
         self._rpc: RegistrationClient | None = None
@@ -78,7 +82,7 @@ class ConnectorLink(LinkConnection):
             exchange.respond(409, ())
             return
         side = self._side = exchange.open_python_side()
-        self._rpc = RegistrationClient(side.write)
+        self._rpc = RegistrationClient(side.write, on_called=self._calls.note)
         side.on_data = self._feed
         side.on_end = side.on_abandoned = self._control_ended
         side.send_response(200, [(b"content-type", b"application/octet-stream")])
@@ -174,6 +178,7 @@ class HttpLinkDialer:
         # The link that tells the edge of the configuration in force, while there is one.
         self._reporter: ConnectorLink | None = None
         self._ingress = options.ingress
+        self._calls = EdgeCalls()
         self._dispatcher = Dispatcher(self._turn, options.ingress)
         self._tag = str(options.connector_id).encode()
         self._tags = [
@@ -224,7 +229,7 @@ class HttpLinkDialer:
                 self._dispatcher.failed,
                 conn_index,
             )
-            link = ConnectorLink(self._turn, acceptor)
+            link = ConnectorLink(self._turn, acceptor, self._calls)
             return link
 
         bind = self._options.edge_bind_address
@@ -284,6 +289,8 @@ class HttpLinkDialer:
         """Request metrics by their full names."""
         return {
             **self._dispatcher.routes.snapshot(),
+            **self._dispatcher.stream_connects.snapshot(),
+            **self._calls.snapshot(),
             "cloudflared_tcp_active_sessions": self._dispatcher.streams_active,
             "cloudflared_tcp_total_sessions": self._dispatcher.streams_total,
         }

@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from underpass.connector.ingress import Ingress
+from underpass.connector.observers import chained
+from underpass.connector.origins import Bastion, SocksProxy, StreamService
 from underpass.core.histogram import Histogram
 from underpass.core.relay import Counters, Route
 from underpass.core.tunnel import OriginExchange
@@ -25,6 +27,7 @@ MAX_SERIES: Final = 100
 Those further down the list are counted together as "other"."""
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
+Observe: TypeAlias = Callable[[OriginExchange], object]
 
 
 class RouteInfo(Struct, frozen=True):
@@ -48,14 +51,18 @@ class RouteTable:
     """The counters of all requests, told apart by rule.
 
     `unrouted` is for what no rule has been found for yet, and keeps what rules counted that are no
-    longer in force. `observe` is called with every exchange, before it is carried on.
+    longer in force. `observe` is called with every exchange before it is carried on, and
+    `observe_stream` with those to origins that speak no HTTP.
     """
 
-    def __init__(self, observe: Callable[[OriginExchange], object] | None = None) -> None:
+    def __init__(
+        self, observe: Observe | None = None, observe_stream: Observe | None = None
+    ) -> None:
         self.unrouted = Counters()
-        self.observe = observe
+        self._observe = observe
+        self._observe_stream = chained(observe, observe_stream)
         self._counters: dict[_Key, Counters] = {}
-        self._in_force: set[_Key] = set()
+        self._in_force: set[_Key] = {_LABELS_OF_PRIVATE_NETWORK}
 
     @property
     def by_rule(self) -> Mapping[tuple[str, str], Counters]:
@@ -70,16 +77,18 @@ class RouteTable:
             info = RouteInfo(number, rule.hostname or "*", str(rule.service))
             key = (str(number), info.hostname) if number < MAX_SERIES else _OTHER
             self._in_force.add(key)
-            handlers.append(self._handler(forward, info, key))
+            is_stream = isinstance(rule.service, (StreamService, Bastion, SocksProxy))
+            handlers.append(self._handler(forward, info, key, is_stream=is_stream))
         self._forget_former()
         return tuple(handlers)
 
     def private_network(self, forward: Handler) -> Handler:
         """What to call for a raw stream to an address."""
-        return self._handler(forward, PRIVATE_NETWORK, _LABELS_OF_PRIVATE_NETWORK)
+        return self._handler(forward, PRIVATE_NETWORK, _LABELS_OF_PRIVATE_NETWORK, is_stream=True)
 
-    def _handler(self, forward: Handler, info: RouteInfo, key: _Key) -> Handler:
-        return Route(forward, lambda: self._counters_of(key), info, self.observe).take
+    def _handler(self, forward: Handler, info: RouteInfo, key: _Key, *, is_stream: bool) -> Handler:
+        observe = self._observe_stream if is_stream else self._observe
+        return Route(forward, lambda: self._counters_of(key), info, observe).take
 
     def _counters_of(self, key: _Key) -> Counters:
         counters = self._counters.get(key)
@@ -114,8 +123,11 @@ class RouteTable:
             "cloudflared_tunnel_concurrent_requests_per_tunnel": total.active,
             "cloudflared_tunnel_request_errors": total.failed,
             "cloudflared_tunnel_response_by_code": {
-                (str(status),): count for status, count in total.statuses().items()
+                (str(status),): count for status, count in total.statuses().items() if status != 101
             },
+            "flow_client_registrations_rate_limited_total": _flows_turned_away(
+                each.get(_LABELS_OF_PRIVATE_NETWORK)
+            ),
             "underpass_request_failures_total": {
                 (cause, hop_of(cause, Speaker.CONNECTOR).value): count
                 for cause, count in total.causes().items()
@@ -142,6 +154,13 @@ class RouteTable:
                 (key, own.duration) for key, own in each.items()
             ),
         }
+
+
+def _flows_turned_away(private_network: Counters | None) -> Labelled:
+    """Streams to addresses that were one too many."""
+    causes = private_network.causes() if private_network is not None else {}
+    count = causes.get("too_many_streams", 0) + causes.get("flow_rate_limited", 0)
+    return {"tcp": count} if count else {}
 
 
 def histogram_values(histograms: Iterable[tuple[Sequence[str], Histogram]]) -> Labelled:

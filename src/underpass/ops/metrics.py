@@ -46,6 +46,7 @@ class Family(Struct, frozen=True):
 
 _TUNNEL = "cloudflared_tunnel"
 _RULE = ("rule", "hostname")
+_CALL = ("handler", "method")
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -71,6 +72,24 @@ FAMILIES: Mapping[str, Family] = {
         Family("cloudflared_tcp_total_sessions", "counter", "TCP sessions proxied"),
         Family(
             "cloudflared_proxy_connect_streams_errors", "counter", "Failed dials of TCP streams"
+        ),
+        Family(
+            "cloudflared_proxy_connect_latency",
+            "histogram",
+            "Milliseconds to connect to an origin that speaks no HTTP, and to acknowledge it",
+        ),
+        Family(
+            "flow_client_registrations_rate_limited_total",
+            "counter",
+            "Private-network flows turned away because there were too many",
+            ("flow_type",),
+        ),
+        Family("cloudflared_rpc_client_operations", "counter", "Calls to the edge", _CALL),
+        Family(
+            "cloudflared_rpc_client_failures", "counter", "Calls to the edge that failed", _CALL
+        ),
+        Family(
+            "cloudflared_rpc_client_latency_secs", "histogram", "Seconds that calls took", _CALL
         ),
         Family(f"{_TUNNEL}_ha_connections", "gauge", "Links that are up or being made"),
         Family(
