@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from underpass.connector.figures import StreamConnects
 from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.observers import Observe
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
     HelloWorld,
@@ -92,7 +93,7 @@ class Dispatcher:
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress, observe: Handler | None = None) -> None:
+    def __init__(self, turn: LoopTurn, ingress: Ingress, observe: Observe | None = None) -> None:
         self._turn = turn
         self.stream_connects = StreamConnects()
         self.routes = RouteTable(observe, self.stream_connects.observe)

@@ -19,6 +19,7 @@ from underpass.connector.figures import EdgeCalls
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.local_configuration import local_configuration_of
+from underpass.connector.observers import Observers
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.trust import certificate_trouble, edge_context
@@ -179,7 +180,9 @@ class HttpLinkDialer:
         self._reporter: ConnectorLink | None = None
         self._ingress = options.ingress
         self._calls = EdgeCalls()
-        self._dispatcher = Dispatcher(self._turn, options.ingress)
+        self._observers = Observers(options)
+        self._turn.on_tick.add(self._observers.tick)
+        self._dispatcher = Dispatcher(self._turn, options.ingress, self._observers.observe)
         self._tag = str(options.connector_id).encode()
         self._tags = [
             (b"cf-warp-tag-" + name.lower().encode(), value.encode())
@@ -299,6 +302,7 @@ class HttpLinkDialer:
         """End what is left open, after the last link is gone."""
         self._dispatcher.close()
         self._turn.stop()
+        self._observers.close()
 
 
 def _local_address(

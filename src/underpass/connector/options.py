@@ -45,8 +45,21 @@ MAX_WORKERS = MAX_HA_CONNECTIONS
 MAX_RETRIES = 20
 MAX_TAGS = 64
 
+ACCESS_LOG_CHOICES = {
+    "access-log-format": ("json", "combined"),
+    "access-log-query": ("omit", "mask", "keep"),
+}
+
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
+
+
+class AccessLogOptions(Struct, frozen=True):
+    """Where to, a path or `-`; `format` is json or combined; `query` is omit, mask or keep."""
+
+    target: str
+    format: str = "json"
+    query: str = "omit"
 
 
 class ConnectorOptions(Struct, frozen=True):
@@ -73,6 +86,7 @@ class ConnectorOptions(Struct, frozen=True):
     tags: tuple[tuple[str, str], ...] = ()
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
+    access_log: AccessLogOptions | None = None
     label: str = ""
     quick_hostname: str = ""
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
@@ -99,7 +113,21 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         tags=_tags(settings.list("tag")),
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
+        access_log=_access_log(settings),
         label=settings.text("label"),
+    )
+
+
+def _access_log(settings: Settings) -> AccessLogOptions | None:
+    target = settings.text("access-log")
+    for name, known in ACCESS_LOG_CHOICES.items():
+        if settings.text(name) not in known:
+            choices = ", ".join(known[:-1]) + f" or {known[-1]}"
+            raise SettingError(f"--{name} {settings.text(name)!r} is not {choices}")
+    if not target:
+        return None
+    return AccessLogOptions(
+        target, settings.text("access-log-format"), settings.text("access-log-query")
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from underpass.connector.ingress import Ingress
-from underpass.connector.observers import chained
+from underpass.connector.observers import Observe, chained
 from underpass.connector.origins import Bastion, SocksProxy, StreamService
 from underpass.core.histogram import Histogram
 from underpass.core.relay import Counters, Route
@@ -27,7 +27,6 @@ MAX_SERIES: Final = 100
 Those further down the list are counted together as "other"."""
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
-Observe: TypeAlias = Callable[[OriginExchange], object]
 
 
 class RouteInfo(Struct, frozen=True):

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.options import ConnectorOptions
+from underpass.connector.options import AccessLogOptions, ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import parse_service
 from underpass.ops.workers.logs import LogLine, LogLinesLost
@@ -71,6 +71,7 @@ class Configure(Struct, frozen=True, tag=True):
     edge_bind_address: str
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
+    access_log: AccessLogOptions | None
 
     def __repr__(self) -> str:
         return f"<Configure for tunnel {self.tunnel_id}>"
@@ -206,6 +207,7 @@ def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
         edge_bind_address=options.edge_bind_address,
         rpc_timeout=options.rpc_timeout,
         tags=options.tags,
+        access_log=options.access_log,
     )
 
 
@@ -219,6 +221,7 @@ def options_of(message: Configure) -> ConnectorOptions:
         edge_bind_address=message.edge_bind_address,
         rpc_timeout=message.rpc_timeout,
         tags=message.tags,
+        access_log=message.access_log,
         connector_id=message.connector_id,
     )
 
