@@ -33,6 +33,7 @@ cdef class Route:
     cdef readonly object info               # what the owner knows it by
     cdef Counters counters                  # None until the first request
     cdef object make_counters               # make_counters(): the counters, asked for once
+    cdef object trace                       # trace(exchange), where the edge asks for one; None: nobody does
     cdef public object observe              # observe(exchange), before it is carried on; None: nobody does
 
 

@@ -21,7 +21,7 @@ an outbound side, or answers it with `respond` or `fail`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from underpass.core.fields cimport (
-    T_AUTHORITY, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
+    T_AUTHORITY, T_CF_TRACE_ID, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from underpass.core.heads cimport same_text
@@ -92,14 +92,15 @@ cdef class Route:
 
     forward(exchange) carries one on. make_counters() is asked for the counters at the first request: most of a
     thousand rules never see one. info: whatever the owner wants to know it by. observe(exchange), if set, is called
-    before the exchange is carried on.
+    before the exchange is carried on; trace(exchange) before that, if the edge asks for a trace (`cf-trace-id`).
     """
 
-    def __init__(self, forward not None, make_counters not None, info=None, observe=None):
+    def __init__(self, forward not None, make_counters not None, info=None, observe=None, trace=None):
         self.forward = forward
         self.make_counters = make_counters
         self.info = info
         self.observe = observe
+        self.trace = trace
 
     def take(self, Exchange exchange not None):
         """Count the exchange here from now on, and carry it on."""
@@ -113,6 +114,8 @@ cdef class Route:
             self.counters.active += 1
             exchange.counters = self.counters
         exchange.route = self
+        if self.trace is not None and exchange.request is not None and exchange.request.find(T_CF_TRACE_ID) is not NULL:
+            self.trace(exchange)
         if self.observe is not None:
             self.observe(exchange)
         self.forward(exchange)

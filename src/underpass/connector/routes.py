@@ -30,14 +30,16 @@ Handler: TypeAlias = Callable[[OriginExchange], None]
 
 
 class RouteInfo(Struct, frozen=True):
-    """A rule, as logs and metrics name it. `rule` counts from 0, as cloudflared does."""
+    """A rule, as logs and metrics name it. `rule` counts from 0, as cloudflared does; `is_stream`
+    says that its service speaks no HTTP."""
 
     rule: int
     hostname: str
     service: str
+    is_stream: bool = False
 
 
-PRIVATE_NETWORK: Final = RouteInfo(-1, "", "warp-routing")
+PRIVATE_NETWORK: Final = RouteInfo(-1, "", "warp-routing", is_stream=True)
 """Raw streams to addresses, which meet no rules."""
 
 _Key: TypeAlias = tuple[str, str]
@@ -73,21 +75,21 @@ class RouteTable:
         self._in_force = {_LABELS_OF_PRIVATE_NETWORK}
         handlers: list[Handler] = []
         for number, (rule, forward) in enumerate(zip(ingress.rules, forwards, strict=True)):
-            info = RouteInfo(number, rule.hostname or "*", str(rule.service))
+            is_stream = isinstance(rule.service, (StreamService, Bastion, SocksProxy))
+            info = RouteInfo(number, rule.hostname or "*", str(rule.service), is_stream)
             key = (str(number), info.hostname) if number < MAX_SERIES else _OTHER
             self._in_force.add(key)
-            is_stream = isinstance(rule.service, (StreamService, Bastion, SocksProxy))
-            handlers.append(self._handler(forward, info, key, is_stream=is_stream))
+            handlers.append(self._handler(forward, info, key))
         self._forget_former()
         return tuple(handlers)
 
     def private_network(self, forward: Handler) -> Handler:
         """What to call for a raw stream to an address."""
-        return self._handler(forward, PRIVATE_NETWORK, _LABELS_OF_PRIVATE_NETWORK, is_stream=True)
+        return self._handler(forward, PRIVATE_NETWORK, _LABELS_OF_PRIVATE_NETWORK)
 
-    def _handler(self, forward: Handler, info: RouteInfo, key: _Key, *, is_stream: bool) -> Handler:
-        observe = self._observe_stream if is_stream else self._observe
-        return Route(forward, lambda: self._counters_of(key), info, observe).take
+    def _handler(self, forward: Handler, info: RouteInfo, key: _Key) -> Handler:
+        observe = self._observe_stream if info.is_stream else self._observe
+        return Route(forward, lambda: self._counters_of(key), info, observe, _trace).take
 
     def _counters_of(self, key: _Key) -> Counters:
         counters = self._counters.get(key)
@@ -153,6 +155,12 @@ class RouteTable:
                 (key, own.duration) for key, own in each.items()
             ),
         }
+
+
+def _trace(exchange: OriginExchange) -> None:
+    from underpass.connector.edge_traces import trace  # most edges never ask for one
+
+    trace(exchange)
 
 
 def _flows_turned_away(private_network: Counters | None) -> Labelled:

@@ -57,8 +57,10 @@ class Route:
         make_counters: Callable[[], Counters],
         info: Any = None,
         observe: Callable[[Any], object] | None = None,
+        trace: Callable[[Any], object] | None = None,
     ) -> None:
-        """make_counters is asked at the first request: most of a thousand rules never see one."""
+        """make_counters is asked at the first request: most of a thousand rules never see one.
+        trace is called with requests that the edge wants a trace of (`cf-trace-id`)."""
     @property
     def forward(self) -> Callable[[Any], object]: ...
     @property
