@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.collector import Collector
 from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import eventually
@@ -66,6 +67,13 @@ class TestAFailure:
                 text=True,
             ).stdout
             assert explained.startswith("dial\n")
+
+    def test_to_resolve_a_name_is_told_apart(self, edge: EdgeProcess) -> None:
+        with published(edge, "--url=http://nobody.invalid:8000") as (curl, connector):
+            answer = curl("/")
+            assert (answer.status, answer.header("underpass-cause")) == (502, "dns")
+            line = connector.wait_for("Unable to reach the origin service")
+            assert "nobody.invalid" in str(line["error"])
 
     def test_of_the_edges_own(self, edge: EdgeProcess) -> None:
         answer = Curl(edge, "nobody.localhost")("/", scheme="http")
@@ -233,3 +241,60 @@ def test_requests_are_logged_at_level_debug(edge: EdgeProcess, origin: Origin) -
         assert isinstance(headers, dict)
         assert headers["cookie"] == "*****"
         assert connector.wait_for("200 OK")["connIndex"] == 0
+
+
+class TestTraces:
+    def test_are_exported_and_handed_on(self, edge: EdgeProcess, origin: Origin) -> None:
+        trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+        with Collector() as collector:
+            connector = QuickTunnelProcess(
+                edge,
+                f"--url={origin.url}",
+                environment={
+                    "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+                    "OTEL_BSP_SCHEDULE_DELAY": "100",
+                },
+            )
+            with running(connector):
+                connector.ready()
+                curl = Curl(edge, connector.hostname)
+                curl("/hello?traced", "-H", f"traceparent: 00-{trace_id}-{parent}-01")
+                (span,) = eventually(lambda: list(collector.spans), "a span")
+                assert span.trace_id.hex() == trace_id
+                assert span.parent_span_id.hex() == parent
+                assert span.name == "GET"
+                assert collector.services == {"underpass"}
+                (request,) = (
+                    each for each in origin.requests("/hello") if each.target.endswith("?traced")
+                )
+                (handed_on,) = (
+                    value for name, value in request.headers if name.lower() == "traceparent"
+                )
+                assert handed_on == f"00-{trace_id}-{span.span_id.hex()}-01"
+                curl("/hello?last")
+            # What had not been exported is exported at the end.
+            assert len(collector.spans) == 2
+
+    def test_a_collector_that_is_gone_holds_up_nothing(
+        self, edge: EdgeProcess, origin: Origin
+    ) -> None:
+        pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+        connector = QuickTunnelProcess(
+            edge,
+            f"--url={origin.url}",
+            environment={"OTEL_EXPORTER_OTLP_ENDPOINT": NOBODY},
+        )
+        with running(connector):
+            connector.ready()
+            assert Curl(edge, connector.hostname)("/hello").status == 200
+
+    def test_nothing_of_them_is_there_when_they_are_off(self) -> None:
+        program = (
+            "import sys, underpass.connector.link; "
+            "print(*[n for n in sys.modules if n.startswith('opentelemetry') or 'trac' in n])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        )
+        loaded = done.stdout.split()
+        assert [name for name in loaded if name.startswith(("opentelemetry", "underpass"))] == []

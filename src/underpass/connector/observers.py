@@ -7,6 +7,7 @@ wants to see of it: `on_answer`, `on_over`.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,8 +16,11 @@ from underpass.core.tunnel import OriginExchange
 if TYPE_CHECKING:
     from underpass.connector.access_log import AccessLog
     from underpass.connector.options import ConnectorOptions
+    from underpass.connector.tracing import Tracing
 
 __all__ = ["Observe", "ObserverError", "Observers", "chained"]
+
+log = logging.getLogger("underpass.connector.observers")
 
 Observe: TypeAlias = Callable[[OriginExchange], object]
 
@@ -31,6 +35,7 @@ class Observers:
     def __init__(self, options: ConnectorOptions) -> None:
         self.observe: Observe | None = None
         self._access_log: AccessLog | None = None
+        self._tracing: Tracing | None = None
         if logging.getLogger("underpass.connector.requests").isEnabledFor(logging.DEBUG):
             from underpass.connector.request_log import observe_requests
 
@@ -40,6 +45,23 @@ class Observers:
 
             self._access_log = AccessLog(options.access_log)
             self.observe = chained(self.observe, self._access_log.observe)
+        if _is_tracing_asked_for():
+            self._start_tracing()
+
+    def _start_tracing(self) -> None:
+        try:
+            from underpass.connector.tracing import Tracing
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "opentelemetry":
+                raise
+            # No reason not to start: operators of clusters set this for all programs alike.
+            log.warning(
+                "Requests are not traced: OTEL_EXPORTER_OTLP_ENDPOINT is set, and the packages "
+                "for it are missing; pip install 'underpass[otel]'"
+            )
+            return
+        self._tracing = Tracing()
+        self.observe = chained(self.observe, self._tracing.observe)
 
     def tick(self) -> None:
         """Once a second."""
@@ -50,6 +72,21 @@ class Observers:
         """Write what is left to be written."""
         if self._access_log is not None:
             self._access_log.close()
+        if self._tracing is not None:
+            self._tracing.close()
+
+
+def _is_tracing_asked_for() -> bool:
+    """By OpenTelemetry's own environment variables."""
+    environment = os.environ
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return False
+    return any(
+        environment.get(name)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
 
 
 def chained(first: Callable[..., object] | None, then: Callable[..., object] | None) -> Any:
