@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from underpass.connector.ingress import single_rule
+from underpass.connector.observers import Observe
 from underpass.connector.origins import parse_service
 from underpass.connector.routes import RouteTable
 from underpass.core.endpoint import Endpoint, Turn
@@ -180,11 +181,14 @@ class Loop:
 
 
 class Connector:
-    """A connector's link and its origin, as many connections as are wanted at once."""
+    """A connector's link and its origin, as many connections as are wanted at once.
 
-    def __init__(self) -> None:
+    `observe` is called with each request before it is carried on.
+    """
+
+    def __init__(self, observe: Observe | None = None) -> None:
         self.loop = Loop()
-        self.routes = RouteTable()
+        self.routes = RouteTable(observe)
         self.pool = OriginPool(self._dial)
         self.origin: Http1Client
         """The connection made last."""

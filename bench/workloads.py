@@ -7,6 +7,7 @@ faster by failing; `tests/unit/test_bench_guard.py` runs every one of them.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ from bench.ends import (
     head,
     request_head,
 )
+from underpass.connector.access_log import AccessLog
 from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.options import AccessLogOptions
 from underpass.connector.origins import parse_service
 from underpass.connector.path_pattern import PathPattern
 from underpass.core.chunked import ChunkedReader, encode_chunks
@@ -127,6 +130,11 @@ def _get(connector: Connector) -> Work:
 
     work()
     return work
+
+
+@workload("connector GET 1 KiB, access log", 200)
+def _connector_get_logged() -> Work:
+    return _get(Connector(AccessLog(AccessLogOptions(os.devnull)).observe))
 
 
 @workload("connector POST 1 KiB", 200)

@@ -446,6 +446,13 @@ cdef class Exchange:
         """The value of the first field with this `Token`, or None."""
         return self.request.value_bytes(token) if self.request is not None else None
 
+    def headers(self, tuple tokens not None):
+        """`header` of each `Token`, pseudo fields included, in one go."""
+        cdef Fields request = self.request
+        if request is None:
+            return [None] * len(tokens)
+        return [request.value_bytes(token) for token in tokens]
+
     @property
     def seconds(self):
         """From the request head until now, or until all was over."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +17,7 @@ from underpass.connector.observers import ObserverError, chained
 from underpass.connector.options import AccessLogOptions
 from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo
 from underpass.core.fields import Token
-from underpass.core.tunnel import Kind, OriginExchange
+from underpass.core.tunnel import OriginExchange
 from underpass.ops.line_writer import LineWriter
 from underpass.wire.causes import Speaker, hop_of
 
@@ -32,7 +32,15 @@ nginx has it. JSON has none then."""
 
 _log = logging.getLogger(__name__)
 
-_KINDS: Final = {Kind.HTTP: "http", Kind.WEBSOCKET: "websocket", Kind.STREAM: "stream"}
+_KINDS: Final = ("http", "websocket", "stream")  # in the order of `Kind`
+
+_KEPT: Final = tuple(
+    int(token)
+    for token in (
+        *(Token.T_CF_CONNECTING_IP, Token.T_METHOD, Token.T_AUTHORITY, Token.T_HOST, Token.T_PATH),
+        *(Token.T_CF_RAY, Token.T_REFERER, Token.T_USER_AGENT),
+    )
+)
 
 
 class AccessLogError(ObserverError):
@@ -53,12 +61,12 @@ class _Line(Struct, omit_defaults=True):
     responseBytes: int  # noqa: N815
     seconds: float
     connIndex: int  # noqa: N815
-    originService: str = ""  # noqa: N815
-    ingressRule: int | None = None  # noqa: N815
     firstByteSeconds: float | None = None  # noqa: N815
     cfRay: str = ""  # noqa: N815
     referer: str = ""
     userAgent: str = ""  # noqa: N815
+    originService: str = ""  # noqa: N815
+    ingressRule: int | None = None  # noqa: N815
     cause: str = ""
     hop: str = ""
 
@@ -79,16 +87,7 @@ class AccessLog:
 
     def observe(self, exchange: OriginExchange) -> None:
         """Called with each request before it is carried on."""
-        header = exchange.header
-        kept = (
-            header(Token.T_CF_CONNECTING_IP),
-            exchange.method,
-            exchange.authority,
-            exchange.path,
-            header(Token.T_CF_RAY),
-            header(Token.T_REFERER),
-            header(Token.T_USER_AGENT),
-        )
+        kept = exchange.headers(_KEPT)
         exchange.on_over = chained(exchange.on_over, lambda ended: self._over(ended, kept))
 
     def flush(self) -> None:
@@ -105,25 +104,26 @@ class AccessLog:
         """Write what is left."""
         self._writer.close()
 
-    def _over(self, exchange: OriginExchange, kept: tuple[Any, ...]) -> None:
-        client, method, host, path, ray, referer, user_agent = kept
+    def _over(self, exchange: OriginExchange, kept: list[bytes | None]) -> None:
+        client, method, authority, host, path, ray, referer, user_agent = kept
         first = exchange.first_byte_seconds
+        # By position: it is made for every request.
         line = _Line(
-            time=_time(time.time()),
-            client=_text(client),
-            kind=_KINDS[Kind(exchange.kind)],
-            method=_text(method),
-            host=_text(host),
-            path=_text(self._shown(path)),
-            status=exchange.status or None,
-            requestBytes=exchange.request_bytes,
-            responseBytes=exchange.response_bytes,
-            seconds=round(exchange.seconds, 6),
-            connIndex=exchange.acceptor.conn_index,
-            firstByteSeconds=None if first is None else round(first, 6),
-            cfRay=_text(ray),
-            referer=_text(self._shown(referer)),
-            userAgent=_text(user_agent),
+            _clock.text(),
+            _text(client),
+            _KINDS[exchange.kind],
+            _text(method),
+            _text(authority or host),
+            _text(self._shown(path)),
+            exchange.status or None,
+            exchange.request_bytes,
+            exchange.response_bytes,
+            int(exchange.seconds * 1e6) / 1e6,
+            exchange.acceptor.conn_index,
+            None if first is None else int(first * 1e6) / 1e6,
+            _text(ray),
+            _text(self._shown(referer)),
+            _text(user_agent),
         )
         if exchange.route is not None:
             info: RouteInfo = exchange.route.info
@@ -135,19 +135,14 @@ class AccessLog:
             line.hop = hop_of(exchange.cause, Speaker.CONNECTOR).value
         self._writer.write(self._render(line))
 
-    def _shown(self, path: bytes | None) -> bytes:
+    def _shown(self, path: bytes | None) -> bytes | None:
         """A path, or a whole address, with as much of its query as is wanted."""
-        if not path or self._query == "keep" or b"?" not in path:
-            return path or b""
+        if path is None or b"?" not in path or self._query == "keep":
+            return path
         before, _, query = path.partition(b"?")
         if self._query == "omit":
             return before
-        names = (pair.partition(b"=") for pair in query[:MAX_TEXT].split(b"&"))
-        return (
-            before
-            + b"?"
-            + b"&".join(name + equals + b"*" * bool(equals) for name, equals, _ in names)
-        )
+        return before + b"?" + b"&".join(map(_masked, query[:MAX_TEXT].split(b"&")))
 
 
 def _masked(pair: bytes) -> bytes:
@@ -158,21 +153,33 @@ def _masked(pair: bytes) -> bytes:
 
 def _text(value: bytes | None) -> str:
     """As text, bounded; what is not ASCII as escapes, because a terminal may obey it."""
-    return value[:MAX_TEXT].decode("ascii", "backslashreplace") if value else ""
+    if value is None:
+        return ""
+    if len(value) <= MAX_TEXT and value.isascii():
+        return value.decode()
+    return value[:MAX_TEXT].decode("ascii", "backslashreplace")
 
 
-_second = (0, "")
+class _Clock:
+    """RFC 3339 with milliseconds. Each second is put into words once."""
+
+    def __init__(self) -> None:
+        self._second = -1.0
+        self._words = ""
+
+    def text(self) -> str:
+        """The time now."""
+        now = time.time()
+        past = now - self._second
+        if not 0 <= past < 1:
+            self._second = now // 1
+            self._words = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(now))
+            past = now - self._second
+        return self._words + _MILLISECONDS[int(past * 1000)]
 
 
-def _time(now: float) -> str:
-    """RFC 3339 with milliseconds. The second is put into words once."""
-    global _second
-    seconds = int(now)
-    if _second[0] != seconds:
-        _second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)))
-    return f"{_second[1]}.{int((now - seconds) * 1000):03d}Z"
-
-
+_MILLISECONDS: Final = tuple(f"{number:03d}Z" for number in range(1000))
+_clock = _Clock()
 _encoder = msgspec.json.Encoder()
 
 
@@ -180,20 +187,7 @@ def _json(line: _Line) -> bytes:
     return _encoder.encode(line) + b"\n"
 
 
-_MONTHS: Final = [
-    "Jan",
-    "Feb",
-    "Mar",
-    "Apr",
-    "May",
-    "Jun",
-    "Jul",
-    "Aug",
-    "Sep",
-    "Oct",
-    "Nov",
-    "Dec",
-]
+_MONTHS: Final = ("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec").split()  # noqa: SIM905
 
 
 def _combined(line: _Line) -> bytes:

@@ -139,6 +139,8 @@ class Exchange:
         """True if request content has come or may still come."""
     def header(self, token: int) -> bytes | None:
         """The value of the first request field with this `Token`, or None."""
+    def headers(self, tokens: tuple[int, ...]) -> list[bytes | None]:
+        """`header` of each `Token`, pseudo fields included, in one go."""
     def respond(self, status: int, pairs: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """Answer with a complete response of our own. Ignored if already over or answered.
 
