@@ -26,7 +26,7 @@ def row_of(cause: Cause) -> str:
     where = cause.hop.value
     if cause.at_edge is not None and cause.at_edge is not cause.hop:
         where += f" (said by an edge: {cause.at_edge.value})"
-    status = cause.status or "–"
+    status = cause.status or "-"
     return f"| `{cause.word}` | {where} | {status} | {cause.meaning} | {cause.advice} |"
 
 
