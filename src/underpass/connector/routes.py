@@ -8,13 +8,14 @@ otherwise count for all rules together, so telling rules apart costs a request n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 
 from underpass.connector.ingress import Ingress
 from underpass.connector.observers import Observe, chained
-from underpass.connector.origins import Bastion, SocksProxy, StreamService
+from underpass.connector.origins import Bastion, Service, SocksProxy, StreamService
 from underpass.core.histogram import Histogram
 from underpass.core.relay import Counters, Route
 from underpass.core.tunnel import OriginExchange
@@ -29,7 +30,7 @@ Those further down the list are counted together as "other"."""
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
 
-class RouteInfo(Struct, frozen=True):
+class RouteInfo(Struct, frozen=True, gc=False):
     """A rule, as logs and metrics name it. `rule` counts from 0, as cloudflared does; `is_stream`
     says that its service speaks no HTTP."""
 
@@ -74,9 +75,11 @@ class RouteTable:
         """What to call for a request of each rule; `forwards` carry it on."""
         self._in_force = {_LABELS_OF_PRIVATE_NETWORK}
         handlers: list[Handler] = []
+        services: dict[Service, str] = {}  # which many rules have in common
         for number, (rule, forward) in enumerate(zip(ingress.rules, forwards, strict=True)):
             is_stream = isinstance(rule.service, (StreamService, Bastion, SocksProxy))
-            info = RouteInfo(number, rule.hostname or "*", str(rule.service), is_stream)
+            service = services.setdefault(rule.service, str(rule.service))
+            info = RouteInfo(number, rule.hostname or "*", service, is_stream)
             key = (str(number), info.hostname) if number < MAX_SERIES else _OTHER
             self._in_force.add(key)
             handlers.append(self._handler(forward, info, key))
@@ -89,7 +92,7 @@ class RouteTable:
 
     def _handler(self, forward: Handler, info: RouteInfo, key: _Key) -> Handler:
         observe = self._observe_stream if info.is_stream else self._observe
-        return Route(forward, lambda: self._counters_of(key), info, observe, _trace).take
+        return Route(forward, partial(self._counters_of, key), info, observe, _trace).take
 
     def _counters_of(self, key: _Key) -> Counters:
         counters = self._counters.get(key)

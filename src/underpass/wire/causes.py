@@ -69,6 +69,7 @@ _ALL: Final = (
     Cause("tls", _ORIGIN, 502, "The TLS handshake with the origin failed.", "Does it speak TLS at this port? Give its CA with originRequest.caPool, its name with originServerName, or set noTLSVerify."),
     Cause("reset_by_origin", _ORIGIN, 502, "The origin closed or reset the connection before its response was complete.", "See the application's log: a crash, a worker that was killed, or a keep-alive time shorter than originRequest.keepAliveTimeout."),
     Cause("protocol_error", _ORIGIN, 502, "The origin answered with something that is no well-formed HTTP.", "Does it speak HTTP at this port, and not TLS? A response whose length contradicts its head counts, too.", _CONNECTOR),
+    Cause("response_too_large", _ORIGIN, 502, "The head of the origin's response exceeds 128 KiB.", "Look for a cookie or a field that grows with every response."),
     Cause("reset_by_peer", _ORIGIN, 502, "The origin reset the request's HTTP/2 stream.", "See the application's log. Said by an edge: the connector broke the response off; see its log.", _CONNECTOR),
     Cause("refused", _ORIGIN, 502, "The origin took no more HTTP/2 streams on its connection, and the request could not be sent again.", "Nothing, if it is rare: it was restarting, or about to close. Said by an edge: it was the connector.", _CONNECTOR),
     Cause("timeout_first_byte", _ORIGIN, 504, "The edge waited for the beginning of a response, and gave up.", "See what the application waits for. Answers that take minutes need a beginning, or a job that is asked about.", _ORIGIN),
