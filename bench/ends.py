@@ -15,7 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from underpass.connector.ingress import single_rule
+from underpass.connector.observers import Observe
 from underpass.connector.origins import parse_service
+from underpass.connector.routes import RouteTable
 from underpass.core.endpoint import Endpoint, Turn
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.headerblock import serialize_pairs
@@ -181,18 +183,21 @@ class Loop:
 
 
 class Connector:
-    """A connector's link and its origin, as many connections as are wanted at once."""
+    """A connector's link and its origin, as many connections as are wanted at once.
 
-    def __init__(self) -> None:
+    `observe` is called with each request before it is carried on.
+    """
+
+    def __init__(self, observe: Observe | None = None) -> None:
         self.loop = Loop()
-        self.counters = Counters()
+        self.routes = RouteTable(observe)
         self.pool = OriginPool(self._dial)
         self.origin: Http1Client
         """The connection made last."""
         ingress = single_rule(parse_service("http://127.0.0.1:8000"))
         self.match = ingress.match
-        self.forwards = (self.pool.forward,)
-        acceptor = OriginAcceptor(self._handle, self.counters, tag=b"0" * 36)
+        self.forwards = self.routes.handlers(ingress, (self.pool.forward,))
+        acceptor = OriginAcceptor(self._handle, self.routes.unrouted, tag=b"0" * 36)
         self.link = H2Connection(self.loop.turn, acceptor)
         self.on_link = self.loop.connect(self.link)
         self._encoder = Encoder()

@@ -7,6 +7,7 @@ faster by failing; `tests/unit/test_bench_guard.py` runs every one of them.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from bench.ends import (
     head,
     request_head,
 )
+from underpass.connector.access_log import AccessLog
 from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.options import AccessLogOptions
 from underpass.connector.origins import parse_service
 from underpass.connector.path_pattern import PathPattern
 from underpass.core.chunked import ChunkedReader, encode_chunks
@@ -130,6 +133,11 @@ def _get(connector: Connector) -> Work:
     return work
 
 
+@workload("connector GET 1 KiB, access log", 200)
+def _connector_get_logged() -> Work:
+    return _get(Connector(AccessLog(AccessLogOptions(os.devnull)).observe))
+
+
 @workload("connector POST 1 KiB", 200)
 def _connector_post() -> Work:
     connector = Connector()
@@ -177,7 +185,7 @@ def _connector_upload() -> Work:
     connector.open(connector.block([(b":method", b"POST"), *REQUEST[1:], length]))
     frames = data_frames(connector.stream, bytes(READ - 16 * 9))
     content = Bulk(connector.link, frames)
-    counters = connector.counters
+    (counters,) = connector.routes.by_rule.values()
 
     def work() -> None:
         before = counters.request_bytes

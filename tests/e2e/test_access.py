@@ -209,7 +209,7 @@ def test_reasons_are_logged_and_tokens_are_not(stage: Stage) -> None:
     token = stage.team.sign(exp=1)
     stage.get(token)
     line = stage.connector.wait_for(
-        "Access refused", error="the Access token is refused: it has expired"
+        "Request refused", error="the Access token is refused: it has expired"
     )
     assert (line["cause"], line["status"], line["host"]) == ("access_denied", 403, HOSTNAME)
     assert token not in stage.connector.log

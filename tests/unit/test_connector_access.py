@@ -304,7 +304,7 @@ class TestProtection:
         async def scenario(bench: Bench) -> None:
             bench.ask(token)
             await bench.settled()
-            assert (bench.answered, bench.failures) == ({403: 1}, [])
+            assert (bench.answered, bench.failures) == ({403: 1}, ["access_denied"])
 
         run(scenario)
 

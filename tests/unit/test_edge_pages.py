@@ -10,15 +10,18 @@ import pytest
 
 from underpass.edge.pages import (
     MAX_ACCEPT_LENGTH,
+    Failure,
     Page,
     PageKind,
     prefers_json,
     render,
     status_of,
 )
+from underpass.wire.causes import Hop
 
 STATUS = {
     PageKind.BAD_REQUEST: 400,
+    PageKind.FORBIDDEN: 403,
     PageKind.UNKNOWN_HOST: 404,
     PageKind.PAYLOAD_TOO_LARGE: 413,
     PageKind.HEADER_TOO_LARGE: 431,
@@ -150,3 +153,28 @@ def test_a_long_accept_field_is_looked_at_up_to_a_limit() -> None:
     filler = "x" * (MAX_ACCEPT_LENGTH - len("application/json") - 1)
     assert prefers_json(f"{filler},application/json")
     assert not prefers_json(f"{filler}xx,application/json")
+
+
+class TestTheCause:
+    failure = Failure("dial_timeout", Hop.ORIGIN)
+
+    def test_is_on_the_page_and_in_fields(self) -> None:
+        page = render(PageKind.ORIGIN_UNREACHABLE, "h", "r", None, self.failure)
+        assert "Cause: dial_timeout, at the application" in balanced_text(page.body)
+        assert header(page, b"underpass-cause") == b"dial_timeout"
+        assert header(page, b"underpass-hop") == b"origin"
+
+    def test_is_among_the_members(self) -> None:
+        page = render(PageKind.ORIGIN_UNREACHABLE, "h", "r", "application/json", self.failure)
+        document = json.loads(page.body)
+        assert (document["cause"], document["hop"]) == ("dial_timeout", "origin")
+        assert header(page, b"underpass-cause") == b"dial_timeout"
+
+    def test_is_left_out_where_there_is_none(self) -> None:
+        page = render(PageKind.BAD_REQUEST, "h", "r")
+        assert b"Cause" not in page.body
+        assert header(page, b"underpass-cause") is None
+
+    @pytest.mark.parametrize("hop", Hop)
+    def test_every_hop_has_words(self, hop: Hop) -> None:
+        assert str(Failure("x", hop)).startswith("x, ")

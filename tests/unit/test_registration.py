@@ -416,6 +416,28 @@ class TestClient:
         client, _ = both(Edge(details))
         assert asyncio.run(register(client)) == details
 
+    def test_tells_how_its_calls_went(self):
+        async def scenario(outcome, calls):
+            edge = Edge(outcome)
+            server = RegistrationServer(edge, lambda framed: client.feed(framed))
+            client = RegistrationClient(server.feed, on_called=calls)
+            try:
+                await register(client)
+            finally:
+                await client.unregister_connection()
+
+        told = []
+        asyncio.run(scenario(DETAILS, lambda *call: told.append(call)))
+        with pytest.raises(RegistrationRefused):
+            asyncio.run(scenario(RegistrationRefused("no"), lambda *call: told.append(call)))
+        assert [(method, failed) for method, _, failed in told] == [
+            ("register_connection", False),
+            ("unregister_connection", False),
+            ("register_connection", True),
+            ("unregister_connection", False),
+        ]
+        assert all(seconds >= 0 for _, seconds, _ in told)
+
     def test_a_lost_stream(self):
         async def scenario():
             client = RegistrationClient([].append)

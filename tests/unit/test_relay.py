@@ -477,10 +477,14 @@ def test_a_side_opened_on_an_exchange_that_is_over_is_detached() -> None:
 class Noted(EdgeExchange):
     """Remembers how it ended."""
 
-    causes: list[str | None]
+    def __init__(self, counters: Counters) -> None:
+        super().__init__(counters)
+        self.causes: list[str | None] = []
+        self.on_over = self._note
 
-    def notify(self, cause: str | None) -> None:
-        self.__dict__.setdefault("causes", []).append(cause)
+    def _note(self, exchange: Exchange) -> None:
+        assert exchange is self
+        self.causes.append(exchange.cause)
 
 
 def asked(server: RawServer) -> tuple[Noted, PythonSide]:
@@ -507,7 +511,7 @@ def test_an_exchange_tells_once_how_it_ended() -> None:
     assert exchange.causes == ["broken_off"]
     exchange, side = asked(server)
     server.feed(server.peer.headers(7, OK), rst_stream(7, ErrorCode.CANCEL))
-    assert exchange.causes == ["broken_off"]
+    assert exchange.causes == ["reset_by_peer"]
 
 
 # What is left over: nothing.

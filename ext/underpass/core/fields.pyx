@@ -23,7 +23,7 @@ cdef tuple TOKEN_NAMES = (
     b"cf-cloudflared-proxy-src", b"cf-cloudflared-response-headers", b"cf-cloudflared-response-meta",
     b"cf-trace-id", b"cf-ray", b"cf-connecting-ip", b"cf-warp-tag-id", b"cf-access-jump-destination",
     b"cf-access-jwt-assertion", b"cf-visitor", b"cdn-loop", b"x-forwarded-for", b"x-forwarded-proto",
-    b"x-forwarded-host", b"forwarded",
+    b"x-forwarded-host", b"forwarded", b"underpass-cause", b"underpass-hop",
 )
 assert len(TOKEN_NAMES) == TOKEN_COUNT
 

@@ -226,8 +226,11 @@ cdef class Http1Client(Endpoint):
         cdef bint end
         if event == HEAD_MORE:
             return 0
-        if event == HEAD_BROKEN or event == HEAD_TOO_LARGE:
+        if event == HEAD_BROKEN:
             self.broken_response("protocol_error")
+            return 0
+        if event == HEAD_TOO_LARGE:
+            self.broken_response("response_too_large")
             return 0
         if exchange is None:
             self.close_at_once()

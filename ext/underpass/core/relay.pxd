@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from underpass.core.fields cimport Fields
+from underpass.core.histogram cimport Histogram
 from underpass.core.output cimport Backlog
 
 
@@ -19,6 +20,21 @@ cdef class Counters:
     cdef public uint64_t request_bytes      # content, both kinds
     cdef public uint64_t response_bytes
     cdef uint64_t by_status[1000]
+    cdef dict failures                      # {cause: how many failed for it}
+    cdef readonly Histogram first_byte      # seconds until the response began
+    cdef readonly Histogram duration        # seconds until all was over; tunnels do not count
+
+    cdef int count_failure(self, str cause) except -1
+
+
+cdef class Route:
+    # Where requests of one kind go, and where they are counted.
+    cdef readonly object forward            # forward(exchange): carries it on
+    cdef readonly object info               # what the owner knows it by
+    cdef Counters counters                  # None until the first request
+    cdef object make_counters               # make_counters(): the counters, asked for once
+    cdef object trace                       # trace(exchange), where the edge asks for one; None: nobody does
+    cdef public object observe              # observe(exchange), before it is carried on; None: nobody does
 
 
 cdef class Side:
@@ -61,6 +77,16 @@ cdef class Exchange:
     cdef object whole                       # whole(exchange): called when the request's content has come
     cdef Py_ssize_t most_held               # how many bytes of it may come before that
     cdef public object context              # whatever the owner wants to keep with it
+    # For whoever observes it.
+    cdef readonly Route route               # that it was sent on by; None: by none
+    cdef readonly str cause                 # why it failed; None: it did not, or not yet
+    cdef readonly uint64_t request_bytes    # content, so far
+    cdef readonly uint64_t response_bytes
+    cdef double began                       # when the request head had come
+    cdef double answered                    # when the final response head had come; 0: it has not
+    cdef double ended                       # when all was over; 0: it is not
+    cdef public object on_answer            # on_answer(exchange, status, fields), once there is a final response head
+    cdef public object on_over              # on_over(exchange), once at the end
 
     # From the inbound codec.
     cdef int begin(self, Side inbound, Fields request) except -1
@@ -86,7 +112,11 @@ cdef class Exchange:
     cdef int retry_elsewhere(self) except -1
     cdef int response_over(self) except -1
     cdef int let_go(self, uint32_t code) except -1          # of the outbound side
+    cdef int failed(self, str cause) except -1              # note why, the first time
     cdef void close_books(self) noexcept
+    cdef void tell_answer(self, int status, Fields head) noexcept
+    cdef void tell_over(self) noexcept
+    cdef int over_with(self) except -1                      # both sides have been let go of
     cdef bytes _pseudo(self, int token)
     cdef int finish(self) except -1
     cdef int drop(self, uint32_t code) except -1

@@ -21,10 +21,11 @@ an outbound side, or answers it with `respond` or `fail`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from underpass.core.fields cimport (
-    T_AUTHORITY, T_CONTENT_LENGTH, T_EXPECT, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
+    T_AUTHORITY, T_CF_TRACE_ID, T_CONTENT_LENGTH, T_EXPECT, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from underpass.core.heads cimport same_text
+from underpass.core.histogram cimport Histogram, underpass_seconds
 from underpass.core.output cimport Backlog
 
 # Times a request is sent again after its carrier was lost.
@@ -32,14 +33,95 @@ cdef int MAX_RETRIES = 2
 # Request content that may be kept to be sent again, bytes an exchange.
 cdef Py_ssize_t MAX_KEPT = 16384
 
+# Different causes that are counted apart; ours are some forty.
+cdef Py_ssize_t MAX_CAUSES = 128
+
+# Seconds. A page is there in tens of milliseconds, and who waits for a report waits for a minute.
+FIRST_BYTE_BOUNDS = (0.002, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+DURATION_BOUNDS = (0.002, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0)
+
 
 cdef class Counters:
     """What exchanges have done, for metrics; plain numbers, read whenever somebody asks."""
+
+    def __cinit__(self):
+        self.failures = {}
+        self.first_byte = Histogram(FIRST_BYTE_BOUNDS)
+        self.duration = Histogram(DURATION_BOUNDS)
+
+    cdef int count_failure(self, str cause) except -1:
+        self.failed += 1
+        if cause not in self.failures and len(self.failures) >= MAX_CAUSES:
+            cause = "other"
+        self.failures[cause] = self.failures.get(cause, 0) + 1
+        return 0
+
+    def causes(self):
+        """{cause: how many failed for it}, no more than 129; "other" are those beyond."""
+        return dict(self.failures)
+
+    def classes(self):
+        """How many final response heads there were with 1xx, 2xx, 3xx, 4xx, 5xx; 101 is the only 1xx."""
+        cdef int status
+        counts = [0] * 5
+        for status in range(100, 600):
+            if self.by_status[status]:
+                counts[status // 100 - 1] += self.by_status[status]
+        return counts
+
+    def absorb(self, Counters other not None):
+        """Add all that another has counted."""
+        cdef int status
+        self.opened += other.opened
+        self.active += other.active
+        self.failed += other.failed
+        self.request_bytes += other.request_bytes
+        self.response_bytes += other.response_bytes
+        for status in range(1000):
+            self.by_status[status] += other.by_status[status]
+        for cause, count in other.failures.items():
+            self.failures[cause] = self.failures.get(cause, 0) + count
+        self.first_byte.absorb(other.first_byte)
+        self.duration.absorb(other.duration)
 
     def statuses(self):
         """{status: how many final response heads}."""
         cdef int status
         return {status: self.by_status[status] for status in range(1000) if self.by_status[status]}
+
+
+cdef class Route:
+    """Where requests of one kind go, and where they are counted.
+
+    forward(exchange) carries one on. make_counters() is asked for the counters at the first request: most of a
+    thousand rules never see one. info: whatever the owner wants to know it by. observe(exchange), if set, is called
+    before the exchange is carried on; trace(exchange) before that, if the edge asks for a trace (`cf-trace-id`).
+    """
+
+    def __init__(self, forward not None, make_counters not None, info=None, observe=None, trace=None):
+        self.forward = forward
+        self.make_counters = make_counters
+        self.info = info
+        self.observe = observe
+        self.trace = trace
+
+    def take(self, Exchange exchange not None):
+        """Count the exchange here from now on, and carry it on."""
+        cdef Counters before = exchange.counters
+        if self.counters is None:
+            self.counters = self.make_counters()
+        if not exchange.over and before is not self.counters:
+            before.opened -= 1
+            before.active -= 1
+            self.counters.opened += 1
+            self.counters.active += 1
+            exchange.counters = self.counters
+        exchange.route = self
+        if self.trace is not None and exchange.request is not None and exchange.request.find(T_CF_TRACE_ID) is not NULL:
+            self.trace(exchange)
+        if self.observe is not None:
+            self.observe(exchange)
+        self.forward(exchange)
 
 
 cdef class Side:
@@ -79,11 +161,13 @@ cdef class Exchange:
         inbound.exchange = self
         self.counters.opened += 1
         self.counters.active += 1
+        self.began = underpass_seconds()
         return 0
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef Exchange _alive = self
         self.counters.request_bytes += <uint64_t>size
+        self.request_bytes += <uint64_t>size
         if self.outbound is not None:
             if self.replayable:
                 self.keep(data, size)
@@ -121,14 +205,13 @@ cdef class Exchange:
         self.inbound = None
         if self.over:
             return 0
-        self.counters.failed += 1
+        self.failed("reset_by_client")
         self.close_books()
         self.outbound = None
         if outbound is not None:
             outbound.exchange = None
             outbound.abandon(CANCEL if code == NO_ERROR else code)
-        self.notify("reset_by_client")
-        return 0
+        return self.over_with()
 
     # From the outbound codec.
 
@@ -145,6 +228,7 @@ cdef class Exchange:
             self.let_go(PROTOCOL_ERROR)
             return self.outbound_lost(PROTOCOL_ERROR, SEEN, "protocol_error")
         self.counters.by_status[status if 0 < status < 1000 else 0] += 1
+        self.answered = underpass_seconds()
         self.status = status
         self.request = None
         self.replayable = False
@@ -160,6 +244,7 @@ cdef class Exchange:
     cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef Exchange _alive = self
         self.counters.response_bytes += <uint64_t>size
+        self.response_bytes += <uint64_t>size
         if self.inbound is not None and not self.response_ended:
             return self.inbound.send_data(data, size)
         return 0
@@ -207,6 +292,7 @@ cdef class Exchange:
                     return 0
             self.fail(502, cause)
             return 0
+        self.failed(cause)
         return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
 
     cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -287,8 +373,7 @@ cdef class Exchange:
             inbound.exchange = None
         if outbound is not None:
             outbound.exchange = None
-        self.notify(None)
-        return 0
+        return self.over_with()
 
     cdef int drop(self, uint32_t code) except -1:
         """End both sides at once: the response is broken off, or was never wanted."""
@@ -296,7 +381,7 @@ cdef class Exchange:
         cdef Side inbound = self.inbound, outbound = self.outbound
         if self.over:
             return 0
-        self.counters.failed += 1
+        self.failed("broken_off")
         self.close_books()
         self.inbound = self.outbound = None
         if inbound is not None:
@@ -305,7 +390,12 @@ cdef class Exchange:
         if outbound is not None:
             outbound.exchange = None
             outbound.abandon(CANCEL)
-        self.notify("broken_off")
+        return self.over_with()
+
+    cdef int failed(self, str cause) except -1:
+        if self.cause is None:
+            self.cause = cause
+            self.counters.count_failure(cause)
         return 0
 
     cdef void close_books(self) noexcept:
@@ -317,8 +407,27 @@ cdef class Exchange:
             self.queue.pop(self, None)
             self.queue = None
 
-    def notify(self, cause):
-        """Called once at the end: `cause` is None after a complete response."""
+    cdef int over_with(self) except -1:
+        cdef Exchange _alive = self
+        self.ended = underpass_seconds()
+        if self.answered:
+            self.counters.first_byte.note(self.answered - self.began)
+        if not self.tunnel:
+            self.counters.duration.note(self.ended - self.began)
+        if self.on_over is not None:
+            self.tell_over()
+        return 0
+
+    # Who looks on must not break what is looked at: sys.unraisablehook is told of what these raise.
+
+    cdef void tell_answer(self, int status, Fields head) noexcept:
+        observer, self.on_answer = self.on_answer, None
+        observer(self, status, head)
+
+    cdef void tell_over(self) noexcept:
+        observer, self.on_over = self.on_over, None
+        self.on_answer = None
+        observer(self)
 
     cdef Fields outgoing_request(self):
         return self.request
@@ -397,6 +506,23 @@ cdef class Exchange:
         then(self)
         return 0
 
+    def headers(self, tuple tokens not None):
+        """`header` of each `Token`, pseudo fields included, in one go."""
+        cdef Fields request = self.request
+        if request is None:
+            return [None] * len(tokens)
+        return [request.value_bytes(token) for token in tokens]
+
+    @property
+    def seconds(self):
+        """From the request head until now, or until all was over."""
+        return (self.ended if self.ended else underpass_seconds()) - self.began
+
+    @property
+    def first_byte_seconds(self):
+        """From the request head to the final response head; None before."""
+        return self.answered - self.began if self.answered else None
+
     @property
     def is_over(self):
         """True once nothing can be sent any more."""
@@ -428,11 +554,14 @@ cdef class Exchange:
             head.append(b"content-length", b"%d" % len(body))
         head = self.local_response(head, status)
         self.counters.by_status[status] += 1
+        self.answered = underpass_seconds()
         self.status = status
         self.request = None
         if bodiless or not body:
             self.inbound.send_head(head, status, True)
         else:
+            self.response_bytes += <uint64_t>PyBytes_GET_SIZE(body)
+            self.counters.response_bytes += <uint64_t>PyBytes_GET_SIZE(body)
             self.inbound.send_head(head, status, False)
             if self.inbound is not None:
                 self.inbound.send_data(<const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
@@ -445,7 +574,7 @@ cdef class Exchange:
         """Answer for an exchange that cannot be carried on. `cause` is a machine-readable word."""
         if self.over or self.status or self.inbound is None:
             return
-        self.counters.failed += 1
+        self.failed(cause)
         self.respond(status, ())
 
     def reset(self, int code=INTERNAL_ERROR):

@@ -27,6 +27,7 @@ cdef class OriginAcceptor(Acceptor):
     cdef bytes tag                      # the connector's identity, for Cf-Warp-Tag-Id
     cdef list tags                      # (name, value) pairs
     cdef object on_failure              # on_failure(exchange, status, cause)
+    cdef public int conn_index          # of the link; -1: it has none
     cdef Counters own                   # of the tunnel's own streams, which are no requests
 
 
@@ -36,6 +37,7 @@ cdef class VisitorExchange(Exchange):
     cdef readonly bytes ray
     cdef public bytes via_tunnel        # set while another process of this edge is to carry it, else None
     cdef bytes client_address
+    cdef readonly bint told             # the cause of its failure is the connector's word
     cdef int64_t body                   # request content so far, bytes
 
     cdef Fields visitor_response(self, Fields head, int status)

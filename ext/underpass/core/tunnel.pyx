@@ -15,11 +15,12 @@ from underpass.core.fields cimport (
     T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
     T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_OTHER, T_PROXY_CONNECTION,
     T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_TE, T_TRAILER, T_TRANSFER_ENCODING,
-    T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
+    T_UNDERPASS_CAUSE, T_UNDERPASS_HOP, T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, PROTOCOL_ERROR
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport parse_length
+from underpass.core.heads cimport parse_length, same_text
+from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
 from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
@@ -32,6 +33,9 @@ cdef bytes META_ORIGIN = b'{"src":"origin"}'
 cdef bytes META_CONNECTOR = b'{"src":"cloudflared"}'
 # Of a stream that is refused because of `warp-routing.maxActiveFlows`: cause `flow_rate_limited`.
 cdef bytes META_LIMITED = b'{"src":"cloudflared","flow_rate_limited":true}'
+
+# Bytes of a cause that a connector tells; ours have twenty.
+cdef Py_ssize_t MAX_CAUSE = 40
 # Between processes of one edge: the tunnel whose link a request wants. `edge_only` takes it from visitors.
 cdef bytes VIA_TUNNEL = b"cf-int-underpass-tunnel"
 
@@ -91,6 +95,8 @@ cdef class OriginExchange(Exchange):
         serialize(head, block)
         link.add(<const unsigned char*>b"cf-cloudflared-response-headers", 31, block.base, <size_t>block.size, 0)
         link.add_pair(b"cf-cloudflared-response-meta", meta)
+        if self.on_answer is not None:
+            self.tell_answer(status, link)
         return link
 
     cdef Fields incoming_response(self, Fields head, int status):
@@ -111,33 +117,48 @@ cdef class OriginExchange(Exchange):
         cdef Fields link = Fields.__new__(Fields)
         if self.over or self.status or self.inbound is None:
             return
-        self.counters.failed += 1
+        self.failed(cause)
         self.counters.by_status[status if 0 < status < 1000 else 0] += 1
         if self.acceptor.on_failure is not None:
             self.acceptor.on_failure(self, status, cause)
         link.add_pair(b":status", b"%d" % status)
         link.add_pair(b"content-length", b"0")
-        link.add_pair(b"cf-cloudflared-response-meta", META_LIMITED if cause == "flow_rate_limited" else META_CONNECTOR)
+        # What is refused and not out of order is an answer as an application would give it.
+        link.add_pair(b"cf-cloudflared-response-meta", META_LIMITED if cause == "flow_rate_limited"
+                      else META_ORIGIN if status < 500 else META_CONNECTOR)
         link.add_pair(b"cf-cloudflared-cause", cause.encode())
+        if self.on_answer is not None:
+            self.tell_answer(status, link)
         self.let_go(CANCEL)
         if self.over:
             return
+        self.answered = underpass_seconds()
         self.status = status
         self.request = None
         self.inbound.send_head(link, status, True)
         self.response_ended = True
         self.response_over()
 
+    cdef int over_with(self) except -1:
+        cdef OriginExchange _alive = self
+        if (self.cause is not None and not self.response_ended and self.acceptor.on_failure is not None
+                and self.kind <= STREAM):
+            self.acceptor.on_failure(self, 0, self.cause)
+        return Exchange.over_with(self)
+
 
 cdef class OriginAcceptor(Acceptor):
     """Makes an `OriginExchange` of every request on a link.
 
     tag: the connector's UUID as text. tags: more (name, value) pairs for every origin request.
-    on_failure(exchange, status, cause): told of every failure that is answered for an origin.
+    on_failure(exchange, status, cause): told of every failure; status 0 is one that could not be answered any more,
+    because the visitor has gone or the response had begun. conn_index: of the link, for logs.
     """
 
-    def __init__(self, handler, counters=None, on_error=None, bytes tag=None, tags=(), on_failure=None):
+    def __init__(self, handler, counters=None, on_error=None, bytes tag=None, tags=(), on_failure=None,
+                 int conn_index=-1):
         Acceptor.__init__(self, handler, counters, on_error)
+        self.conn_index = conn_index
         self.tag = tag
         self.tags = list(tags)
         self.on_failure = on_failure
@@ -403,13 +424,14 @@ cdef class VisitorExchange(Exchange):
         if head.find(T_LINK_RESPONSE_HEADERS) is NULL:
             # No origin made this: the connector says what went wrong (or is no connector).
             meta = head.find(T_LINK_RESPONSE_META)
-            cause = head.get(b"cf-cloudflared-cause", b"connector")
+            cause = cause_told(head.get(b"cf-cloudflared-cause", b""))
+            self.told = head.get(b"cf-cloudflared-cause-by", b"") != b"edge"
             if self.outbound is not None:
                 self.outbound.exchange = None
                 if not end:
                     self.outbound.abandon(0)
                 self.outbound = None
-            self.fail(status if meta is not NULL and status >= 400 else 502, cause.decode("ascii", "replace"))
+            self.fail(status if meta is not NULL and status >= 400 else 502, cause)
             return 0
         return Exchange.response_head(self, head, status, end)
 
@@ -441,7 +463,8 @@ cdef class VisitorExchange(Exchange):
         for i in range(1, response.count):
             field = response.items + i
             if field.token in (T_TRANSFER_ENCODING, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_CF_RAY,
-                               T_CONNECTION, T_UPGRADE, T_TE, T_HTTP2_SETTINGS):
+                               T_CONNECTION, T_UPGRADE, T_TE, T_HTTP2_SETTINGS, T_UNDERPASS_CAUSE, T_UNDERPASS_HOP):
+                # (Why there is no answer of an application is ours to say.)
                 field.flags |= HIDDEN
                 if field.token == T_CONNECTION:
                     if nominated is None:
@@ -473,11 +496,23 @@ cdef class VisitorExchange(Exchange):
         """Answer with a page that says what went wrong."""
         if self.over or self.status or self.inbound is None:
             return
-        self.counters.failed += 1
+        self.failed(cause)
         if self.acceptor.on_failure is None:
             self.respond(status, ())
         else:
             self.acceptor.on_failure(self, status, cause)
+
+
+cdef str cause_told(bytes text):
+    """A cause as a connector gave it, which may be anybody's text: it goes into logs and is counted."""
+    cdef str cause = "connector"
+    cdef unsigned char c
+    if not 0 < len(text) <= MAX_CAUSE:
+        return cause
+    for c in text:
+        if not (97 <= c <= 122 or 48 <= c <= 57 or c == 95):
+            return cause
+    return text.decode("ascii")
 
 
 cdef bint same_value(Fields a, Field* x, Fields b, Field* y) noexcept:
@@ -554,9 +589,10 @@ cdef class PeerExchange(Exchange):
         """An answer without user fields, which the other process makes a page of."""
         if self.over or self.status or self.inbound is None:
             return
-        self.counters.failed += 1
+        self.failed(cause)
         self.respond(status, ((b"cf-cloudflared-response-meta", META_CONNECTOR),
-                              (b"cf-cloudflared-cause", cause.encode())))
+                              (b"cf-cloudflared-cause", cause.encode()),
+                              (b"cf-cloudflared-cause-by", b"edge")))
 
 
 cdef class PeerAcceptor(Acceptor):

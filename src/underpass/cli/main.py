@@ -31,6 +31,7 @@ def _long_version() -> str:
         "tunnel": "underpass.cli.tunnel:tunnel",
         "access": "underpass.cli.access:access",
         "edge": "underpass.cli.edge:edge",
+        "explain": "underpass.cli.explain:explain",
         "login": "underpass.cli.login:hidden_login",
         "management": "underpass.cli.management:management",
         "tail": "underpass.cli.management:tail",

@@ -58,11 +58,12 @@ async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) ->
         return await open_workers(options)
     from underpass.connector.dispatch import ServiceNotSupportedError
     from underpass.connector.link import HttpLinkDialer
+    from underpass.connector.observers import ObserverError
     from underpass.connector.trust import TrustError
 
     try:
         dialer = HttpLinkDialer(options, status)
-    except (ServiceNotSupportedError, TrustError) as error:
+    except (ServiceNotSupportedError, TrustError, ObserverError) as error:
         raise DataPathError(str(error)) from error
 
     async def apply(ingress: Ingress) -> None:

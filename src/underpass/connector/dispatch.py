@@ -13,7 +13,9 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 from msgspec.structs import replace
 
+from underpass.connector.figures import StreamConnects
 from underpass.connector.ingress import Ingress, Rule
+from underpass.connector.observers import Observe
 from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.origins import (
     HelloWorld,
@@ -22,6 +24,7 @@ from underpass.connector.origins import (
     SocksProxy,
     UnixService,
 )
+from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo, RouteTable
 from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
@@ -39,6 +42,10 @@ log = logging.getLogger("underpass.connector.dispatch")
 
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
+
+# The numeric `event` field of cloudflared's log lines.
+_HTTP_EVENT: Final = 1
+_STREAM_EVENT: Final = 2
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -81,12 +88,21 @@ class Plan(Struct, frozen=True):
 class Dispatcher:
     """The services of the ingress rules in force, in one of `processes` that a connector has.
 
+    `observe` is called with every request of a visitor's before it is carried on.
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress, processes: int = 1) -> None:
+    def __init__(
+        self,
+        turn: LoopTurn,
+        ingress: Ingress,
+        processes: int = 1,
+        observe: Observe | None = None,
+    ) -> None:
         self._turn = turn
         self._processes = processes
+        self.stream_connects = StreamConnects()
+        self.routes = RouteTable(observe, self.stream_connects.observe)
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
@@ -94,7 +110,7 @@ class Dispatcher:
         # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
         self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
         self._services = self._make(ingress, {}).services
-        self._forwards = self._in_order()
+        self._forwards = self._handlers()
         self._match = ingress.match
         turn.on_tick.add(self._let_go)
 
@@ -117,7 +133,7 @@ class Dispatcher:
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = self._in_order()
+        self._forwards = self._handlers()
         self._match = plan.ingress.match
         if self._private is not None:
             self._private.routing = plan.ingress.warp_routing
@@ -126,6 +142,11 @@ class Dispatcher:
             if id(service) not in staying:
                 self._retired.append(service)
         self._let_go()
+
+    def _handlers(self) -> tuple[Handler, ...]:
+        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
+        forwards = (service.forward for service in self._services)
+        return (*self.routes.handlers(self._ingress, forwards), _refuse_ambiguous)
 
     def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
         services: list[Service] = []
@@ -143,10 +164,6 @@ class Dispatcher:
                 service.close()
             raise
         return Plan(ingress, tuple(services), tuple(new))
-
-    def _in_order(self) -> tuple[Handler, ...]:
-        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
-        return (*(service.forward for service in self._services), _refuse_ambiguous)
 
     def _let_go(self) -> None:
         """Close retired services that have nothing left to do."""
@@ -168,7 +185,8 @@ class Dispatcher:
 
     def handler(self, special: Mapping[int, Handler]) -> Handler:
         """What a link's acceptor calls for each request; `special` are kinds the link serves."""
-        websocket, stream, private = Kind.WEBSOCKET, Kind.STREAM, self._forward_private
+        websocket, stream = Kind.WEBSOCKET, Kind.STREAM
+        private = self.routes.private_network(self._forward_private)
 
         def handle(exchange: OriginExchange) -> None:
             kind = exchange.kind
@@ -183,19 +201,34 @@ class Dispatcher:
         return handle
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
-        """A request was answered with an error of our own."""
-        is_ours = status >= 500
-        log.log(
-            logging.ERROR if is_ours else logging.WARNING,
-            "Unable to reach the origin service" if is_ours else "Request refused",
-            extra={
-                "error": str(exchange.context or cause),
-                "cause": cause,
-                "status": status,
-                "host": exchange.authority.decode("ascii", "replace"),
-                "cfRay": (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace"),
-            },
-        )
+        """A request was answered with an error of our own; with status 0, it could not be."""
+        from underpass.wire.causes import Hop, Speaker, hop_of  # most never fail
+
+        hop = hop_of(cause, Speaker.CONNECTOR)
+        fields: dict[str, object] = {
+            "error": str(exchange.context or cause),
+            "cause": cause,
+            "hop": hop.value,
+            "connIndex": exchange.acceptor.conn_index,
+            "event": _STREAM_EVENT if exchange.kind == Kind.STREAM else _HTTP_EVENT,
+        }
+        if exchange.route is not None:
+            info: RouteInfo = exchange.route.info
+            fields["originService"] = info.service
+            if info is not PRIVATE_NETWORK:
+                fields["ingressRule"] = info.rule
+        if exchange.request is not None:  # it is gone once a response has begun
+            host = exchange.authority.decode("ascii", "replace")
+            fields["destAddr" if exchange.kind == Kind.STREAM else "host"] = host
+            fields["cfRay"] = (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace")
+        if status >= 500:
+            log.error("Unable to reach the origin service", extra={**fields, "status": status})
+        elif status:
+            log.warning("Request refused", extra={**fields, "status": status})
+        elif hop is Hop.VISITOR:
+            log.debug("The visitor has gone", extra=fields)
+        else:
+            log.error("A response was broken off", extra=fields)
 
     def unexpected(self, exchange: OriginExchange, error: Exception) -> None:
         """A handler raised: a fault of ours, and one request's."""

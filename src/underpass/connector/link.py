@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Final
 
 from underpass.connector.dispatch import Dispatcher, Plan
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.figures import EdgeCalls
 from underpass.connector.home_dialer import HomeDialer
 from underpass.connector.homes import Home
 from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.local_configuration import local_configuration_of
+from underpass.connector.observers import Observers
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
-from underpass.core.relay import Counters, PythonSide
+from underpass.core.relay import PythonSide
 from underpass.core.tunnel import Kind, OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
@@ -56,8 +58,11 @@ FEATURES: Final = (FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS)
 class ConnectorLink(LinkConnection):
     """One link. It is registered once `register` has returned."""
 
-    def __init__(self, turn: LoopTurn, acceptor: OriginAcceptor) -> None:
+    def __init__(
+        self, turn: LoopTurn, acceptor: OriginAcceptor, calls: EdgeCalls | None = None
+    ) -> None:
         super().__init__(turn, acceptor)
+        self._calls = calls if calls is not None else EdgeCalls()
         self._control: asyncio.Future[PythonSide] = asyncio.get_running_loop().create_future()
         self._side: PythonSide | None = None
         self._rpc: RegistrationClient | None = None
@@ -77,7 +82,7 @@ class ConnectorLink(LinkConnection):
             exchange.respond(409, ())
             return
         side = self._side = exchange.open_python_side()
-        self._rpc = RegistrationClient(side.write)
+        self._rpc = RegistrationClient(side.write, on_called=self._calls.note)
         side.on_data = self._feed
         side.on_end = side.on_abandoned = self._control_ended
         side.send_response(200, [(b"content-type", b"application/octet-stream")])
@@ -185,13 +190,17 @@ class HttpLinkDialer:
         self._turn = LoopTurn(self._loop)
         self._turn.start()
         self._dialers = [HomeDialer(home) for home in self._homes]
-        self._counters = Counters()
         # The links that tell each home of the configuration in force.
         self._reporters: dict[int, ConnectorLink] = {}
         self._ingress = options.ingress
         self._updates: Updates | None = None
         self._configuration_streams: ConfigurationStreams | None = None
-        self._dispatcher = Dispatcher(self._turn, options.ingress, options.workers)
+        self._calls = EdgeCalls()
+        self._observers = Observers(options)
+        self._turn.on_tick.add(self._observers.tick)
+        self._dispatcher = Dispatcher(
+            self._turn, options.ingress, options.workers, self._observers.observe
+        )
         self._tag = str(options.connector_id).encode()
         self._tags = [
             (b"cf-warp-tag-" + name.lower().encode(), value.encode())
@@ -214,7 +223,7 @@ class HttpLinkDialer:
         """Connect to `slot` and register. See `links.LinkDialer`."""
         home = self._homes[slot.home]
         assert home.credentials is not None
-        link = await self._dialers[slot.home].connect(slot, self._make_link)
+        link = await self._dialers[slot.home].connect(slot, lambda: self._make_link(conn_index))
         try:
             await link.control_stream_opened()
             if replacing is not None:
@@ -233,7 +242,7 @@ class HttpLinkDialer:
             raise
         return link
 
-    def _make_link(self) -> ConnectorLink:
+    def _make_link(self, conn_index: int) -> ConnectorLink:
         link: ConnectorLink
 
         def control(exchange: OriginExchange) -> None:
@@ -243,13 +252,14 @@ class HttpLinkDialer:
             self._dispatcher.handler(
                 {Kind.CONTROL: control, Kind.CONFIGURATION: self._take_update}
             ),
-            self._counters,
+            self._dispatcher.routes.unrouted,
             self._dispatcher.unexpected,
             self._tag,
             self._tags,
             self._dispatcher.failed,
+            conn_index,
         )
-        link = ConnectorLink(self._turn, acceptor)
+        link = ConnectorLink(self._turn, acceptor, self._calls)
         return link
 
     async def _take_over(self, old: Link) -> None:
@@ -303,14 +313,10 @@ class HttpLinkDialer:
 
     def counters(self) -> Snapshot:
         """Request metrics by their full names."""
-        counters = self._counters
         return {
-            "cloudflared_tunnel_total_requests": counters.opened,
-            "cloudflared_tunnel_concurrent_requests_per_tunnel": counters.active,
-            "cloudflared_tunnel_request_errors": counters.failed,
-            "cloudflared_tunnel_response_by_code": {
-                (str(status),): count for status, count in counters.statuses().items()
-            },
+            **self._dispatcher.routes.snapshot(),
+            **self._dispatcher.stream_connects.snapshot(),
+            **self._calls.snapshot(),
             "cloudflared_tcp_active_sessions": self._dispatcher.streams_active,
             "cloudflared_tcp_total_sessions": self._dispatcher.streams_total,
         }
@@ -321,6 +327,7 @@ class HttpLinkDialer:
             self._configuration_streams.close()
         self._dispatcher.close()
         self._turn.stop()
+        self._observers.close()
 
 
 def _local_address(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import field
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from underpass.connector.config import Config
@@ -55,8 +55,21 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
+ACCESS_LOG_CHOICES = {
+    "access-log-format": ("json", "combined"),
+    "access-log-query": ("omit", "mask", "keep"),
+}
+
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
+
+
+class AccessLogOptions(Struct, frozen=True):
+    """Where to, a path or `-`; `format` is json or combined; `query` is omit, mask or keep."""
+
+    target: str
+    format: str = "json"
+    query: str = "omit"
 
 
 class ConnectorOptions(Home, frozen=True):
@@ -78,6 +91,7 @@ class ConnectorOptions(Home, frozen=True):
     max_active_flows: int | None = None
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
+    access_log: AccessLogOptions | None = None
     label: str = ""
     quick_hostname: str = ""
     prechecks: bool = False
@@ -119,6 +133,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         max_active_flows=max_active_flows,
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
+        access_log=_access_log(settings),
         label=settings.text("label"),
         prechecks=not settings.boolean("no-prechecks"),
     )
@@ -184,6 +199,19 @@ def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials)
         edge_bind_address=bind,
         edge_proxy=checked("edge-proxy", _edge_proxy, entry.edge_proxy, options.edge_proxy),
         ha_connections=links,
+    )
+
+
+def _access_log(settings: Settings) -> AccessLogOptions | None:
+    target = settings.text("access-log")
+    for name, known in ACCESS_LOG_CHOICES.items():
+        if settings.text(name) not in known:
+            choices = ", ".join(known[:-1]) + f" or {known[-1]}"
+            raise SettingError(f"--{name} {settings.text(name)!r} is not {choices}")
+    if not target:
+        return None
+    return AccessLogOptions(
+        target, settings.text("access-log-format"), settings.text("access-log-query")
     )
 
 

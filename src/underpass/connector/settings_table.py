@@ -351,6 +351,29 @@ def _operation() -> Iterable[Setting]:
         in_config=False,
     )
     yield _setting(
+        "access-log",
+        "text",
+        group,
+        "Write a line for each request to this file; - for standard output.",
+        env="TUNNEL_ACCESS_LOG",
+    )
+    yield _setting(
+        "access-log-format",
+        "text",
+        group,
+        "json or combined.",
+        default="json",
+        env="TUNNEL_ACCESS_LOG_FORMAT",
+    )
+    yield _setting(
+        "access-log-query",
+        "text",
+        group,
+        "What the access log has of queries: omit, mask or keep.",
+        default="omit",
+        env="TUNNEL_ACCESS_LOG_QUERY",
+    )
+    yield _setting(
         "pidfile",
         "text",
         group,

@@ -10,6 +10,7 @@ from underpass.connector.dispatch import Plan, ServiceNotSupportedError
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.link import ConnectorLink, HttpLinkDialer
 from underpass.connector.links import DialError
+from underpass.connector.observers import ObserverError
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.trust import TrustError
 from underpass.ops.metrics import Snapshot
@@ -75,7 +76,7 @@ class ConnectorWorker(Inside):
         try:
             self._dialer = HttpLinkDialer(options, self._status)
             self._dialer.take_updates(self._update)
-        except (ServiceNotSupportedError, TrustError) as error:
+        except (ServiceNotSupportedError, TrustError, ObserverError) as error:
             return messages.Done(str(error))
         return messages.Done()
 

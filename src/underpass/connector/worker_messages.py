@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from underpass.connector.homes import Home
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.options import ConnectorOptions
+from underpass.connector.options import AccessLogOptions, ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import parse_service
 from underpass.connector.warp_routing import WarpRouting
@@ -92,6 +92,7 @@ class Configure(Struct, frozen=True, tag=True):
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
     workers: int
+    access_log: AccessLogOptions | None
 
 
 class Dial(Struct, frozen=True, tag=True):
@@ -253,6 +254,7 @@ def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
         rpc_timeout=options.rpc_timeout,
         tags=options.tags,
         workers=options.workers,
+        access_log=options.access_log,
     )
 
 
@@ -279,6 +281,7 @@ def options_of(message: Configure) -> ConnectorOptions:
         rpc_timeout=message.rpc_timeout,
         tags=message.tags,
         workers=message.workers,
+        access_log=message.access_log,
         connector_id=message.connector_id,
     )
 

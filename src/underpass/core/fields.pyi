@@ -71,7 +71,9 @@ class Token(IntEnum):
     T_X_FORWARDED_PROTO = 58
     T_X_FORWARDED_HOST = 59
     T_FORWARDED = 60
-    TOKEN_COUNT = 61
+    T_UNDERPASS_CAUSE = 61
+    T_UNDERPASS_HOP = 62
+    TOKEN_COUNT = 63
 
 class Fields:
     """An ordered list of fields.

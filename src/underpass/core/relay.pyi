@@ -9,6 +9,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from underpass.core.fields import Fields
+from underpass.core.histogram import Histogram
+
+FIRST_BYTE_BOUNDS: tuple[float, ...]
+"""Seconds."""
+DURATION_BOUNDS: tuple[float, ...]
+"""Seconds."""
 
 class Counters:
     """What exchanges have done, for metrics; plain numbers, read whenever somebody asks."""
@@ -24,8 +30,44 @@ class Counters:
     response_bytes: int
     """Response content."""
 
+    @property
+    def first_byte(self) -> Histogram:
+        """Seconds until the response began."""
+    @property
+    def duration(self) -> Histogram:
+        """Seconds until all was over; tunnels (WebSocket, streams) do not count."""
     def statuses(self) -> dict[int, int]:
         """{status: how many final response heads}."""
+    def classes(self) -> list[int]:
+        """How many final response heads there were with 1xx, 2xx, 3xx, 4xx, 5xx."""
+    def causes(self) -> dict[str, int]:
+        """{cause: how many failed for it}, no more than 129; "other" are those beyond."""
+    def absorb(self, other: Counters) -> None:
+        """Add all that another has counted."""
+
+class Route:
+    """Where requests of one kind go, and where they are counted."""
+
+    observe: Callable[[Any], object] | None
+    """Called with each exchange before it is carried on."""
+
+    def __init__(
+        self,
+        forward: Callable[[Any], object],
+        make_counters: Callable[[], Counters],
+        info: Any = None,
+        observe: Callable[[Any], object] | None = None,
+        trace: Callable[[Any], object] | None = None,
+    ) -> None:
+        """make_counters is asked at the first request: most of a thousand rules never see one.
+        trace is called with requests that the edge wants a trace of (`cf-trace-id`)."""
+    @property
+    def forward(self) -> Callable[[Any], object]: ...
+    @property
+    def info(self) -> Any:
+        """What the owner knows it by."""
+    def take(self, exchange: Exchange) -> None:
+        """Count the exchange here from now on, and carry it on."""
 
 class Side:
     """One end of an exchange; subclasses are codecs."""
@@ -41,6 +83,11 @@ class Exchange:
     """A response that does not begin is given up by the carrier's `sweep`."""
     context: Any
     """Whatever the owner wants to keep with it."""
+    on_answer: Callable[[Any, int, Fields], object] | None
+    """Called with the exchange, the status, and the response head on its way to the edge, which may
+    be added to; once, on a connector."""
+    on_over: Callable[[Any], object] | None
+    """Called once, when all is over. What it or `on_answer` raise goes to `sys.unraisablehook`."""
 
     @property
     def counters(self) -> Counters: ...
@@ -50,6 +97,24 @@ class Exchange:
     @property
     def status(self) -> int:
         """Of the final response head passed on; 0 before."""
+    @property
+    def route(self) -> Route | None:
+        """That it was sent on by."""
+    @property
+    def cause(self) -> str | None:
+        """Why it failed, in one word; None: it did not, or not yet."""
+    @property
+    def request_bytes(self) -> int:
+        """Request content, so far."""
+    @property
+    def response_bytes(self) -> int:
+        """Response content, so far."""
+    @property
+    def seconds(self) -> float:
+        """From the request head until now, or until all was over."""
+    @property
+    def first_byte_seconds(self) -> float | None:
+        """From the request head to the final response head; None before."""
     @property
     def attempts(self) -> int:
         """Outbound sides tried."""
@@ -81,6 +146,8 @@ class Exchange:
         More than `most` octets are answered with 411. `most` must be less than the sender may send
         before any of it is taken.
         """
+    def headers(self, tokens: tuple[int, ...]) -> list[bytes | None]:
+        """`header` of each `Token`, pseudo fields included, in one go."""
     def respond(self, status: int, pairs: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """Answer with a complete response of our own. Ignored if already over or answered.
 
@@ -97,8 +164,6 @@ class Exchange:
         """Join the exchange to Python callbacks. The side is detached if it is over."""
     def deliver_waiting(self) -> None:
         """Hand content that came before the outbound side to it (for `open_python_side`)."""
-    def notify(self, cause: str | None) -> None:
-        """Hook, once at the end: `cause` is None after a complete response."""
 
 class PythonSide(Side):
     """A side whose codec is Python: for streams that are few and small.

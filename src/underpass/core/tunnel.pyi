@@ -37,8 +37,12 @@ class OriginAcceptor(Acceptor):
     """Makes an `OriginExchange` of every request on a link.
 
     tag: the connector's UUID as text. tags: more (name, value) pairs for every origin request.
-    on_failure(exchange, status, cause): told of every failure that is answered for an origin.
+    on_failure(exchange, status, cause): told of every failure; status 0 is one that could not be
+    answered any more, because the visitor has gone or the response had begun.
     """
+
+    conn_index: int
+    """Of the link; -1: it has none."""
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class OriginAcceptor(Acceptor):
         tag: bytes | None = None,
         tags: Iterable[tuple[bytes, bytes]] = (),
         on_failure: Callable[[OriginExchange, int, str], object] | None = None,
+        conn_index: int = -1,
     ) -> None: ...
 
 class VisitorExchange(Exchange):
@@ -61,6 +66,9 @@ class VisitorExchange(Exchange):
     @property
     def ray(self) -> bytes:
         """Names it in logs, in the request to the origin (cf-ray) and in the response."""
+    @property
+    def told(self) -> bool:
+        """Whether the cause of its failure is the connector's word."""
     @property
     def visitor(self) -> bytes:
         """The visitor's address as text."""

@@ -23,9 +23,10 @@ from underpass.edge.challenges import PREFIX, Challenges
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
-from underpass.edge.pages import PageKind, render
+from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
+from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["Gateway"]
@@ -59,6 +60,7 @@ LINGER_SECONDS: Final = 2.0
 
 _PAGES: Final = {
     400: PageKind.BAD_REQUEST,
+    403: PageKind.FORBIDDEN,
     404: PageKind.UNKNOWN_HOST,
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
@@ -307,23 +309,25 @@ class Gateway:
         exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
+        hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
             exchange.authority,
             exchange.ray.decode("ascii"),
             exchange.header(Token.T_ACCEPT),
+            Failure(cause, hop),
         )
         log.info(
             "answered for an origin",
             extra={
                 "status": status,
                 "cause": cause,
+                "hop": hop.value,
                 "host": exchange.authority.decode("ascii", "replace"),
                 "cfRay": exchange.ray.decode("ascii"),
             },
         )
         fields = [field for field in page.headers if field[0] != b"content-length"]
-        fields.append((b"underpass-cause", cause.encode("ascii", "replace")))
         exchange.respond(page.status, fields, page.body)
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:

@@ -14,6 +14,8 @@ from enum import Enum
 from typing import Final
 
 from underpass.edge.hostnames import MAX_AUTHORITY_LENGTH
+from underpass.wire.causes import Hop
+from underpass.wire.headers import UNDERPASS_CAUSE, UNDERPASS_HOP
 
 RETRY_AFTER_SECONDS: Final = 10
 """Suggested while a tunnel has no link: connectors come back within seconds of a restart."""
@@ -29,12 +31,41 @@ class PageKind(Enum):
     """Why there is no answer from an application."""
 
     BAD_REQUEST = "bad-request"
+    FORBIDDEN = "forbidden"
     UNKNOWN_HOST = "unknown-host"
     PAYLOAD_TOO_LARGE = "payload-too-large"
     HEADER_TOO_LARGE = "header-too-large"
     ORIGIN_UNREACHABLE = "origin-unreachable"
     NO_LINK = "no-link"
     GATEWAY_TIMEOUT = "gateway-timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why, in one word that `underpass explain` knows, and where on the way."""
+
+    cause: str
+    hop: Hop
+
+    def __str__(self) -> str:
+        return f"{self.cause}, {_WHERE[self.hop]}"
+
+    @property
+    def fields(self) -> tuple[tuple[bytes, bytes], ...]:
+        """As fields of a response. Those of an application with these names are taken away."""
+        return (
+            (UNDERPASS_CAUSE, self.cause.encode("ascii")),
+            (UNDERPASS_HOP, self.hop.value.encode("ascii")),
+        )
+
+
+_WHERE: Final = {
+    Hop.VISITOR: "at the visitor's end",
+    Hop.EDGE: "at the edge",
+    Hop.LINK: "between edge and connector",
+    Hop.CONNECTOR: "at the connector",
+    Hop.ORIGIN: "at the application",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +91,12 @@ _TEXTS: Final = {
         "This request cannot be understood",
         "What was sent is not a well-formed HTTP request.",
         "If you typed an address, check it. If a program sent this, it has a fault.",
+    ),
+    PageKind.FORBIDDEN: _Text(
+        403,
+        "You may not come in here",
+        "The application is protected, and the request does not show that you may use it.",
+        "Log in where the application asks for it, or ask its owner to let you in.",
     ),
     PageKind.UNKNOWN_HOST: _Text(
         404,
@@ -118,10 +155,10 @@ _JSON_TYPE: Final = b"application/json"
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """A page with three pieces around host and ray, for HTML; members for JSON."""
+    """A page with pieces around host, ray and cause, for HTML; members for JSON."""
 
     status: int
-    html_pieces: tuple[bytes, bytes, bytes]
+    html_pieces: tuple[bytes, bytes, bytes, bytes]
     members: dict[str, str | int]
     extra_headers: tuple[tuple[bytes, bytes], ...]
 
@@ -143,6 +180,7 @@ def _template(kind: PageKind, text: _Text) -> _Template:
         html_pieces=(
             before.encode(),
             b"<br>\nRequest: ",
+            b"<br>\nCause: ",
             b"<br>\nUnderpass edge</footer>\n</main>\n</body>\n</html>\n",
         ),
         members={
@@ -169,30 +207,40 @@ def status_of(kind: PageKind) -> int:
     return _TEMPLATES[kind].status
 
 
-def render(kind: PageKind, host: bytes | str, ray: str, accept: bytes | str | None = None) -> Page:
+def render(
+    kind: PageKind,
+    host: bytes | str,
+    ray: str,
+    accept: bytes | str | None = None,
+    failure: Failure | None = None,
+) -> Page:
     """The page to answer with.
 
     Args:
         host: the request's authority, shown to the visitor, escaped and cut.
         ray: names the request in the log.
         accept: the request's Accept field, if it had one.
+        failure: what went wrong, if there is a word for it.
     """
     template = _TEMPLATES[kind]
     shown_host = _printable(host)[:MAX_AUTHORITY_LENGTH]
     shown_ray = _printable(ray)[:MAX_RAY_LENGTH]
     if prefers_json(accept):
         content_type = _JSON_TYPE
-        body = json.dumps({**template.members, "host": shown_host, "ray": shown_ray}).encode()
-        body += b"\n"
+        members = {**template.members, "host": shown_host, "ray": shown_ray}
+        if failure is not None:
+            members |= {"cause": failure.cause, "hop": failure.hop.value}
+        body = json.dumps(members).encode() + b"\n"
     else:
         content_type = _HTML_TYPE
-        before, between, after = template.html_pieces
+        before, request, cause, after = template.html_pieces
         body = b"".join(
             (
                 before,
                 html.escape(shown_host).encode(),
-                between,
+                request,
                 html.escape(shown_ray).encode(),
+                b"" if failure is None else cause + html.escape(str(failure)).encode(),
                 after,
             )
         )
@@ -200,6 +248,7 @@ def render(kind: PageKind, host: bytes | str, ray: str, accept: bytes | str | No
         (b"content-type", content_type),
         (b"content-length", b"%d" % len(body)),
         *template.extra_headers,
+        *(() if failure is None else failure.fields),
     )
     return Page(template.status, headers, body)
 

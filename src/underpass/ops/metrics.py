@@ -2,7 +2,9 @@
 
 Counters live where the counting is done, as plain integers, and are read when somebody scrapes: a
 source is a callable that returns a snapshot, a mapping from metric name to a number, or for a
-metric with labels to a mapping from label values to numbers.
+metric with labels to a mapping from label values to numbers. A histogram has one label value more,
+the last: a bucket's bound, "+Inf" for the last, or "sum". Its buckets are cumulative, so what
+several processes counted is added up as for the other kinds.
 
 prometheus_client is imported at the first scrape, so a connector nobody scrapes does not carry it.
 """
@@ -37,12 +39,14 @@ class Family(Struct, frozen=True):
     """One metric: its full name, kind, help text and label names."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
 
 
 _TUNNEL = "cloudflared_tunnel"
+_RULE = ("rule", "hostname")
+_CALL = ("handler", "method")
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
@@ -68,6 +72,24 @@ FAMILIES: Mapping[str, Family] = {
         Family("cloudflared_tcp_total_sessions", "counter", "TCP sessions proxied"),
         Family(
             "cloudflared_proxy_connect_streams_errors", "counter", "Failed dials of TCP streams"
+        ),
+        Family(
+            "cloudflared_proxy_connect_latency",
+            "histogram",
+            "Milliseconds to connect to an origin that speaks no HTTP, and to acknowledge it",
+        ),
+        Family(
+            "flow_client_registrations_rate_limited_total",
+            "counter",
+            "Private-network flows turned away because there were too many",
+            ("flow_type",),
+        ),
+        Family("cloudflared_rpc_client_operations", "counter", "Calls to the edge", _CALL),
+        Family(
+            "cloudflared_rpc_client_failures", "counter", "Calls to the edge that failed", _CALL
+        ),
+        Family(
+            "cloudflared_rpc_client_latency_secs", "histogram", "Seconds that calls took", _CALL
         ),
         Family(f"{_TUNNEL}_ha_connections", "gauge", "Links that are up or being made"),
         Family(
@@ -119,6 +141,35 @@ FAMILIES: Mapping[str, Family] = {
             "cloudflared_orchestration_config_version",
             "gauge",
             "Version of the configuration in force",
+        ),
+        Family(
+            "underpass_request_failures_total",
+            "counter",
+            "Requests that failed, by cause (see `underpass explain`) and by where on their way",
+            ("cause", "hop"),
+        ),
+        Family("underpass_rule_requests_total", "counter", "Requests of an ingress rule", _RULE),
+        Family("underpass_rule_active_requests", "gauge", "Requests in flight", _RULE),
+        Family("underpass_rule_failures_total", "counter", "Requests that failed", _RULE),
+        Family(
+            "underpass_rule_responses_total",
+            "counter",
+            "Responses by the class of their status",
+            (*_RULE, "class"),
+        ),
+        Family("underpass_rule_request_bytes_total", "counter", "Request content", _RULE),
+        Family("underpass_rule_response_bytes_total", "counter", "Response content", _RULE),
+        Family(
+            "underpass_rule_first_byte_seconds",
+            "histogram",
+            "From a request's head to its response's",
+            _RULE,
+        ),
+        Family(
+            "underpass_rule_duration_seconds",
+            "histogram",
+            "From a request's head to the end of its response; WebSockets and streams not counted",
+            _RULE,
         ),
     )
 }
@@ -243,19 +294,32 @@ class _SnapshotCollector:
         for name, values in merged.items():
             family = FAMILIES[name]
             metric = Metric(name, family.help, family.kind)
-            for labels, value in _samples(family, values):
-                metric.add_sample(name, labels, value)
+            for suffix, labels, value in _samples(family, values):
+                metric.add_sample(name + suffix, labels, value)
             yield metric
 
 
-def _samples(family: Family, values: Number | Labelled) -> Iterable[tuple[dict[str, str], Number]]:
+def _samples(
+    family: Family, values: Number | Labelled
+) -> Iterable[tuple[str, dict[str, str], Number]]:
+    """What follows the family's name, labels, value."""
     if isinstance(values, (int, float)):
-        yield {}, values
+        yield "", {}, values
         return
     for label_values, value in values.items():
         if isinstance(label_values, str):
             label_values = (label_values,)
-        yield dict(zip(family.labels, label_values, strict=True)), value
+        if family.kind != "histogram":
+            yield "", dict(zip(family.labels, label_values, strict=True)), value
+            continue
+        labels = dict(zip(family.labels, label_values[:-1], strict=True))
+        bound = label_values[-1]
+        if bound == "sum":
+            yield "_sum", labels, value
+        else:
+            yield "_bucket", {**labels, "le": bound}, value
+            if bound == "+Inf":
+                yield "_count", labels, value
 
 
 def _exposition(metric: Any) -> Iterable[str]:

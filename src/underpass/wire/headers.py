@@ -49,6 +49,18 @@ RESPONSE_META_FLOW_RATE_LIMITED: Final = b'{"src":"cloudflared","flow_rate_limit
 TRACING: Final = b"cf-int-cloudflared-tracing"
 """Spans of a traced request, base64 of an OTLP protobuf; not serialized."""
 
+CAUSE: Final = b"cf-cloudflared-cause"
+"""Why a connector answers for an origin, in one word of `wire.causes`. Ours: cloudflared sends
+none, and edges that do not know it pass over it, as over all that is not serialized."""
+
+# Edge to visitor.
+
+UNDERPASS_CAUSE: Final = b"underpass-cause"
+UNDERPASS_HOP: Final = b"underpass-hop"
+"""Why there is no answer of an application, and where; an application's own are removed."""
+
+# Reserved.
+
 REQUEST_HEADERS: Final = b"cf-cloudflared-request-headers"
 """Reserved: nothing sends or reads it, request headers travel as they are."""
 

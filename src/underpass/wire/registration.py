@@ -8,8 +8,10 @@ perhaps report its local configuration, then nothing until it unregisters. Docs:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from underpass.wire import registration_messages as layout
@@ -39,14 +41,32 @@ class RegistrationClient:
     `on_end` is called with the reason if the edge ends the RPC connection. Calls are given up by
     cancelling them (asyncio.timeout, asyncio.wait_for), which the edge is told.
 
+    `on_called(method, seconds, failed)` is called after every call, however it ended; the methods
+    are named as cloudflared's metrics do.
+
     Every call raises RpcException if the edge answers with an exception, RpcEnded or
     RpcProtocolError if the connection ends before the answer; all are RpcError.
     """
 
     def __init__(
-        self, send: Callable[[bytes], None], *, on_end: Callable[[str], None] | None = None
+        self,
+        send: Callable[[bytes], None],
+        *,
+        on_end: Callable[[str], None] | None = None,
+        on_called: Callable[[str, float, bool], None] | None = None,
     ) -> None:
         self._rpc = RpcConnection(send, on_end=on_end)
+        self._on_called = on_called
+
+    @contextlib.contextmanager
+    def _timed(self, method: str) -> Iterator[None]:
+        began, failed = time.monotonic(), True
+        try:
+            yield
+            failed = False
+        finally:
+            if self._on_called is not None:
+                self._on_called(method, time.monotonic() - began, failed)
 
     async def register_connection(
         self,
@@ -61,19 +81,22 @@ class RegistrationClient:
         more use: close it.
         """
         request = RegistrationRequest(auth, tunnel_id, conn_index, options)
-        results = await self._call(REGISTER_CONNECTION, layout.registration_params(request))
-        try:
-            return layout.decode_registration_results(results)
-        except (MalformedMessage, InvalidField) as error:
-            raise RpcProtocolError(f"the edge's answer to the registration: {error}") from error
+        with self._timed("register_connection"):
+            results = await self._call(REGISTER_CONNECTION, layout.registration_params(request))
+            try:
+                return layout.decode_registration_results(results)
+            except (MalformedMessage, InvalidField) as error:
+                raise RpcProtocolError(f"the edge's answer to the registration: {error}") from error
 
     async def unregister_connection(self) -> None:
         """Ask the edge to send no new requests. Those in flight go on."""
-        await self._call(UNREGISTER_CONNECTION, EMPTY)
+        with self._timed("unregister_connection"):
+            await self._call(UNREGISTER_CONNECTION, EMPTY)
 
     async def update_local_configuration(self, config: bytes) -> None:
         """Report the configuration in force, a JSON document; for a tunnel managed locally."""
-        await self._call(UPDATE_LOCAL_CONFIGURATION, layout.local_configuration_params(config))
+        with self._timed("update_local_configuration"):
+            await self._call(UPDATE_LOCAL_CONFIGURATION, layout.local_configuration_params(config))
 
     def _call(self, method_id: int, params: Content) -> asyncio.Future[StructReader]:
         return self._rpc.call(REGISTRATION_SERVER, method_id, params)

@@ -7,7 +7,6 @@ says that the team's keys could not be had.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from underpass.connector.access_keys import AccessKeys, KeysError
 from underpass.connector.origin_request import AccessRequirement
-from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.access_token import (
     AccessToken,
@@ -30,16 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ASSERTION", "AccessVerifier", "ProtectedService", "issuer_of"]
 
-log = logging.getLogger("underpass.connector.access")
-
 ASSERTION: Final = b"cf-access-jwt-assertion"
-
-REFUSAL: Final = (
-    403,
-    ((b"content-type", b"text/plain"), (b"cache-control", b"no-store")),
-    b"This application is protected by Access, and the request has no valid token for it.\n",
-)
-"""Status, fields and content of the answer to a request that proves nothing."""
 
 MAX_WAITING: Final = 1000
 """Requests of one issuer that wait for keys."""
@@ -139,11 +128,12 @@ class ProtectedService:
         request = exchange.request
         found = request.get_all(ASSERTION) if request is not None else []
         if not found:
-            _refuse(exchange, "access_missing", "the request has no Access token")
+            exchange.context = "the request has no Access token"
+            exchange.fail(403, "access_missing")
             return
         if len(found) > 1:
             # Which of them the application would look at is not for us to guess.
-            _refuse(exchange, "access_denied", "the request has more than one Access token")
+            _refuse(exchange, "the request has more than one Access token")
             return
         claims = self._verifier.recall(found[0])
         if claims is not None:
@@ -152,7 +142,7 @@ class ProtectedService:
         try:
             token = read_token(found[0])
         except TokenError as error:
-            _refuse(exchange, "access_denied", f"the Access token is refused: {error}")
+            _refuse(exchange, f"the Access token is refused: {error}")
             return
         keys = self._verifier.keys
         if keys.known and keys.is_stale:
@@ -177,32 +167,22 @@ class ProtectedService:
                     partial(self._verify, exchange, token, False), partial(_no_keys, exchange)
                 )
             else:
-                _refuse(exchange, "access_denied", f"the Access token is refused: {error}")
+                _refuse(exchange, f"the Access token is refused: {error}")
         except TokenError as error:
-            _refuse(exchange, "access_denied", f"the Access token is refused: {error}")
+            _refuse(exchange, f"the Access token is refused: {error}")
         else:
             self._decide(exchange, claims)
 
     def _decide(self, exchange: OriginExchange, claims: Claims) -> None:
         if self._audiences.isdisjoint(claims.audiences):
-            _refuse(exchange, "access_denied", "the Access token is for none of the rule's audTag")
+            _refuse(exchange, "the Access token is for none of the rule's audTag")
             return
         self._forward(exchange)
 
 
-def _refuse(exchange: OriginExchange, cause: str, why: str) -> None:
-    """An answer like an application's own: the connector could have reached it."""
-    log.warning(
-        "Access refused",
-        extra={
-            "error": why,
-            "cause": cause,
-            "status": 403,
-            "host": exchange.authority.decode("ascii", "replace"),
-            "cfRay": (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace"),
-        },
-    )
-    exchange.respond(*REFUSAL)
+def _refuse(exchange: OriginExchange, why: str) -> None:
+    exchange.context = why
+    exchange.fail(403, "access_denied")
 
 
 def _no_keys(exchange: OriginExchange, error: KeysError) -> None:

@@ -32,7 +32,7 @@ class Tally:
     def ended(self) -> None:
         """The process is gone."""
         counted: Readings = {
-            name: value for name, value in self._latest.items() if FAMILIES[name].kind == "counter"
+            name: value for name, value in self._latest.items() if FAMILIES[name].kind != "gauge"
         }
         self._before = total((self._before, counted))
         self._latest = {}
