@@ -428,7 +428,7 @@ cdef Py_ssize_t find_end(const unsigned char* data, Py_ssize_t size, Py_ssize_t 
 
 
 cdef inline int write_line(Output out, const unsigned char* name, uint32_t name_size, const unsigned char* value,
-                    uint32_t value_size, bint canonical) except -1:
+                           uint32_t value_size, bint canonical) except -1:
     cdef unsigned char* place = out.reserve(<Py_ssize_t>name_size + value_size + 4)
     memcpy(place, name, name_size)
     if canonical:
