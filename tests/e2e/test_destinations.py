@@ -30,6 +30,7 @@ from peers.websocket_bridge import websocket_bridge
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
 from underpass.wire.credentials import write_credentials_file
 
 DOMAIN = "example.test"
@@ -327,6 +328,24 @@ def test_nginx_is_told_who_visits(choices: Choices, version: str, tmp_path: Path
             # Port 0 is nothing to nginx.
             told = f"127.0.0.1  127.0.0.1 {choices.told} /{number}"
             assert finished.stdout == told
+        for source in (b"192.0.2.1", b"2001:db8::1", b"::ffff:192.0.2.1"):
+            header = proxy_header(version, visitor_address(source), "127.0.0.1", choices.told)
+            assert _told(choices.told, header) == source.removeprefix(b"::ffff:")
+        # Of nobody it takes the connection's own address, or none (which of them, versions differ).
+        nobody = proxy_header(version, None, "127.0.0.1", choices.told)
+        assert _told(choices.told, nobody) in (b"", b"127.0.0.1")
+
+
+def _told(port: int, header: bytes) -> bytes:
+    """Whom nginx takes the visitor for, of whom it gets `header`."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        connection.sendall(header + b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), answer
+    return body.split(b" ")[0]
 
 
 def test_a_websocket_on_a_unix_socket(choices: Choices) -> None:
