@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -15,13 +16,21 @@ import pytest
 import yaml
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually, soon
-from peers.processes import ConnectorProcess, EdgeProcess, Process, new_tunnel, running
+from peers.processes import (
+    ConnectorProcess,
+    EdgeProcess,
+    Process,
+    QuickTunnelProcess,
+    new_tunnel,
+    running,
+)
 from peers.servers import free_port, listens, program, serving, sshd
 from peers.stream_echo import stream_echo
 from peers.websocket_bridge import websocket_bridge
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
 from underpass.wire.credentials import write_credentials_file
 
 DOMAIN = "example.test"
@@ -319,6 +328,24 @@ def test_nginx_is_told_who_visits(choices: Choices, version: str, tmp_path: Path
             # Port 0 is nothing to nginx.
             told = f"127.0.0.1  127.0.0.1 {choices.told} /{number}"
             assert finished.stdout == told
+        for source in (b"192.0.2.1", b"2001:db8::1", b"::ffff:192.0.2.1"):
+            header = proxy_header(version, visitor_address(source), "127.0.0.1", choices.told)
+            assert _told(choices.told, header) == source.removeprefix(b"::ffff:")
+        # Of nobody it takes the connection's own address, or none (which of them, versions differ).
+        nobody = proxy_header(version, None, "127.0.0.1", choices.told)
+        assert _told(choices.told, nobody) in (b"", b"127.0.0.1")
+
+
+def _told(port: int, header: bytes) -> bytes:
+    """Whom nginx takes the visitor for, of whom it gets `header`."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+        connection.sendall(header + b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), answer
+    return body.split(b" ")[0]
 
 
 def test_a_websocket_on_a_unix_socket(choices: Choices) -> None:
@@ -339,34 +366,83 @@ def test_a_websocket_on_a_unix_socket(choices: Choices) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.interop
-def test_ssh_by_a_bastion_with_a_stock_client(choices: Choices, tmp_path: Path) -> None:
-    """`cloudflared access ssh --destination` in front of OpenSSH."""
+@pytest.mark.parametrize("socks5", [True, False])
+def test_the_flags(edge: EdgeProcess, socks5: bool) -> None:
+    """`--socks5` in front of `--url`, and `--bastion`."""
+    hello = b"hello"
+
+    async def scenario(hostname: str, destination: str) -> None:
+        async with connect(
+            f"wss://{hostname}:{edge.https_port}/",
+            host="127.0.0.1",
+            port=edge.https_port,
+            proxy=None,
+            ssl=ssl.create_default_context(cafile=edge.ca),
+            additional_headers={"Cf-Access-Jump-Destination": destination},
+            open_timeout=PATIENCE,
+        ) as visitor:
+            if socks5:
+                await visitor.send(b"\x05\x01\x00\x05\x01\x00\x01\x0a\x00\x00\x01\x00\x01")
+                for size in (2, 10):
+                    assert len(await soon(visitor.recv())) == size
+            await visitor.send(hello)
+            assert await soon(visitor.recv()) == hello
+
+    with stream_echo() as port:
+        destination = f"127.0.0.1:{port}"
+        arguments = [f"--url=tcp://{destination}", "--socks5"] if socks5 else ["--bastion"]
+        connector = QuickTunnelProcess(edge, *arguments)
+        with running(connector):
+            connector.ready()
+            asyncio.run(scenario(connector.hostname, destination))
+
+
+@contextlib.contextmanager
+def stock_client(choices: Choices, rule: str, *more: str) -> Iterator[int]:
+    """`cloudflared access tcp` to a rule; yields its local port."""
     binary = os.environ.get("UNDERPASS_CLOUDFLARED", "")
     if not binary:
         pytest.skip("UNDERPASS_CLOUDFLARED names no cloudflared binary")
+    port, hostname = free_port(), choices.hostname(rule)
+    client = Process(
+        [
+            *(binary, "access", "tcp", "--hostname", hostname, "--url", f"127.0.0.1:{port}"),
+            *("--connect-to", f"{hostname}:{choices.edge.https_port}:127.0.0.1", *more),
+        ]
+    )
+    try:
+        eventually(lambda: listens(port), "the client listens")
+        yield port
+    finally:
+        client.kill()
+
+
+@pytest.mark.interop
+def test_ssh_by_a_bastion_with_a_stock_client(choices: Choices, tmp_path: Path) -> None:
     content = os.urandom(1_000_000)
-    local = free_port()
-    hostname = choices.hostname("bastion")
-    with sshd(tmp_path) as server:
-        client = Process(
-            [
-                *(binary, "access", "ssh", "--hostname", hostname),
-                *("--url", f"127.0.0.1:{local}"),
-                *("--destination", f"localhost:{server.port}"),
-                *("--connect-to", f"{hostname}:{choices.edge.https_port}:127.0.0.1"),
-            ]
+    with (
+        sshd(tmp_path) as server,
+        stock_client(choices, "fenced", "--destination", f"localhost:{choices.closed}") as nowhere,
+        stock_client(choices, "bastion", "--destination", f"localhost:{server.port}") as local,
+    ):
+        finished = subprocess.run(
+            server.client(local, "cat"),
+            input=content,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
         )
-        try:
-            eventually(lambda: listens(local), "the client listens")
-            finished = subprocess.run(
-                server.client(local, "cat"),
-                input=content,
-                capture_output=True,
-                timeout=PATIENCE,
-                check=False,
-            )
-            assert finished.stderr == b""
-            assert finished.stdout == content
-        finally:
-            client.kill()
+        assert (finished.stderr, finished.stdout) == (b"", content)
+        refused = subprocess.run(
+            server.client(nowhere, "cat"), capture_output=True, timeout=PATIENCE, check=False
+        )
+        assert (refused.returncode, refused.stdout) == (255, b"")
+
+
+@pytest.mark.interop
+def test_socks_with_a_stock_client(choices: Choices) -> None:
+    with stock_client(choices, "socks") as port:
+        finished = choices.curl(port, f"{choices.origin.url}/hello")
+        assert (finished.stdout, finished.stderr) == ("hello\n", "")
+        refused = choices.curl(port, f"http://127.0.0.2:{choices.closed}/")
+        assert "(2)" in refused.stderr

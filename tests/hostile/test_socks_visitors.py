@@ -7,8 +7,10 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from peers.stream_echo import stream_echo
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+import underpass
 from underpass.connector.ingress import single_rule
 from underpass.connector.origin_request import IPRule
 from underpass.connector.origins import SocksProxy
@@ -268,6 +271,37 @@ def test_bytes_ahead_of_the_reply_reach_the_origin_in_order(data_dir: Path) -> N
             received = await heard(visitor, 12 + len(content))
             await sending
             assert received[12:] == content
+
+    in_process.run(scenario())
+
+
+def test_after_the_handshake_no_python_of_the_connector_runs(data_dir: Path) -> None:
+    """However much flows: bytes are the compiled relay's."""
+    connector = str(Path(underpass.__file__).parent / "connector")
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        name = frame.f_code.co_name
+        if (
+            event == "call"
+            and frame.f_code.co_filename.startswith(connector)
+            and "tick" not in name
+        ):
+            called.append(f"{frame.f_code.co_filename}:{name}")
+
+    async def scenario() -> None:
+        async with place(data_dir) as here, here.visit() as visitor:
+            await visitor.send(GREETING + here.request + b"x")
+            await heard(visitor, 2 + 10 + 1)
+            sys.setprofile(note)
+            try:
+                messages = [bytes(16384)] * 100
+                sending = asyncio.ensure_future(send_all(visitor, messages))
+                await heard(visitor, 1638400)
+                await sending
+            finally:
+                sys.setprofile(None)
+            assert called == []
 
     in_process.run(scenario())
 

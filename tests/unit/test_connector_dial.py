@@ -26,7 +26,8 @@ class Network(asyncio.SelectorEventLoop):
     """A loop whose names and addresses are made up.
 
     `names` are answers of DNS; `behaviour` of an address is "ok", "hang" (the default) or an errno.
-    `tried` are addresses in the order of the attempts, `given_up` those that were cancelled.
+    `asked` are names that were looked up; `tried` are addresses in the order of the attempts,
+    `given_up` those that were cancelled.
     """
 
     def __init__(self) -> None:
@@ -34,10 +35,12 @@ class Network(asyncio.SelectorEventLoop):
         self.names: dict[str, Sequence[str]] = {}
         self.behaviour: dict[str, str | int] = {}
         self.tried: list[str] = []
+        self.asked: list[str] = []
         self.given_up: list[str] = []
         self.second_try = asyncio.Event()
 
     async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
+        self.asked.append(host)
         if host not in self.names:
             await asyncio.Future()
         return [
@@ -208,6 +211,29 @@ class TestFailures:
             return failed.value.errno
 
         assert network.run_until_complete(main()) == errno.ENETUNREACH
+
+    def test_names_that_strangers_choose_are_looked_up_a_few_at_a_time(
+        self, network: Network
+    ) -> None:
+        async def main() -> None:
+            dialer = Dialer(OriginRequest(connect_timeout=0), lookups=2)
+            names = [f"slow-{number}.example" for number in range(5)]
+            dialling = [asyncio.ensure_future(dialer.connect_tcp(n, n, 22)) for n in names]
+            fast = asyncio.ensure_future(dialer.connect_tcp("fast", "10.0.0.1", 22))
+            network.behaviour["10.0.0.1"] = "ok"
+            (await fast).close()
+            assert network.asked == names[:2]
+            # One that gives up makes room for the next.
+            dialling[0].cancel()
+            await asyncio.wait([dialling[0]])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert network.asked == names[:3]
+            for each in dialling:
+                each.cancel()
+            await asyncio.gather(*dialling, return_exceptions=True)
+
+        network.run_until_complete(main())
 
     def test_cancelled_while_it_dials(self, network: Network) -> None:
         async def main() -> None:

@@ -568,6 +568,12 @@ ingress:
     originRequest: {access: {required: true, teamName: team, audTag: [one, two]}}
   - hostname: hello.example.com
     service: hello_world
+  - hostname: jump.example.com
+    service: tcp://unused:1
+    originRequest: {bastionMode: true, proxyProtocol: v2, ipRules: [{prefix: "::/0"}]}
+  - hostname: socks.example.com
+    service: socks-proxy
+    originRequest: {ipRules: [{prefix: 10.0.0.0/8, ports: [22], allow: true}]}
   - service: http_status:404
 """
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .patience import PATIENCE
@@ -26,7 +26,7 @@ def websocket_bridge(
 ) -> Iterator[int]:
     """Bridges to `hostname`; yields the local port. What the edge refuses is hung up on."""
     context = ssl.create_default_context(cafile=edge.ca)
-    sessions: set[asyncio.Task[None]] = set()
+    sessions: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -40,35 +40,25 @@ def websocket_bridge(
                 max_size=None,
                 additional_headers=dict(headers or {}),
                 open_timeout=PATIENCE,
-            ) as socket:
-
-                async def up() -> None:
-                    while data := await reader.read(LARGEST):
-                        await socket.send(data)
-
-                async def down() -> None:
-                    async for message in socket:
-                        assert isinstance(message, bytes)
-                        writer.write(message)
-                        await writer.drain()
-
-                both = [asyncio.ensure_future(up()), asyncio.ensure_future(down())]
-                try:
-                    # The first end is the end: there is no half-close.
-                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for each in both:
-                        each.cancel()
-                    await asyncio.gather(*both, return_exceptions=True)
-        except (ConnectionClosed, InvalidStatus, ConnectionError):
+            ) as visitor:
+                await _relay(reader, writer, visitor)
+                # As stock clients do: no close frame, and nothing is waited for.
+                visitor.transport.abort()
+        except InvalidStatus:
             pass  # the client sees its connection end
         finally:
             writer.close()
 
     def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = loop.create_task(serve(reader, writer))
-        sessions.add(session)
-        session.add_done_callback(sessions.discard)
+        sessions[session] = writer
+        session.add_done_callback(sessions.pop)
+
+    async def finish() -> None:
+        server.close()
+        for writer in sessions.values():
+            writer.transport.abort()
+        await asyncio.gather(*sessions)
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(begin, "127.0.0.1", 0))
@@ -77,14 +67,31 @@ def websocket_bridge(
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-
-        async def finish() -> None:
-            server.close()
-            for session in tuple(sessions):
-                session.cancel()
-            await asyncio.gather(*sessions, return_exceptions=True)
-
         asyncio.run_coroutine_threadsafe(finish(), loop).result(PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(PATIENCE)
         loop.close()
+
+
+async def _relay(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, visitor: ClientConnection
+) -> None:
+    """Until either direction ends: there is no half-close."""
+
+    async def up() -> None:
+        while data := await reader.read(LARGEST):
+            await visitor.send(data)
+
+    async def down() -> None:
+        async for message in visitor:
+            assert isinstance(message, bytes)
+            writer.write(message)
+            await writer.drain()
+
+    both = [asyncio.ensure_future(up()), asyncio.ensure_future(down())]
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    for each in both:
+        each.cancel()
+    for outcome in await asyncio.gather(*both, return_exceptions=True):
+        if not isinstance(outcome, asyncio.CancelledError | ConnectionClosed | OSError | None):
+            raise outcome

@@ -14,6 +14,7 @@ A failure has a cause (a word for metrics and pages) and a sentence for the oper
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -84,10 +85,12 @@ class Tls(Struct, frozen=True):
 class Dialer:
     """Connects as `settings` say: timeouts, keep-alive, and how several addresses are tried.
 
-    Every method raises OriginDialError; `name` is what its text calls the origin.
+    Every method raises OriginDialError; `name` is what its text calls the origin. With `lookups`
+    no more names than that are looked up at once, for names that strangers choose.
     """
 
-    def __init__(self, settings: OriginRequest) -> None:
+    def __init__(self, settings: OriginRequest, *, lookups: int = 0) -> None:
+        self._lookups = asyncio.Semaphore(lookups) if lookups else None
         self._connect_timeout = settings.connect_timeout or None
         self._tls_timeout = settings.tls_timeout or None
         self._keep_alive = settings.tcp_keep_alive
@@ -156,7 +159,11 @@ class Dialer:
         """The result of a TLS handshake, in the time there is for one."""
         try:
             return await asyncio.wait_for(shaking, self._tls_timeout)
-        except asyncio.TimeoutError:
+        except asyncio.TimeoutError as error:
+            number = getattr(error, "errno", None)
+            if number is not None:  # not ours: the system gave the connection up
+                text = f"TLS with {name}: the connection broke off ({os.strerror(number)})"
+                raise OriginDialError("tls", text, number) from error
             text = f"TLS with {name} was not agreed on within {self._tls_timeout:g} s"
             raise OriginDialError("tls_timeout", text) from None
         except ssl.SSLError as error:
@@ -186,7 +193,8 @@ class Dialer:
 
     async def _resolved(self, host: str, port: int) -> Sequence[_Address]:
         """The addresses of a name, in the order they are to be tried."""
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        async with self._lookups or contextlib.nullcontext():
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
         if not addresses:
             raise OSError("it has no addresses")

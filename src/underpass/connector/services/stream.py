@@ -33,6 +33,10 @@ which proxies forget a connection."""
 MAX_STREAMS: Final = 10000
 """Streams of one rule at once."""
 
+MAX_LOOKUPS: Final = 2
+"""Names of visitors' choice that one rule looks up at once: a resolver is slow when asked for
+nonsense, and everybody waits for the same few threads (uvloop has four)."""
+
 Introduction: TypeAlias = Callable[[str, int], bytes]
 """What an origin is told first, from its address and port."""
 
@@ -88,7 +92,8 @@ class StreamOrigin:
         self._turn = turn
         self._service = service
         self._proxy_protocol = settings.proxy_protocol
-        self._dialer = Dialer(settings)
+        chosen = not isinstance(service, StreamService)
+        self._dialer = Dialer(settings, lookups=MAX_LOOKUPS if chosen else 0)
         self._loop = asyncio.get_running_loop()
         self._serving: set[asyncio.Task[None]] = set()
         self._open_streams: set[StreamConnection] = set()
