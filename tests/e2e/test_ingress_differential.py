@@ -207,3 +207,37 @@ def test_what_is_refused_here_only(binary: str, tmp_path: Path, config: Any) -> 
     words = ("tunnel", "--config", write(tmp_path, 0, config), "ingress", "validate")
     assert ours(*words)[0] == 1
     assert theirs(binary, *words)[0] == 0
+
+
+# Two flags of each kind that a file can give, and what may stand there.
+FLAGS: Final = (
+    *("pidfile", "edge-bind-address", "retries", "ha-connections", "no-autoupdate"),
+    *("no-tls-verify", "grace-period", "rpc-timeout", "edge", "tag"),
+)
+VALUES: Final[tuple[Any, ...]] = (
+    *("", "x", "4", "5s", "true", "0s", 0, 4, -1, 1.5, True, False, None),
+    *([], ["a"], [1], {}, {"a": 1}),
+)
+
+
+def test_the_same_types_of_flag_keys_are_refused(binary: str, tmp_path: Path) -> None:
+    """By what `ingress validate` says of the file."""
+    rules = [{"service": "http_status:404"}]
+    asked = {
+        (flag, json.dumps(value)): (
+            *("tunnel", "--config"),
+            write(tmp_path, number, {flag: value, "ingress": rules}),
+            *("ingress", "validate"),
+        )
+        for number, (flag, value) in enumerate((f, v) for f in FLAGS for v in VALUES)
+    }
+    with ThreadPoolExecutor(4) as pool:
+        there = dict(
+            zip(asked, pool.map(lambda w: theirs(binary, *w)[0], asked.values()), strict=True)
+        )
+    here = {each: ours(*words)[0] for each, words in asked.items()}
+    differing = {each for each in asked if here[each] != there[each]}
+    # A key without a value counts as not given here.
+    assert differing == {(flag, "null") for flag in FLAGS}
+    assert not any(here[each] for each in differing)
+    assert set(here.values()) == {0, 1}
