@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from rig.stored import create_tunnel, delete_tunnel
 
 from underpass.edge import worker_messages as messages
 from underpass.edge import workers as workers_module
@@ -377,9 +378,9 @@ def test_a_worker_follows_the_store(tmp_path: Path) -> None:
             Tunnel(uuid4(), "account", name, bytes(32), datetime.now(timezone.utc))
             for name in ("one", "two")
         )
-        await store.create_tunnel(kept, ("one.localhost",))
+        await create_tunnel(store, kept, ("one.localhost",))
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
-        await store.create_tunnel(deleted, ("two.localhost",))
+        await create_tunnel(store, deleted, ("two.localhost",))
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
         assert supervisor.asked == [messages.ReadSnapshot, messages.ReadChanges]
         registry, router = worker._registry, worker._router
@@ -387,7 +388,7 @@ def test_a_worker_follows_the_store(tmp_path: Path) -> None:
         assert router.knows("two.localhost")
         known = registry.tunnel(deleted.id)
         assert known is not None
-        await store.delete_tunnel(deleted.id, known.revision)
+        await delete_tunnel(store, deleted.id, known.revision)
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
         assert worker.deleted == [deleted.id]
         assert not router.knows("two.localhost")

@@ -98,8 +98,8 @@ class Edge:
         )
         await server.start()
         self._closing.push_async_callback(server.stop)
-        housekeeping = asyncio.create_task(self.registry.keep_house(), name="housekeeping")
-        self._closing.push_async_callback(_cancelled, housekeeping)
+        for work in (self.registry.keep_house(), self.registry.follow()):
+            self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
 
     async def _serve_here(
         self,

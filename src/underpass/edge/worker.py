@@ -20,7 +20,14 @@ from underpass.edge.peers import Peer, PeerListener, socket_path
 from underpass.edge.registry import Registry
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import Link, Router
-from underpass.edge.store import Changes, Snapshot, StoreUnavailable, Tunnel
+from underpass.edge.store import (
+    AuditEntry,
+    Changes,
+    Configuration,
+    Record,
+    Snapshot,
+    StoreUnavailable,
+)
 from underpass.ops.workers.channel import Channel, ChannelError
 from underpass.ops.workers.inside import Inside, run_worker
 
@@ -51,19 +58,28 @@ class SupervisorsStore:
             raise StoreUnavailable(str(error)) from error
         return changes  # type: ignore[no-any-return]
 
-    async def create_tunnel(self, tunnel: Tunnel, hostnames: Sequence[str] = ()) -> NoReturn:
+    async def configuration(self, tunnel_id: UUID) -> Configuration | None:
+        """See Store."""
+        try:
+            found: Any = await self._channel.call(
+                messages.ReadConfiguration(tunnel_id),
+                Configuration | None,  # type: ignore[arg-type]  # a union is no type to mypy
+            )
+        except ChannelError as error:
+            raise StoreUnavailable(str(error)) from error
+        return found  # type: ignore[no-any-return]
+
+    async def deleted(self, account_id: str) -> NoReturn:
+        """Refused, as all that the API alone asks."""
+        self._refuse()
+
+    async def commit(self, records: Sequence[Record], entry: AuditEntry) -> NoReturn:
         """Refused."""
         self._refuse()
 
-    async def delete_tunnel(self, tunnel_id: UUID, expected: int) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    async def put_route(self, hostname: str, tunnel_id: UUID, expected: int) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    async def delete_route(self, hostname: str, expected: int) -> NoReturn:
+    async def audit(
+        self, *, limit: int, before: int | None = None, account_id: str | None = None
+    ) -> NoReturn:
         """Refused."""
         self._refuse()
 

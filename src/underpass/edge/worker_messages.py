@@ -19,6 +19,7 @@ __all__ = [
     "PeerIsUp",
     "Probe",
     "ReadChanges",
+    "ReadConfiguration",
     "ReadSnapshot",
     "Refresh",
     "StopLinks",
@@ -86,7 +87,13 @@ class ReadChanges(Struct, frozen=True, tag=True):
     revision: int
 
 
-SupervisorRequest = ReadSnapshot | ReadChanges
+class ReadConfiguration(Struct, frozen=True, tag=True):
+    """A tunnel's, with its document. -> store.Configuration, or None"""
+
+    tunnel_id: UUID
+
+
+SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration
 
 
 class Done(Struct, frozen=True):

@@ -13,6 +13,7 @@ import logging
 import shutil
 import socket
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -50,10 +51,15 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
+        store = self._workers.store
         if isinstance(request, messages.ReadChanges):
-            return await self._workers.store.changes_since(request.revision)
+            changes = await store.changes_since(request.revision)
+            return None if changes is None else replace(changes, tokens=())
+        if isinstance(request, messages.ReadConfiguration):
+            return await store.configuration(request.tunnel_id)
         assert isinstance(request, messages.ReadSnapshot)
-        return await self._workers.store.snapshot()
+        # The API is not theirs.
+        return replace(await store.snapshot(), tokens=())
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
