@@ -340,7 +340,7 @@ class Worker(EdgeWorker):
 
     def closed(self) -> None: ...
 
-    def _close_links_of(self, tunnel_id: UUID) -> None:
+    def _close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         self.deleted.append(tunnel_id)
 
 

@@ -13,14 +13,14 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from underpass.edge.errors import QuickTunnelLimit, StoreError, Unauthorized
-from underpass.edge.router import Router
+from underpass.edge.router import Link, Router
 from underpass.edge.store import (
     Account,
     ApiToken,
@@ -175,13 +175,17 @@ class Registry:
             if served.tunnel.account_tag == account_tag
         )
 
+    def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """The tunnel's links that take requests."""
+        return tuple(link for link in self._router.links_of(tunnel_id) if not link.draining)
+
     @property
     def tunnel_count(self) -> int:
         """Live tunnels of all accounts, quick ones not counted."""
         return len(self._served) - self._quick_tunnels
 
     @property
-    def routes(self) -> Iterable[Route]:
+    def routes(self) -> Collection[Route]:
         """All hostnames that lead somewhere."""
         return self._routes.values()
 

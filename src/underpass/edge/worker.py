@@ -121,6 +121,9 @@ class EdgeWorker(Inside):
             return await self._configure(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
+        if isinstance(request, messages.CloseLinks):
+            self._close_links_of(request.tunnel_id, request.connector_id)
+            return None
         if isinstance(request, messages.StopVisitors):
             if self._data_path is not None:
                 await self._data_path.stop_visitors(request.seconds)
@@ -138,6 +141,7 @@ class EdgeWorker(Inside):
                 notice.tunnel_id,
                 notice.connector_id,
                 notice.conn_index,
+                details=notice.details,
                 carry=lambda exchange: self._carry(notice.worker, exchange),
                 ask=self._ask,
             )
@@ -205,9 +209,9 @@ class EdgeWorker(Inside):
             return messages.Done(str(error))
         return messages.Done()
 
-    def _close_links_of(self, tunnel_id: UUID) -> None:
+    def _close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         if self._data_path is not None:
-            self._data_path.close_links_of(tunnel_id)
+            self._data_path.close_links_of(tunnel_id, connector_id)
 
     def _carry(self, worker: int, exchange: Any) -> bool:
         peer = self._peers.get(worker)
@@ -220,7 +224,12 @@ class EdgeWorker(Inside):
         number = self._links[link] = next(self._numbers)
         self.channel.tell(
             messages.LinkCame(
-                self._number, number, link.tunnel_id, link.connector_id, link.conn_index
+                self._number,
+                number,
+                link.tunnel_id,
+                link.connector_id,
+                link.conn_index,
+                link.details,
             )
         )
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
@@ -174,6 +175,21 @@ class EdgeWorkers:
             )
             process.kill()
 
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """See DataPath."""
+        request = messages.CloseLinks(tunnel_id, connector_id)
+        await asyncio.gather(
+            *(self._close_links(process, request) for process in self._processes.values())
+        )
+
+    async def _close_links(self, process: Process, request: messages.CloseLinks) -> None:
+        try:
+            await asyncio.wait_for(process.channel.call(request, type(None)), REFRESH_SECONDS)
+        except ChannelError as error:
+            _log.debug("a worker ended, and its links with it: %s", error)
+        except asyncio.TimeoutError:
+            _log.warning("A worker process does not close links", extra={"pid": process.pid})
+
     # Links.
 
     def link_came(self, notice: messages.LinkCame) -> None:
@@ -184,6 +200,7 @@ class EdgeWorkers:
             notice.tunnel_id,
             notice.connector_id,
             notice.conn_index,
+            details=notice.details,
         )
         try:
             self._router.add_link(link.tunnel_id, link)
@@ -228,7 +245,12 @@ class EdgeWorkers:
         for link in self._presence:
             process.channel.tell(
                 messages.LinkCame(
-                    link.worker, link.number, link.tunnel_id, link.connector_id, link.conn_index
+                    link.worker,
+                    link.number,
+                    link.tunnel_id,
+                    link.connector_id,
+                    link.conn_index,
+                    link.details,
                 )
             )
         request = messages.Configure(
