@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from underpass.edge.accounts import Accounts
+from underpass.edge.api.control import Control
 from underpass.edge.api.requests import Refusal
 from underpass.edge.api.token_bucket import TokenBucket
 from underpass.edge.errors import TokenRefused
@@ -59,7 +60,7 @@ def source_of(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
-def bearer(request: Request, accounts: Accounts, guesses: Guesses) -> ApiToken:
+async def bearer(request: Request, control: Control, guesses: Guesses) -> ApiToken:
     """The token that a request is made with (RFC 6750 §2.1).
 
     Somebody who has one is let in however many wrong ones came from the same address: what is
@@ -67,6 +68,7 @@ def bearer(request: Request, accounts: Accounts, guesses: Guesses) -> ApiToken:
 
     Raises:
         Refusal: 401 when there is none or a wrong one; 429 after many wrong ones.
+        StoreError: the store cannot be read.
     """
     values = request.headers.getlist("authorization")
     scheme, _, text = (values[0] if len(values) == 1 else "").partition(" ")
@@ -74,16 +76,20 @@ def bearer(request: Request, accounts: Accounts, guesses: Guesses) -> ApiToken:
         raise Refusal(
             401, "this needs an API token: Authorization: Bearer up_…", headers=_CHALLENGE
         )
+    with contextlib.suppress(TokenRefused):
+        return control.accounts.authenticate(text.strip())
+    wait = guesses.count(source_of(request))
+    if wait:
+        raise Refusal(
+            429,
+            "too many wrong API tokens came from your address; try again later",
+            headers={"retry-after": str(math.ceil(wait))},
+        )
+    # It may have been made by a command just now.
+    await control.registry.refresh()
     try:
-        return accounts.authenticate(text.strip())
+        return control.accounts.authenticate(text.strip())
     except TokenRefused as error:
-        wait = guesses.count(source_of(request))
-        if wait:
-            raise Refusal(
-                429,
-                "too many wrong API tokens came from your address; try again later",
-                headers={"retry-after": str(math.ceil(wait))},
-            ) from None
         raise Refusal(401, str(error), headers=_CHALLENGE) from None
 
 

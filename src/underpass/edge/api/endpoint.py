@@ -155,7 +155,7 @@ def unavailable(what: str, error: Exception) -> Response:
 async def _checked(
     endpoint: Endpoint, control: Control, guesses: Guesses, request: Request
 ) -> Call:
-    token = bearer(request, control.accounts, guesses)
+    token = await bearer(request, control, guesses)
     account = control.registry.accounts.get(token.account_id)
     path = {name: str(value) for name, value in request.path_params.items()}
     if account is None or not _is_for(account, path):
