@@ -6,10 +6,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -38,6 +38,8 @@ MAX_PER_PAGE: Final = 1000
 
 DEFAULT_PER_PAGE: Final = 100
 
+_MAX_NUMBER: Final = 1_000_000
+
 _HOSTNAME_EXISTS: Final = 1003
 """Cloudflare's code for it."""
 
@@ -45,8 +47,8 @@ _HOSTNAME_EXISTS: Final = 1003
 class Paging(Struct, kw_only=True):
     """Query parameters of every list."""
 
-    page: int = 1
-    per_page: int = DEFAULT_PER_PAGE
+    page: Annotated[int, Meta(ge=1, le=_MAX_NUMBER)] = 1
+    per_page: Annotated[int, Meta(ge=1, le=_MAX_NUMBER)] = DEFAULT_PER_PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,6 @@ class Call:
     def page(self, rows: Sequence[Any], convert: Callable[[Any], Any]) -> Page:
         """The rows that were asked for."""
         paging: Paging = self.query
-        if paging.page < 1 or paging.per_page < 1:
-            raise Refusal(400, "the query: page and per_page count from 1")
         per_page = min(paging.per_page, MAX_PER_PAGE)
         first = (paging.page - 1) * per_page
         shown = [convert(row) for row in rows[first : first + per_page]]

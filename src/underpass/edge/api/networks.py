@@ -35,18 +35,18 @@ class RouteFilter(Paging, kw_only=True):
     """Which routes to list. `network_subset`: those within that network; `network_superset`: those
     that have it in them."""
 
-    is_deleted: bool | None = None
-    network_subset: _Network | None = None
-    network_superset: _Network | None = None
-    comment: _Comment | None = None
-    tunnel_id: UUID | None = None
-    virtual_network_id: UUID | None = None
+    is_deleted: bool | UnsetType = UNSET
+    network_subset: _Network | UnsetType = UNSET
+    network_superset: _Network | UnsetType = UNSET
+    comment: _Comment | UnsetType = UNSET
+    tunnel_id: UUID | UnsetType = UNSET
+    virtual_network_id: UUID | UnsetType = UNSET
 
 
 class LookUp(Struct, frozen=True):
     """In the default virtual network unless another one is given."""
 
-    virtual_network_id: UUID | None = None
+    virtual_network_id: UUID | UnsetType = UNSET
 
 
 class RouteResult(Struct, frozen=True):
@@ -82,11 +82,11 @@ class VirtualNetworkChange(Struct, frozen=True):
 class VirtualNetworkFilter(Paging, kw_only=True):
     """Which virtual networks to list; all that fit in one answer unless `per_page` is given."""
 
-    per_page: int = MAX_PER_PAGE
-    is_deleted: bool | None = None
-    id: UUID | None = None
-    name: Annotated[str, Meta(max_length=MAX_NAME)] | None = None
-    is_default: bool | None = None
+    per_page: Annotated[int, Meta(ge=1)] = MAX_PER_PAGE
+    is_deleted: bool | UnsetType = UNSET
+    id: UUID | UnsetType = UNSET
+    name: Annotated[str, Meta(max_length=MAX_NAME)] | UnsetType = UNSET
+    is_default: bool | UnsetType = UNSET
 
 
 class VirtualNetworkDeletion(Struct, frozen=True):
@@ -108,8 +108,8 @@ class VirtualNetworkResult(Struct, frozen=True):
 
 async def _list_routes(call: Call) -> Page:
     query: RouteFilter = call.query
-    within = None if query.network_subset is None else parse_network(query.network_subset)
-    around = None if query.network_superset is None else parse_network(query.network_superset)
+    within = None if query.network_subset is UNSET else parse_network(query.network_subset)
+    around = None if query.network_superset is UNSET else parse_network(query.network_superset)
     found: list[NetworkRoute] = []
     if query.is_deleted is not True:
         found += call.control.networks.routes_of(call.account.id)
@@ -128,9 +128,9 @@ async def _list_routes(call: Call) -> Page:
 
 def _matches(route: NetworkRoute, query: RouteFilter) -> bool:
     return (
-        query.comment in (None, route.comment)
-        and query.tunnel_id in (None, route.tunnel_id)
-        and query.virtual_network_id in (None, route.virtual_network_id)
+        query.comment in (UNSET, route.comment)
+        and query.tunnel_id in (UNSET, route.tunnel_id)
+        and query.virtual_network_id in (UNSET, route.virtual_network_id)
     )
 
 
@@ -165,7 +165,7 @@ async def _delete_route(call: Call) -> RouteResult:
 
 async def _route_of_address(call: Call) -> RouteResult | None:
     address = parse_address(call.path["ip"])
-    network = _virtual_network(call, call.query.virtual_network_id)
+    network = _virtual_network(call, call.query.virtual_network_id or None)
     route = call.control.networks.find(call.account.id, address, network.id)
     return None if route is None else _shown(call, route)
 
@@ -205,9 +205,9 @@ async def _list_networks(call: Call) -> Page:
     matching = [
         network
         for network in found
-        if query.id in (None, network.id)
-        and query.name in (None, network.name)
-        and query.is_default in (None, network.is_default)
+        if query.id in (UNSET, network.id)
+        and query.name in (UNSET, network.name)
+        and query.is_default in (UNSET, network.is_default)
     ]
     matching.sort(key=lambda network: (network.created_at, network.id))
     return call.page(matching, _shown_network)

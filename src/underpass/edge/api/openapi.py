@@ -101,8 +101,7 @@ def _operation(endpoint: Endpoint, components: dict[str, Schema]) -> Schema:
         properties = own[endpoint.query.__name__]["properties"]
         paged = "page" in properties
         parameters += [
-            {"name": name, "in": "query", "schema": _without_null(schema)}
-            for name, schema in properties.items()
+            {"name": name, "in": "query", "schema": schema} for name, schema in properties.items()
         ]
     operation: Schema = {
         "summary": endpoint.summary[0].upper() + endpoint.summary[1:],
@@ -188,9 +187,3 @@ def _schema(kind: Any, components: dict[str, Schema]) -> Schema:
     (schema,), found = msgspec.json.schema_components([kind], ref_template=_REF)
     components.update(found)
     return schema
-
-
-def _without_null(schema: Schema) -> Schema:
-    """Of a query parameter: that it may be left out is said elsewhere."""
-    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
-    return options[0] if options else schema

@@ -84,7 +84,11 @@ def decode_body(body: bytes, kind: type[T]) -> T:
 
 
 def decode_query(query: QueryParams, kind: type[StructT]) -> StructT:
-    """The query as `kind`; parameters that it does not know are passed over. Raises Refusal."""
+    """The query as `kind`; parameters that it does not know are passed over. Raises Refusal.
+
+    What may be left out has to be `| UnsetType` there: in a query `null` is text, which would turn
+    into None.
+    """
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
     given: dict[str, Any] = {}
     for name, value in query.multi_items():

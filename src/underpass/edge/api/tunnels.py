@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from underpass.edge.accounts import MAX_NAME, check_name
 from underpass.edge.api.endpoint import Call, Endpoint, Page, Paging
@@ -46,11 +46,11 @@ class NewTunnel(Struct, frozen=True):
 class TunnelFilter(Paging, kw_only=True):
     """Which tunnels to list. Without `is_deleted` also those that were deleted a while ago."""
 
-    is_deleted: bool | None = None
-    name: _Filter | None = None
-    name_prefix: _Filter | None = None
-    exclude_prefix: _Filter | None = None
-    uuid: UUID | None = None
+    is_deleted: bool | UnsetType = UNSET
+    name: _Filter | UnsetType = UNSET
+    name_prefix: _Filter | UnsetType = UNSET
+    exclude_prefix: _Filter | UnsetType = UNSET
+    uuid: UUID | UnsetType = UNSET
 
 
 class Deletion(Struct, frozen=True):
@@ -62,7 +62,7 @@ class Deletion(Struct, frozen=True):
 class Cleanup(Struct, frozen=True):
     """Of one connector only, if its id is given."""
 
-    client_id: UUID | None = None
+    client_id: UUID | UnsetType = UNSET
 
 
 class ConnectionResult(Struct, frozen=True):
@@ -166,10 +166,10 @@ async def _list(call: Call) -> Page:
 
 def _matches(tunnel: Tunnel, query: TunnelFilter) -> bool:
     return (
-        (query.name is None or tunnel.name == query.name)
-        and (query.name_prefix is None or tunnel.name.startswith(query.name_prefix))
-        and (query.exclude_prefix is None or not tunnel.name.startswith(query.exclude_prefix))
-        and (query.uuid is None or tunnel.id == query.uuid)
+        (query.name is UNSET or tunnel.name == query.name)
+        and (query.name_prefix is UNSET or tunnel.name.startswith(query.name_prefix))
+        and (query.exclude_prefix is UNSET or not tunnel.name.startswith(query.exclude_prefix))
+        and (query.uuid is UNSET or tunnel.id == query.uuid)
     )
 
 
@@ -235,7 +235,7 @@ def _client(call: Call, connector: UUID, links: list[Link]) -> ClientResult:
 
 async def _cleanup(call: Call) -> None:
     tunnel = call.tunnel()
-    connector_id: UUID | None = call.query.client_id
+    connector_id: UUID | None = call.query.client_id or None
     which = "" if connector_id is None else f"of connector {connector_id}"
     await call.record("tunnel.cleanup", tunnel.id, which)
     await call.control.close_links(tunnel.id, connector_id)
