@@ -119,7 +119,8 @@ class Accounts:
         if not accounts:
             raise AccountError("this edge has no account yet: run `underpass edge init`")
         names = ", ".join(sorted(account.name for account in accounts.values())[:10])
-        raise AccountError(f"there is no account {named!r}; there are: {names}")
+        wrong = f"there is no account {named!r}" if named else "say which account"
+        raise AccountError(f"{wrong}; there are: {names}")
 
     async def create_account(self, name: str, domain: str, by: Author) -> Account:
         """A new account with a default virtual network; `domain` empty or a hostname.

@@ -302,6 +302,8 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except StoreError:
         raise
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"store {path} refused a change: {error}") from error
     except sqlite3.OperationalError as error:
         # Locked, full disk, read-only file, I/O error: the data may well be sound.
         raise StoreUnavailable(f"store {path}: {error}") from error
