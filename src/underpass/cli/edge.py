@@ -133,9 +133,12 @@ def init(data_dir: str | None, account: str, domain: str, cert: str | None) -> N
     click.echo(f"Hostnames       {f'{domain} and below' if domain else 'any'}")
     click.echo(f"Certificate     {path}  (secret: it manages the account's tunnels)")
     click.echo()
-    click.echo("Start the edge with `underpass edge run`. To manage tunnels, here:")
+    click.echo("Start the edge with `underpass edge run`. Whoever manages tunnels gets the")
+    click.echo(
+        "certificate as ~/.underpass/cert.pem (cloudflared: ~/.cloudflared/cert.pem), and says"
+    )
     click.echo()
-    click.echo(f"  export TUNNEL_ORIGIN_CERT={path} TUNNEL_API_URL=http://127.0.0.1:8081")
+    click.echo("  export TUNNEL_API_URL=http://127.0.0.1:8081")
     click.echo("  underpass tunnel create NAME")
 
 
