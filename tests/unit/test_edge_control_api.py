@@ -514,6 +514,7 @@ class TestHostnames:
             "a.test:80",
             "a\u202e.test",
             "\u00ad.test",
+            "*.localhost",
             "management.argotunnel.com",
             "h2.cftunnel.com",
         ],

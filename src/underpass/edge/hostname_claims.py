@@ -39,9 +39,10 @@ def check_claim(
     tunnel: Tunnel,
     *,
     overwrite: bool,
+    quick_domain: str,
 ) -> Route | None:
     """Whether `hostname` (normalized, or `*.suffix`) may be led to the account's `tunnel`; the
-    route that there is already, if any.
+    route that there is already, if any. Quick tunnels have their names below `quick_domain`.
 
     Raises:
         HostnameError: this account, or this token, may not have it.
@@ -49,6 +50,9 @@ def check_claim(
     """
     if any(covers(reserved, hostname) for reserved in _RESERVED):
         raise HostnameError(f"{hostname} is reserved")
+    if hostname.startswith("*.") and covers(hostname, f"quick.{quick_domain}"):
+        # It would get the visitors of quick tunnels that are no more.
+        raise HostnameError(f"{hostname} takes in {quick_domain}, where quick tunnels have names")
     if token.hostnames and not any(covers(allowed, hostname) for allowed in token.hostnames):
         raise HostnameError(
             f"this API token is confined to {', '.join(token.hostnames[:5])}, and may not bind "

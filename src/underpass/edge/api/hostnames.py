@@ -14,7 +14,7 @@ from underpass.edge.api.requests import Refusal, require_printable
 from underpass.edge.errors import HostnameTaken
 from underpass.edge.hostname_claims import check_claim, full_hostname
 from underpass.edge.hostnames import MAX_HOSTNAME_LENGTH
-from underpass.edge.store import Route
+from underpass.edge.store import Route, Tunnel
 
 __all__ = ["ENDPOINTS"]
 
@@ -69,9 +69,7 @@ async def _put(call: Call) -> HostnameChange | LoadBalancerChange:
         pool = require_printable(body.lb_pool, "lb_pool")
     registry = call.control.registry
     try:
-        route = check_claim(
-            registry, call.account, call.token, hostname, tunnel, overwrite=overwrite
-        )
+        route = _claim(call, hostname, tunnel, overwrite)
     except HostnameTaken as error:
         if pool:
             raise HostnameTaken(
@@ -92,6 +90,18 @@ async def _put(call: Call) -> HostnameChange | LoadBalancerChange:
     return LoadBalancerChange(change, change)
 
 
+def _claim(call: Call, hostname: str, tunnel: Tunnel, overwrite: bool) -> Route | None:
+    return check_claim(
+        call.control.registry,
+        call.account,
+        call.token,
+        hostname,
+        tunnel,
+        overwrite=overwrite,
+        quick_domain=call.control.domain,
+    )
+
+
 async def _list(call: Call) -> Page:
     tunnel = call.tunnel()
     routes = [route for route in call.control.registry.routes if route.tunnel_id == tunnel.id]
@@ -106,7 +116,7 @@ async def _delete(call: Call) -> HostnameResult:
     route = registry.route(hostname)
     if route is None or route.tunnel_id != tunnel.id:
         raise Refusal(404, f"{hostname} does not lead to tunnel {tunnel.id}")
-    check_claim(registry, call.account, call.token, hostname, tunnel, overwrite=True)
+    _claim(call, hostname, tunnel, True)
     await registry.delete_route(hostname, call.author)
     return _shown(route)
 
