@@ -15,6 +15,7 @@ from underpass.core.fields import Fields
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
@@ -77,6 +78,7 @@ class EdgeLink(LinkConnection):
         self.connection_id = NOBODY
         self.conn_index = 0
         self.client_info: ClientInfo | None = None
+        self.details = UNKNOWN_DETAILS
         self.registration = LinkRegistration(
             registry,
             router,
@@ -110,6 +112,7 @@ class EdgeLink(LinkConnection):
         self.conn_index = conn_index
         self.connector_id = client.client_id
         self.client_info = client
+        self.details = LinkDetails.of(connection_id, self.peer_ip, client)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

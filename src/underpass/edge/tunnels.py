@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 from typing import Final
+from uuid import UUID
 
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
@@ -84,10 +85,11 @@ class TunnelListeners:
             log.warning("%d connections have not registered: dropping one more", unregistered)
             newest.abort()
 
-    def close_links_of(self, tunnel_id: object) -> None:
-        """Close what a deleted tunnel still holds."""
+    def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """Close the links that a tunnel holds, or one of its connectors: at once to new requests,
+        and for good when those under way have ended."""
         for link in tuple(self.links):
-            if link.tunnel_id == tunnel_id:
+            if link.tunnel_id == tunnel_id and connector_id in (None, link.connector_id):
                 link.prepare_stop()
 
     async def stop(self, seconds: float) -> None:
