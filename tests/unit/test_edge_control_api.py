@@ -25,6 +25,7 @@ from underpass.edge.api.token_bucket import TokenBucket
 from underpass.edge.errors import Unauthorized
 from underpass.edge.router import UNKNOWN_HOST, NoLink
 from underpass.wire.credentials import Credentials
+from underpass.wire.remote_config import MAX_UPDATE_BYTES
 
 Run = Callable[..., None]
 
@@ -824,8 +825,8 @@ class TestConfigurations:
             ({"config": []}, 400),
             (b'{"config": {"a": }}', 400),
             (b'{"config": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", 400),
-            (b'{"config": {"a": "' + b"x" * (1 << 20) + b'"}}', 413),
-            (b'{"config":{"a":"' + b"x" * ((1 << 20) - 100) + b'"}}', 413),
+            (b'{"config": {"a": "' + b"x" * MAX_UPDATE_BYTES + b'"}}', 413),
+            (b'{"config":{"a":"' + b"x" * (MAX_UPDATE_BYTES - 100) + b'"}}', 413),
         ],
         ids=range(7),
     )

@@ -56,6 +56,7 @@ class EdgeLink(LinkConnection):
     Args:
         location: what the connector is told it is connected to.
         first_byte_seconds: how long a response may take to begin.
+        on_registered: called once when the connector has registered and been told so.
         on_gone: called once when the link has ended.
     """
 
@@ -69,6 +70,7 @@ class EdgeLink(LinkConnection):
         *,
         location: str,
         first_byte_seconds: float,
+        on_registered: Callable[[EdgeLink], None],
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
         super().__init__(turn, limits=Limits(connection_window=LINK_WINDOW))
@@ -91,6 +93,7 @@ class EdgeLink(LinkConnection):
         self._turn = turn
         self._router = router
         self._first_byte_seconds = first_byte_seconds
+        self._on_registered = on_registered
         self._on_gone = on_gone
         self._side: PythonSide | None = None
         self._rpc: RegistrationServer | None = None
@@ -158,6 +161,8 @@ class EdgeLink(LinkConnection):
         if self.registered and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            if self.registration.registered:
+                self._on_registered(self)
         if self.registration.refused:
             # Connectors do not close by themselves: see `_control_ended`.
             if self._farewell is None:

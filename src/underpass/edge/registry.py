@@ -113,6 +113,8 @@ class Registry:
     ) -> None:
         self.on_changed: Callable[[], Awaitable[None]] | None = None
         """Called after a change was taken over; `refresh` waits for it."""
+        self.on_configuration: Callable[[UUID], None] | None = None
+        """Called with the tunnel's id when another configuration was taken over."""
         self._store = store
         self._router = router
         self._on_tunnel_deleted = on_tunnel_deleted
@@ -446,6 +448,9 @@ class Registry:
         _fill(self.virtual_networks, ((row.id, row) for row in rows.virtual_networks))
         _fill(self.network_routes, ((row.id, row) for row in rows.network_routes))
         _fill(self.configurations, ((row.tunnel_id, row) for row in rows.configurations))
+        if self.on_configuration is not None:
+            for row in rows.configurations:
+                self.on_configuration(row.tunnel_id)
 
     def _apply(self, changes: Changes) -> None:
         self._take(changes)

@@ -10,6 +10,7 @@ import ssl
 from typing import Final
 from uuid import UUID
 
+from underpass.edge.configurations import ConfigurationPusher
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.registry import Registry
@@ -49,6 +50,8 @@ class TunnelListeners:
         self._servers: list[asyncio.AbstractServer] = []
         self.links: set[EdgeLink] = set()
         """Every connection that is open, registered or not."""
+        self._pusher = ConfigurationPusher(registry, self.links)
+        registry.on_configuration = self._pusher.changed
 
     async def start(self, listeners: list[socket.socket]) -> None:
         """Begin to accept on bound sockets."""
@@ -71,6 +74,7 @@ class TunnelListeners:
             self._router,
             location=self._location,
             first_byte_seconds=self._first_byte_seconds,
+            on_registered=self._pusher.registered,
             on_gone=self.links.discard,
         )
         self.links.add(link)
@@ -94,6 +98,7 @@ class TunnelListeners:
 
     async def stop(self, seconds: float) -> None:
         """Accept no more, let links drain for so long, then close them."""
+        self._pusher.close()
         for server in self._servers:
             server.close()
         for link in tuple(self.links):
