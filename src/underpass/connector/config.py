@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
 from underpass.connector.ingress import Ingress, read_ingress
@@ -18,7 +19,15 @@ from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting, read_warp_routing
 
-__all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
+__all__ = [
+    "Config",
+    "FileState",
+    "config_directories",
+    "file_state",
+    "find_config",
+    "load_config",
+    "read_config",
+]
 
 # Keys that are no flags.
 STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
@@ -27,8 +36,15 @@ LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "re
 _FILE_NAMES = ("config.yml", "config.yaml")
 
 
+FileState = tuple[int, int, int, int]
+"""Device, inode, size and time of change in nanoseconds: another one is another content."""
+
+
 class Config(Struct, frozen=True):
-    """What a file says. `settings` are keyed by flag name; `remarks` are worth a warning each."""
+    """What a file says. `settings` are keyed by flag name; `remarks` are worth a warning each.
+
+    `state` is the file's just before it was read.
+    """
 
     path: Path | None = None
     tunnel: str = ""
@@ -36,6 +52,16 @@ class Config(Struct, frozen=True):
     warp_routing: WarpRouting = DEFAULT_ROUTING
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    state: FileState | None = None
+
+
+def file_state(path: Path) -> FileState | None:
+    """The state of what is at the end of `path`; None when nothing is there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def config_directories(
@@ -72,13 +98,14 @@ def load_config(path: Path | None, directories: Sequence[Path]) -> Config:
     chosen = path.expanduser() if path is not None else find_config(directories)
     if chosen is None:
         return Config()
+    state = file_state(chosen)
     try:
         text = chosen.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration file {chosen}: {error.strerror}"
         ) from None
-    return read_config(parse_yaml(text, str(chosen)), chosen)
+    return replace(read_config(parse_yaml(text, str(chosen)), chosen), state=state)
 
 
 def read_config(document: Document, path: Path | None = None) -> Config:
