@@ -17,8 +17,9 @@ from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedError
 from underpass.connector.in_force import InForce
-from underpass.connector.ingress import HttpStatus, Ingress, Rule
+from underpass.connector.ingress import HttpStatus, Ingress, Rule, single_rule
 from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origins import parse_service
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
@@ -40,7 +41,7 @@ class Bench:
         self.may_read.set()
         self.write("http_status:200")
         self.in_force = InForce()
-        self.in_force.start(self.apply)
+        self.in_force.start(self.apply, single_rule(HttpStatus(503)))
         self.reloader = Reloader(self.read(), self.in_force)
 
     def write(self, service: str, more: str = "") -> None:
@@ -179,6 +180,26 @@ def test_what_waits_for_a_restart_is_named(bench: Bench, caplog: pytest.LogCaptu
     assert vars(record)["keys"] == ["retries", "tunnel"]
 
 
+def test_homes_wait_for_a_restart_if_they_are_others(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        bench.write("http_status:201", "homes: [{name: a}]\n")
+        bench.reloader = Reloader(bench.read(), bench.in_force)
+        bench.reloader.start()
+        # What differs is what is said, not where: the line is another one.
+        bench.write("http_status:202", "\nhomes: [{name: a}]\n")
+        await bench.reload()
+        assert "after a restart" not in caplog.text
+        bench.write("http_status:202", "homes: [{name: b}]\n")
+        await bench.reload()
+        bench.reloader.close()
+
+    asyncio.run(scenario())
+    (record,) = (each for each in caplog.records if "after a restart" in each.getMessage())
+    assert record.__dict__["keys"] == ["homes"]
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_without_a_file_there_is_nothing_to_do(
     bench: Bench, caplog: pytest.LogCaptureFixture, is_there: bool
@@ -198,6 +219,21 @@ def test_without_a_file_there_is_nothing_to_do(
     assert "no configuration file to reload" in caplog.text
 
 
+def test_a_file_is_watched_unless_that_is_turned_off(bench: Bench) -> None:
+    async def scenario() -> None:
+        for settings, watches in (({}, True), ({"no-config-watch": True}, False)):
+            configuration = bench.read()
+            told = Configuration(
+                resolve([settings], {}, {}), configuration.config, configuration.read_again
+            )
+            reloader = Reloader(told, bench.in_force)
+            reloader.start()
+            assert (reloader._watch is not None) is watches
+            reloader.close()
+
+    run(scenario)
+
+
 def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
     async def scenario() -> None:
         began = asyncio.Event()
@@ -207,7 +243,7 @@ def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
             await asyncio.Event().wait()
 
         bench.reloader.close()
-        bench.in_force.start(never)
+        bench.in_force.start(never, single_rule(HttpStatus(503)))
         bench.reloader.start()
         bench.reloader.ask()
         await began.wait()
@@ -315,6 +351,25 @@ def test_a_plan_that_fails_or_is_given_up_leaves_nothing() -> None:
         assert dispatcher.handler({})
 
     dispatching(scenario, rules(201))
+
+
+def test_ten_thousand_origins_that_nobody_asks_for_cost_nothing() -> None:
+    service = [parse_service(f"http://127.0.0.1:{port}") for port in range(1, 10_000)]
+    ingress = Ingress(
+        [
+            *(Rule(each, f"{number}.example.com") for number, each in enumerate(service)),
+            Rule(HttpStatus(404)),
+        ]
+    )
+
+    async def main() -> None:
+        turn = LoopTurn(asyncio.get_running_loop())
+        dispatcher = Dispatcher(turn, ingress)
+        assert len(turn.on_tick) == 1
+        dispatcher.close()
+        assert not turn.on_tick
+
+    asyncio.run(main())
 
 
 def test_services_that_are_never_done_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

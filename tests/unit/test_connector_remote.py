@@ -12,7 +12,7 @@ import pytest
 from underpass.connector.data_path import DataPathError
 from underpass.connector.document import MAX_IGNORED, ConfigError
 from underpass.connector.in_force import InForce
-from underpass.connector.ingress import HttpService, HttpStatus, Ingress
+from underpass.connector.ingress import HttpService, HttpStatus, Ingress, single_rule
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.remote import read_remote
@@ -103,7 +103,7 @@ class Bench:
         self.begun = asyncio.Event()
         self.now = 1000.0
         self.in_force = InForce(clock=lambda: self.now)
-        self.in_force.start(self.apply)
+        self.in_force.start(self.apply, single_rule(HttpStatus(503)))
 
     async def apply(self, ingress: Ingress) -> None:
         self.begun.set()

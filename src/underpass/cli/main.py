@@ -27,7 +27,15 @@ def _long_version() -> str:
 
 @click.group(
     cls=GoGroup,
-    lazy={"tunnel": "underpass.cli.tunnel:tunnel", "edge": "underpass.cli.edge:edge"},
+    lazy={
+        "tunnel": "underpass.cli.tunnel:tunnel",
+        "access": "underpass.cli.access:access",
+        "edge": "underpass.cli.edge:edge",
+        "login": "underpass.cli.login:hidden_login",
+        "management": "underpass.cli.management:management",
+        "tail": "underpass.cli.management:tail",
+    },
+    aliases={"forward": "access"},
     invoke_without_command=True,
     params=setting_options(hidden=True),
     context_settings=_CONTEXT,

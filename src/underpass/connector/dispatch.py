@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
@@ -20,6 +22,7 @@ from underpass.connector.origins import (
     SocksProxy,
     UnixService,
 )
+from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -28,18 +31,14 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.connector.services.private import PrivateNetwork
+    from underpass.connector.services.protected import AccessVerifier
 
 __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
 
-WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
-"""Settings that this version reads and does not act on; whoever gives one is told."""
-
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
-
-_DEFAULTS = OriginRequest()
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
 
@@ -92,8 +91,10 @@ class Dispatcher:
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
+        # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
+        self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
         self._services = self._make(ingress, {}).services
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._in_order()
         self._match = ingress.match
         turn.on_tick.add(self._let_go)
 
@@ -116,7 +117,7 @@ class Dispatcher:
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = tuple(service.forward for service in self._services)
+        self._forwards = self._in_order()
         self._match = plan.ingress.match
         if self._private is not None:
             self._private.routing = plan.ingress.warp_routing
@@ -142,6 +143,10 @@ class Dispatcher:
                 service.close()
             raise
         return Plan(ingress, tuple(services), tuple(new))
+
+    def _in_order(self) -> tuple[Handler, ...]:
+        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
+        return (*(service.forward for service in self._services), _refuse_ambiguous)
 
     def _let_go(self) -> None:
         """Close retired services that have nothing left to do."""
@@ -179,8 +184,10 @@ class Dispatcher:
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
         """A request was answered with an error of our own."""
-        log.error(
-            "Unable to reach the origin service",
+        is_ours = status >= 500
+        log.log(
+            logging.ERROR if is_ours else logging.WARNING,
+            "Unable to reach the origin service" if is_ours else "Request refused",
             extra={
                 "error": str(exchange.context or cause),
                 "cause": cause,
@@ -199,6 +206,8 @@ class Dispatcher:
         self._turn.on_tick.discard(self._let_go)
         for service in (*self._services, *self._retired):
             service.close()
+        for verifier in self._verifiers.values():
+            verifier.close()
         if self._private is not None:
             self._private.close()
 
@@ -213,16 +222,12 @@ class Dispatcher:
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request
         if settings.access is not None:
-            # To serve such a rule unchecked would open what somebody meant to close.
-            raise ServiceNotSupportedError(
-                f"rule #{number}: originRequest.access is not supported yet; protect the "
-                "application itself, or leave the rule out"
-            )
-        for setting in WITHOUT_EFFECT:
-            if getattr(settings, setting) != getattr(_DEFAULTS, setting):
-                log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
+            return self._protected(number, rule, settings.access)
         if isinstance(service, HttpService | UnixService):
-            return HttpOrigin(self._turn, service, settings)
+            try:
+                return HttpOrigin(self._turn, service, settings)
+            except OriginSettingError as error:
+                raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
         if isinstance(service, HelloWorld):
@@ -236,6 +241,28 @@ class Dispatcher:
         from underpass.connector.services.stream import StreamOrigin
 
         return StreamOrigin(self._turn, service, settings)
+
+    def _protected(self, number: int, rule: Rule, access: AccessRequirement) -> Service:
+        """The rule's service, behind a check of Access tokens."""
+        # Here, because most connectors leave Access to the edge.
+        from underpass.connector.access_keys import AccessKeys
+        from underpass.connector.services.protected import (
+            AccessVerifier,
+            ProtectedService,
+            issuer_of,
+        )
+
+        open_rule = replace(rule, origin_request=replace(rule.origin_request, access=None))
+        issuer = issuer_of(access)
+        verifier = self._verifiers.get(issuer)
+        if verifier is None:
+            verifier = self._verifiers[issuer] = AccessVerifier(AccessKeys(issuer))
+        return ProtectedService(self._service(number, open_rule), access, verifier)
+
+
+def _refuse_ambiguous(exchange: OriginExchange) -> None:
+    exchange.context = "the path may be read in several ways, and different rules match them"
+    exchange.fail(400, "ambiguous_path")
 
 
 def _served(rule: Rule) -> Rule:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Literal
 
 from underpass.connector.ingress import Ingress
@@ -31,6 +32,8 @@ class InForce:
 
     Args:
         max_active_flows: the flag's, which wins over every configuration; None when not given.
+
+    `before_change` is called when `named_files` has those of rules that are about to be in force.
     """
 
     def __init__(
@@ -38,9 +41,12 @@ class InForce:
     ) -> None:
         self.max_active_flows = max_active_flows
         self.remote_version = NO_VERSION
+        self.before_change: Callable[[], object] = lambda: None
         self._clock = clock
         self.turn = asyncio.Lock()
         self._apply: Apply | None = None
+        self._ingress: Ingress | None = None
+        self._coming: Ingress | None = None
         self._changes = 0
         self._refused: dict[str, int] = {"file": 0, "edge": 0}
         self._succeeded_at = clock()
@@ -56,14 +62,29 @@ class InForce:
         """The edge's number of what it has sent, else how often the file was applied."""
         return self.remote_version if self.is_remote else self._changes
 
-    def start(self, apply: Apply) -> None:
-        """Be ready for changes."""
+    def start(self, apply: Apply, ingress: Ingress) -> None:
+        """Be ready for changes of `ingress`."""
         self._apply = apply
+        self._ingress = ingress
+
+    @property
+    def named_files(self) -> Iterable[Path]:
+        """The files named by rules that are in force or about to be, which read them then."""
+        for ingress in (self._ingress, self._coming):
+            for rule in ingress.rules if ingress is not None else ():
+                if rule.origin_request.ca_pool:
+                    yield Path(rule.origin_request.ca_pool)
 
     async def put(self, ingress: Ingress) -> None:
         """Put other rules in force, by whoever holds `turn`. Raises DataPathError."""
         assert self._apply is not None
-        await self._apply(ingress)
+        self._coming = ingress
+        try:
+            self.before_change()
+            await self._apply(ingress)
+        finally:
+            self._coming = None
+        self._ingress = ingress
         self._changes += 1
         self._succeeded_at = self._clock()
 

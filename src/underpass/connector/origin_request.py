@@ -1,12 +1,13 @@
 """How requests are made to an origin: the `originRequest` settings (docs: configuration §5).
 
 A field's value comes from the rule, else from the top-level `originRequest`, else from the defaults
-here. `ipRules` and `access` count only where they stand on the rule itself.
+here. `ipRules` count only where they stand on the rule itself.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 from msgspec import Struct
@@ -87,10 +88,14 @@ KEYS = frozenset(FIELDS) | {"ipRules", "access"}
 _IP_RULE_KEYS = frozenset({"prefix", "ports", "allow"})
 _ACCESS_KEYS = frozenset({"required", "teamName", "audTag", "environment"})
 _MAX_PORT = 65535
+# It becomes part of a host name that keys are fetched from.
+_TEAM_NAME = re.compile(r"[A-Za-z0-9-]{0,63}\Z")
 
 
 def read_origin_request(section: Section) -> dict[str, Any]:
     """The fields given in `section`, by their names in OriginRequest. Raises ConfigError."""
+    if not section.values:
+        return {}
     section.refuse_unknown(KEYS)
     fields: dict[str, Any] = {}
     for key, (name, read) in FIELDS.items():
@@ -140,8 +145,14 @@ def _access(section: Section) -> AccessRequirement | None:
     team_name = section.string("teamName") or ""
     audience_tags = section.strings("audTag") or ()
     environment = section.string("environment") or ""
+    if not _TEAM_NAME.match(team_name):
+        raise section.error("teamName", f"{team_name!r} is not the name of a team, like `example`")
+    if environment not in ("", "fed"):
+        raise section.error("environment", f"{environment!r} is not '' or 'fed'")
     if not required:
         return None
     if audience_tags and not team_name:
         raise section.error("teamName", "cannot be blank when audTag is given")
+    if not audience_tags:
+        raise section.error("audTag", "is missing; without one every request would be refused")
     return AccessRequirement(team_name, audience_tags, environment)

@@ -1,4 +1,5 @@
-"""SIGHUP: the configuration file is read again, and what it says of origins put in force.
+"""The configuration file is read again, on SIGHUP or because it has changed, and what it says of
+origins put in force.
 
 A file that cannot be used is refused with its reason, and the old one stays. Requests under way
 finish as they began. What is not about origins belongs to links that are up, so it waits for a
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
@@ -18,6 +19,9 @@ from underpass.connector.in_force import InForce
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
+
+if TYPE_CHECKING:
+    from underpass.connector.watch import FileWatch
 
 __all__ = ["Reloader"]
 
@@ -40,10 +44,12 @@ class Reloader:
         self._is_started = False
         self._asked = False
         self._working: asyncio.Task[None] | None = None
+        self._watch: FileWatch | None = None
 
     def start(self) -> None:
         """Do what is asked from now on, and what has been asked."""
         self._is_started = True
+        self._watch_files()
         if self._asked:
             self.ask()
 
@@ -53,8 +59,23 @@ class Reloader:
         if self._is_started and (self._working is None or self._working.done()):
             self._working = asyncio.create_task(self._work(), name="reload")
 
+    def _watch_files(self) -> None:
+        """Reload also when the file, or one that is named in it, has changed."""
+        started_with = self._started_with
+        if started_with is None or started_with.settings.boolean("no-config-watch"):
+            return
+        path = started_with.config.path
+        if path is not None:
+            from underpass.connector.watch import FileWatch  # not without a file
+
+            self._watch = FileWatch(lambda: (path, *self._in_force.named_files), self.ask)
+            self._watch.start()
+            self._in_force.before_change = self._watch.notice_new_files
+
     def close(self) -> None:
         """Give up what is under way."""
+        if self._watch is not None:
+            self._watch.close()
         if self._working is not None:
             self._working.cancel()
 
@@ -88,6 +109,8 @@ class Reloader:
             _log.error("unexpected error while reloading", exc_info=error)
 
     async def _reload(self, started_with: Configuration) -> None:
+        if self._watch is not None:
+            await self._watch.settle()
         # In a thread: a file of megabytes takes its time, and requests go on.
         found = await asyncio.to_thread(started_with.read_again)
         options = build_options(found.settings, found.config)
@@ -108,5 +131,8 @@ class Reloader:
         ]
         if found.config.tunnel != started_with.config.tunnel:
             waiting.append("tunnel")
+        old, new = started_with.config.homes, found.config.homes
+        if [home.written for home in old] != [home.written for home in new]:
+            waiting.append("homes")
         if waiting:
             _log.warning("Some changes take effect after a restart only", extra={"keys": waiting})

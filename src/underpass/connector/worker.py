@@ -59,9 +59,13 @@ class ConnectorWorker(Inside):
         return self._finish()
 
     def notice(self, notice: Any) -> None:
-        assert isinstance(notice, messages.Abort)
         link = self._links.get(notice.link)
-        if link is not None:
+        if link is None:
+            return
+        if isinstance(notice, messages.Probe):
+            link.probe()
+        else:
+            assert isinstance(notice, messages.Abort)
             link.abort()
 
     def _configure(self, request: messages.Configure) -> messages.Done:
@@ -82,17 +86,23 @@ class ConnectorWorker(Inside):
         return ConfigurationReply(done.version, done.error)
 
     async def _dial(self, request: messages.Dial) -> messages.DialAnswer:
-        slot = EdgeSlot(request.host, request.port, region=0)
+        slot = EdgeSlot(request.host, request.port, region=0, home=request.home)
         try:
-            link = await self._dialer.dial(slot, request.conn_index, request.previous_attempts)
+            link = await self._dialer.dial(
+                slot,
+                request.conn_index,
+                request.previous_attempts,
+                self._links.get(request.replacing),
+            )
         except DialError as error:
-            return messages.DialFailed(error.kind.value, str(error))
+            return messages.DialFailed(error.kind.value, str(error), error.is_lasting)
         except RegistrationRefused as error:
             return messages.Refused(error.cause, error.retry_after_ns, error.should_retry)
         self._links[request.link] = link
-        watching = asyncio.create_task(self._watch(request.link, link))
-        self._watching.add(watching)
-        watching.add_done_callback(self._watching.discard)
+        for watch in (self._watch(request.link, link), self._watch_going_away(request.link, link)):
+            watching = asyncio.create_task(watch)
+            self._watching.add(watching)
+            watching.add_done_callback(self._watching.discard)
         details = link.details
         return messages.Dialled(
             details.connection_id, details.location_name, details.tunnel_is_remotely_managed
@@ -102,6 +112,17 @@ class ConnectorWorker(Inside):
         error = await link.wait_closed()
         del self._links[number]
         self.channel.tell(messages.LinkClosed(number, None if error is None else _words(error)))
+
+    async def _watch_going_away(self, number: int, link: ConnectorLink) -> None:
+        going = asyncio.ensure_future(link.wait_going_away())
+        closed = asyncio.ensure_future(link.wait_closed())
+        try:
+            await asyncio.wait({going, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not closed.done():
+                self.channel.tell(messages.LinkGoingAway(number))
+        finally:
+            going.cancel()
+            closed.cancel()
 
     async def _unregister(self, request: messages.Unregister) -> messages.Done:
         link = self._links.get(request.link)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from underpass.connector.homes import Home
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
@@ -29,9 +30,12 @@ __all__ = [
     "Done",
     "Drain",
     "Finish",
+    "HomeMessage",
     "InFlight",
     "LinkClosed",
+    "LinkGoingAway",
     "Prepare",
+    "Probe",
     "ReadCounters",
     "Refused",
     "RuleMessage",
@@ -61,35 +65,46 @@ class RuleMessage(Struct, array_like=True, frozen=True):
 # Asked by the supervisor.
 
 
+class HomeMessage(Struct, frozen=True):
+    """As homes.Home, without what only the supervisor needs."""
+
+    account_tag: str
+    tunnel_secret: bytes
+    tunnel_id: uuid.UUID
+    name: str
+    cacert: str
+    protocol: str
+    edge_bind_address: str
+    edge_proxy: str
+
+    def __repr__(self) -> str:
+        return f"<HomeMessage for tunnel {self.tunnel_id}>"
+
+
 class Configure(Struct, frozen=True, tag=True):
     """Become a connector's data path. The first request, and the only one with secrets. -> Done"""
 
     log_level: int
-    account_tag: str
-    tunnel_secret: bytes
-    tunnel_id: uuid.UUID
+    homes: tuple[HomeMessage, ...]
     connector_id: uuid.UUID
     rules: tuple[RuleMessage, ...]
     warp_routing: WarpRouting
-    cacert: str
-    protocol: str
-    edge_bind_address: str
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
     workers: int
 
-    def __repr__(self) -> str:
-        return f"<Configure for tunnel {self.tunnel_id}>"
-
 
 class Dial(Struct, frozen=True, tag=True):
-    """Dial `host`:`port` and register; `link` names the link from now on. -> DialAnswer"""
+    """Dial `host`:`port` of a home and register; `link` names the link from now on, and replaces
+    `replacing`, 0 for none. -> DialAnswer"""
 
     link: int
     host: str
     port: int
+    home: int
     conn_index: int
     previous_attempts: int
+    replacing: int = 0
 
 
 class Unregister(Struct, frozen=True, tag=True):
@@ -176,6 +191,7 @@ class DialFailed(Struct, frozen=True, tag=True):
 
     kind: str
     message: str
+    is_lasting: bool = False
 
 
 class Refused(Struct, frozen=True, tag=True):
@@ -199,7 +215,13 @@ class LinkClosed(Struct, array_like=True, frozen=True, tag=True):
     error: str | None
 
 
-WorkerNotice = LinkClosed | LogLine | LogLinesLost
+class LinkGoingAway(Struct, array_like=True, frozen=True, tag=True):
+    """The edge wants a link to end."""
+
+    link: int
+
+
+WorkerNotice = LinkClosed | LinkGoingAway | LogLine | LogLinesLost
 
 
 class Abort(Struct, array_like=True, frozen=True, tag=True):
@@ -208,30 +230,44 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     link: int
 
 
-SupervisorNotice = Abort
+class Probe(Struct, array_like=True, frozen=True, tag=True):
+    """Find out whether a link lives. One that does not exist is no error here either."""
+
+    link: int
+
+
+SupervisorNotice = Abort | Probe
 
 
 # Between the messages and what they stand for.
 
 
 def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
-    """What a worker has to know of the options, which must have credentials."""
-    credentials = options.credentials
-    assert credentials is not None
+    """What a worker has to know of the options, whose homes must have credentials."""
     return Configure(
         log_level=log_level,
-        account_tag=credentials.account_tag,
-        tunnel_secret=bytes(credentials.tunnel_secret),
-        tunnel_id=credentials.tunnel_id,
+        homes=tuple(_home_message(home) for home in options.all_homes),
         connector_id=options.connector_id,
         rules=rules_of(options.ingress),
         warp_routing=options.ingress.warp_routing,
-        cacert="" if options.cacert is None else str(options.cacert),
-        protocol=options.protocol,
-        edge_bind_address=options.edge_bind_address,
         rpc_timeout=options.rpc_timeout,
         tags=options.tags,
         workers=options.workers,
+    )
+
+
+def _home_message(home: Home) -> HomeMessage:
+    credentials = home.credentials
+    assert credentials is not None
+    return HomeMessage(
+        account_tag=credentials.account_tag,
+        tunnel_secret=bytes(credentials.tunnel_secret),
+        tunnel_id=credentials.tunnel_id,
+        name=home.name,
+        cacert="" if home.cacert is None else str(home.cacert),
+        protocol=home.protocol,
+        edge_bind_address=home.edge_bind_address,
+        edge_proxy=home.edge_proxy,
     )
 
 
@@ -239,14 +275,22 @@ def options_of(message: Configure) -> ConnectorOptions:
     """The options a worker builds its data path from."""
     return ConnectorOptions(
         ingress=rules_to_ingress(message),
-        credentials=Credentials(message.account_tag, message.tunnel_secret, message.tunnel_id),
-        cacert=Path(message.cacert) if message.cacert else None,
-        protocol=message.protocol,
-        edge_bind_address=message.edge_bind_address,
+        homes=tuple(_home(home) for home in message.homes),
         rpc_timeout=message.rpc_timeout,
         tags=message.tags,
         workers=message.workers,
         connector_id=message.connector_id,
+    )
+
+
+def _home(message: HomeMessage) -> Home:
+    return Home(
+        name=message.name,
+        credentials=Credentials(message.account_tag, message.tunnel_secret, message.tunnel_id),
+        cacert=Path(message.cacert) if message.cacert else None,
+        protocol=message.protocol,
+        edge_bind_address=message.edge_bind_address,
+        edge_proxy=message.edge_proxy,
     )
 
 

@@ -21,7 +21,7 @@ from underpass.connector.data_path import DataPath, DataPathError
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
-from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.options import ConnectorOptions
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
@@ -58,6 +58,12 @@ class WorkerLink:
         self._details: ConnectionDetails | None = None
         loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[Exception | None] = loop.create_future()
+        self._going_away = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """What the worker knows it by."""
+        return self._number
 
     @property
     def process(self) -> Process:
@@ -81,6 +87,19 @@ class WorkerLink:
     async def wait_closed(self) -> Exception | None:
         """Return when the connection is gone, with the reason if it was not a clean end."""
         return await asyncio.shield(self._closed)
+
+    def going_away(self) -> None:
+        """The edge wants it to end."""
+        self._going_away.set()
+
+    async def wait_going_away(self) -> None:
+        """Return when the edge has said that it wants the connection to end."""
+        await self._going_away.wait()
+
+    def probe(self) -> None:
+        """Find out now whether the edge is still there."""
+        if not self._closed.done():
+            self._process.channel.tell(messages.Probe(self._number))
 
     async def unregister(self, timeout: float) -> None:
         """Ask the edge to send no new requests. Raises ConnectionError."""
@@ -132,6 +151,8 @@ class _Ear:
             write_line(notice, self._worker)
         elif isinstance(notice, LogLinesLost):
             write_loss(notice, self._worker)
+        elif isinstance(notice, messages.LinkGoingAway):
+            self._dialer.link_going_away(notice)
         else:
             self._dialer.link_closed(notice)
 
@@ -150,6 +171,9 @@ class WorkerDialer:
         self._updates: Updates | None = None
         self._links: dict[int, WorkerLink] = {}
         self._numbers = itertools.count(1)
+        # Links are counted through all homes, so that each worker has its share.
+        counts = [home.ha_connections for home in options.all_homes]
+        self._first_links = list(itertools.accumulate(counts, initial=0))
         self._tallies = [Tally() for _ in range(options.workers)]
         # Counts changes of the rules, so that a worker that starts meanwhile misses none.
         self._version = 0
@@ -183,20 +207,37 @@ class WorkerDialer:
                     raise DataPathError(str(outcome)) from outcome
                 raise outcome
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> WorkerLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> WorkerLink:
         """Have a worker connect to `slot` and register. See `links.LinkDialer`."""
-        worker = conn_index % len(self._seats)
+        worker = (self._first_links[slot.home] + conn_index) % len(self._seats)
         process = await self._seats[worker].process()
         number = next(self._numbers)
         link = self._links[number] = WorkerLink(number, process)
-        request = messages.Dial(number, slot.host, slot.port, conn_index, previous_attempts)
+        # One in another worker has died with it, since an index always has the same seat.
+        same = isinstance(replacing, WorkerLink) and replacing.process is process
+        request = messages.Dial(
+            number,
+            slot.host,
+            slot.port,
+            slot.home,
+            conn_index,
+            previous_attempts,
+            replacing.number if same and isinstance(replacing, WorkerLink) else 0,
+        )
         try:
             answer: Any = await process.channel.call(
                 request,
                 messages.DialAnswer,  # type: ignore[arg-type]  # a union is no type to mypy
             )
             if isinstance(answer, messages.DialFailed):
-                raise DialError(DialErrorKind(answer.kind), answer.message)
+                kind = DialErrorKind(answer.kind)
+                raise DialError(kind, answer.message, is_lasting=answer.is_lasting)
             if isinstance(answer, messages.Refused):
                 raise RegistrationRefused(answer.cause, answer.retry_after_ns, answer.should_retry)
         except ChannelError as error:
@@ -229,6 +270,12 @@ class WorkerDialer:
         link = self._links.pop(notice.link, None)
         if link is not None:
             link.closed(None if notice.error is None else ConnectionError(notice.error))
+
+    def link_going_away(self, notice: messages.LinkGoingAway) -> None:
+        """A worker tells that the edge wants a link to end."""
+        link = self._links.get(notice.link)
+        if link is not None:
+            link.going_away()
 
     def counters(self) -> Readings:
         """The sums of all workers, dead ones included, as of the last `refresh`."""

@@ -93,6 +93,7 @@ class EdgeLink(LinkConnection):
         self._side: PythonSide | None = None
         self._rpc: RegistrationServer | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._kept = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
 
@@ -172,16 +173,22 @@ class EdgeLink(LinkConnection):
             self._rpc.closed(None)
         if self.registration.refused:
             self.close()
-        elif self.registered and not self.draining and not self.is_closed:
+        elif self.registered and not self.is_closed:
             # Nobody answers for this link any more, though it may still work off what it has.
-            self._router.drain(self)
+            if not self.draining:
+                self._router.drain(self)
             self._finish_soon()
 
-    def _finish_soon(self) -> None:
-        if self._finishing is None:
-            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+    def _finish_soon(self, kept: int = 0) -> None:
+        if self._finishing is not None:
+            if kept >= self._kept:
+                return
+            # The stream that was to be left over is none that stays any more.
+            self._finishing.cancel()
+        self._kept = kept
+        self._finishing = asyncio.get_running_loop().create_task(self._finish(kept))
 
-    async def _finish(self, kept: int = 0) -> None:
+    async def _finish(self, kept: int) -> None:
         """Wait until only `kept` streams are left, then close: the connector waits for that."""
         try:
             await asyncio.wait_for(self.until_at_most(kept), DRAIN_SECONDS)
@@ -236,9 +243,8 @@ class EdgeLink(LinkConnection):
         if self.registered:
             self._router.drain(self)
         self.shut_down()
-        if self._finishing is None:
-            # The control stream would stay for ever.
-            self._finishing = asyncio.get_running_loop().create_task(self._finish(kept=1))
+        # The control stream would stay for ever.
+        self._finish_soon(kept=1)
 
 
 def _ask_whether_alive(holder: Link) -> None:
