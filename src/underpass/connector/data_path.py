@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -11,6 +12,9 @@ from underpass.connector.links import LinkDialer
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
 from underpass.ops.metrics import Snapshot
+
+if TYPE_CHECKING:
+    from underpass.ops.process_report import Subject
 
 __all__ = ["DataPath", "DataPathError", "build_data_path"]
 
@@ -23,13 +27,19 @@ async def _nothing() -> None:
     """Counters that are at hand are up to date."""
 
 
+async def _nobody(_: Subject) -> str:
+    """There is no other process."""
+    return ""
+
+
 class DataPath(Struct, frozen=True):
     """A connector's data path, in this process or in others.
 
     `counters` returns the request metrics by their full names, as of the last `refresh`. `apply`
     puts other ingress rules in force: new requests meet those, the ones under way finish as they
     began; raises DataPathError, and then nothing has changed. `close` ends what is left open,
-    after the last link is gone. `workers` are the ids of other processes that take part.
+    after the last link is gone. `workers` are the ids of other processes that take part, `reports`
+    what those say of themselves (see `ops.process_report`).
     """
 
     dialer: LinkDialer
@@ -38,6 +48,7 @@ class DataPath(Struct, frozen=True):
     apply: Callable[[Ingress], Awaitable[None]]
     refresh: Callable[[], Awaitable[None]] = _nothing
     workers: Callable[[], Sequence[int]] = tuple
+    reports: Callable[[Subject], Awaitable[str]] = _nobody
 
 
 async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:

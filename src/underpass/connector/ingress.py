@@ -78,13 +78,15 @@ _Candidates = tuple[tuple[_PathCheck, ...], int]
 class Ingress:
     """Compiled rules. `match` is called once per request.
 
-    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it.
+    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it. `defaults` are what
+    rules without settings of their own have, for whoever shows the rules.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], defaults: OriginRequest | None = None) -> None:
         if not rules or not rules[-1].is_catch_all:
             raise ValueError("the last rule must match every host and path")
         self.rules = tuple(rules)
+        self.defaults = defaults or OriginRequest()
         self._any: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
         self._suffixes: dict[bytes, list[int]] = {}
@@ -167,7 +169,8 @@ def split_host_port(host: bytes) -> bytes:
 
 def single_rule(service: Service, origin_request: OriginRequest | None = None) -> Ingress:
     """The rules of a tunnel with one origin."""
-    return Ingress([Rule(service, origin_request=origin_request or OriginRequest())])
+    settings = origin_request or OriginRequest()
+    return Ingress([Rule(service, origin_request=settings)], settings)
 
 
 def read_ingress(document: Document) -> Ingress | None:
@@ -183,7 +186,8 @@ def read_ingress(document: Document) -> Ingress | None:
         [
             _read_rule(section, number, len(sections), defaults)
             for number, section in enumerate(sections, 1)
-        ]
+        ],
+        OriginRequest(**{**defaults, "ip_rules": (), "access": None}),
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -15,19 +17,34 @@ from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPath, DataPathError, build_data_path
 from underpass.connector.discovery import DiscoveryError, DnsResolver, discover_regions
 from underpass.connector.edges import EdgePool, static_regions
+from underpass.connector.ingress import Ingress
 from underpass.connector.links import LinkConnected, LinkEvent
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
+from underpass.connector.settings import Settings
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
 from underpass.ops import event_loop
 from underpass.ops.metrics import Metrics, Snapshot
-from underpass.ops.metrics_server import MetricsAddressError, MetricsServer, serve_metrics
+from underpass.ops.metrics_server import (
+    MetricsAddressError,
+    MetricsServer,
+    Page,
+    json_page,
+    serve_metrics,
+    text_page,
+)
 from underpass.ops.signals import ShutdownSignals
 from underpass.version import VERSION
 
+if TYPE_CHECKING:
+    from underpass.ops.process_report import Subject
+
 __all__ = ["run_connector", "serve_connector"]
+
+_LOCAL_CONFIGURATION: Final = -1
+"""The version of rules that no edge has sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +90,9 @@ async def serve_connector(
         if data_path is None:
             return signals.exit_code
         try:
-            reloader.start(data_path.apply)
-            return await _serve(options, pool, status, data_path, signals, reloader, ready)
+            pages = _Pages(options, status, data_path, configuration)
+            reloader.start(pages.apply)
+            return await _serve(options, pool, status, data_path, signals, reloader, ready, pages)
         finally:
             reloader.close()
             await data_path.close()
@@ -88,6 +106,7 @@ async def _serve(
     signals: ShutdownSignals,
     reloader: Reloader,
     ready: Callable[[], None] | None,
+    pages: _Pages,
 ) -> int:
     report = LinkReport(options.protocol, lambda: status.ready_connections)
     first = _FirstLink(options.pidfile, ready)
@@ -125,6 +144,7 @@ async def _serve(
         ),
         status.readiness,
         lambda: status.quick_hostname,
+        pages.routes,
     )
     try:
         await serve_metrics(metrics, options.metrics)
@@ -134,6 +154,7 @@ async def _serve(
         return 1
     finally:
         await metrics.stop()
+        _log.info("Metrics server stopped")
     _log.info("Tunnel server stopped")
     return signals.exit_code
 
@@ -166,6 +187,71 @@ def _announce(options: ConnectorOptions) -> None:
     _log.info("Version %s (Python %s, %s)", VERSION, python, sys.platform)
     _log.info("Generated Connector ID: %s", options.connector_id)
     _log.info("Initial protocol %s", options.protocol)
+
+
+class _Pages:
+    """What operators can ask beside metrics and readiness. See `inspection`."""
+
+    def __init__(
+        self,
+        options: ConnectorOptions,
+        status: ConnectorStatus,
+        data_path: DataPath,
+        configuration: Configuration | None,
+    ) -> None:
+        assert options.credentials is not None
+        self._tunnel_id = str(options.credentials.tunnel_id)
+        self._status = status
+        self._data_path = data_path
+        self._ingress = options.ingress
+        self._settings: Settings | None = None if configuration is None else configuration.settings
+        self.routes: dict[bytes, Callable[[], Awaitable[Page]]] = {
+            b"/config": self._config,
+            b"/diag/tunnel": self._tunnel,
+            b"/diag/configuration": self._configuration,
+            b"/diag/system": self._system,
+            b"/debug/stacks": self._stacks,
+            b"/debug/memory": self._memory,
+        }
+
+    async def apply(self, ingress: Ingress) -> None:
+        """Put other rules in force, and show those. Raises DataPathError."""
+        await self._data_path.apply(ingress)
+        self._ingress = ingress
+
+    async def _config(self) -> Page:
+        from underpass.connector.inspection import configuration_document
+
+        return json_page(configuration_document(self._ingress, _LOCAL_CONFIGURATION))
+
+    async def _tunnel(self) -> Page:
+        document: dict[str, Any] = {
+            "tunnelID": self._tunnel_id,
+            "connectorID": str(self._status.connector_id),
+        }
+        connections = self._status.connections()
+        return json_page(document | ({"connections": connections} if connections else {}))
+
+    async def _configuration(self) -> Page:
+        from underpass.connector.inspection import settings_document
+
+        return json_page(settings_document(self._settings))
+
+    async def _system(self) -> Page:
+        from underpass.ops.system_information import collect_system_information
+
+        return json_page(await asyncio.to_thread(collect_system_information))
+
+    async def _stacks(self) -> Page:
+        return await self._report("stacks")
+
+    async def _memory(self) -> Page:
+        return await self._report("memory")
+
+    async def _report(self, subject: Subject) -> Page:
+        from underpass.ops.process_report import report
+
+        return text_page(report(subject) + await self._data_path.reports(subject))
 
 
 class _FirstLink:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from typing import Any
 
 from underpass.connector.links import (
     LinkConnected,
@@ -35,7 +36,8 @@ class ConnectorStatus:
         self.quick_hostname = quick_hostname
         self.local_config_pushes = 0
         self.local_config_push_errors = 0
-        self._registered: set[int] = set()
+        # The address at the other end of each link that is up, by the link's index.
+        self._registered: dict[int, str] = {}
         self._locations: dict[tuple[str, str], int] = {}
         self._registrations = 0
         self._failures: Counter[str] = Counter()
@@ -48,14 +50,22 @@ class ConnectorStatus:
     def readiness(self) -> Readiness:
         return Readiness(self.ready_connections, str(self.connector_id))
 
+    def connections(self) -> list[dict[str, Any]]:
+        """The links that are up, as `/diag/tunnel` has them: what is zero is left out, HTTP/2
+        (protocol 0) among it."""
+        return [
+            {"isConnected": True, "edgeAddress": address} | ({"index": index} if index else {})
+            for index, address in sorted(self._registered.items())
+        ]
+
     def observe(self, event: LinkEvent) -> None:
         """Take in what the supervisor tells."""
         if isinstance(event, LinkConnected):
-            self._registered.add(event.conn_index)
+            self._registered[event.conn_index] = event.slot.host
             self._registrations += 1
             self._note_location(str(event.conn_index), event.details.location_name)
         elif isinstance(event, (LinkUnregistered, LinkDisconnected)):
-            self._registered.discard(event.conn_index)
+            self._registered.pop(event.conn_index, None)
         elif isinstance(event, LinkFailed) and isinstance(event.error, RegistrationRefused):
             kind = "dup_edge_conn" if event.error.is_duplicate else "server_error"
             self._failures[kind] += 1

@@ -54,6 +54,10 @@ class ConnectorWorker(Inside):
             return self._prepare(request)
         if isinstance(request, messages.Apply):
             return await self._apply(request)
+        if isinstance(request, messages.Report):
+            from underpass.ops.process_report import report
+
+            return report(request.subject)
         assert isinstance(request, messages.Finish)
         return self._finish()
 

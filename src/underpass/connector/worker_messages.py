@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,7 @@ __all__ = [
     "Prepare",
     "ReadCounters",
     "Refused",
+    "Report",
     "RuleMessage",
     "SupervisorNotice",
     "Unregister",
@@ -121,12 +122,27 @@ class ReadCounters(Struct, frozen=True, tag=True):
     """-> ops.workers.tally.Readings"""
 
 
+class Report(Struct, frozen=True, tag=True):
+    """Say what the process does or holds (`ops.process_report`). -> str"""
+
+    subject: Literal["stacks", "memory"]
+
+
 class Finish(Struct, frozen=True, tag=True):
     """Close what is left open, and say what is left to say. -> None"""
 
 
 WorkerRequest = (
-    Configure | Dial | Unregister | Drain | InFlight | Prepare | Apply | ReadCounters | Finish
+    Configure
+    | Dial
+    | Unregister
+    | Drain
+    | InFlight
+    | Prepare
+    | Apply
+    | ReadCounters
+    | Report
+    | Finish
 )
 
 

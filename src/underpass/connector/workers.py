@@ -22,6 +22,7 @@ from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
+from underpass.ops.process_report import Subject
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
@@ -234,6 +235,22 @@ class WorkerDialer:
                 extra={"worker": seat.number, "error": str(error)},
             )
 
+    async def reports(self, subject: Subject) -> str:
+        """What the workers say of themselves; one that does not answer is passed over."""
+        texts = await asyncio.gather(*(self._report(seat, subject) for seat in self._seats))
+        return "".join(texts)
+
+    async def _report(self, seat: Seat[Process], subject: Subject) -> str:
+        if seat.current is None:
+            return ""
+        try:
+            text = await asyncio.wait_for(
+                seat.current.channel.call(messages.Report(subject), str), SCRAPE_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            text = f"no answer: {str(error) or type(error).__name__}\n"
+        return f"\nworker {seat.number}\n{text}"
+
     def processes(self) -> list[int]:
         """The ids of the workers that run."""
         return [seat.current.pid for seat in self._seats if seat.current is not None]
@@ -369,4 +386,5 @@ async def open_workers(options: ConnectorOptions) -> DataPath:
         dialer.apply,
         dialer.refresh,
         dialer.processes,
+        dialer.reports,
     )
