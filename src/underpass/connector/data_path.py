@@ -14,6 +14,7 @@ from underpass.connector.status import ConnectorStatus
 from underpass.ops.metrics import Snapshot
 
 if TYPE_CHECKING:
+    from underpass.connector.management.host import Host
     from underpass.ops.process_report import Subject
 
 __all__ = ["DataPath", "DataPathError", "build_data_path"]
@@ -59,13 +60,18 @@ async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) ->
     if options.workers > 1:
         from underpass.connector.workers import open_workers
 
-        return await open_workers(options)
+        return await open_workers(options, status)
     from underpass.connector.dispatch import ServiceNotSupportedError
     from underpass.connector.link import HttpLinkDialer
     from underpass.connector.trust import TrustError
 
+    def host() -> Host:
+        from underpass.connector.management.host import LocalHost
+
+        return LocalHost(status, dialer.log_level_changed)
+
     try:
-        dialer = HttpLinkDialer(options, status)
+        dialer = HttpLinkDialer(options, status, host)
     except (ServiceNotSupportedError, TrustError) as error:
         raise DataPathError(str(error)) from error
 

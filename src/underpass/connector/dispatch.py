@@ -39,6 +39,9 @@ WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
 
+_HTTP_EVENT: Final = 1
+"""The numeric `event` field of what is about an HTTP request."""
+
 _DEFAULTS = OriginRequest()
 
 Handler: TypeAlias = Callable[[OriginExchange], None]
@@ -82,18 +85,26 @@ class Plan(Struct, frozen=True):
 class Dispatcher:
     """The services of the ingress rules in force.
 
+    Requests to the host `reserved` never meet the rules; what `make_reserved` returns gets them.
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress) -> None:
+    def __init__(
+        self,
+        turn: LoopTurn,
+        ingress: Ingress,
+        reserved: bytes = b"",
+        make_reserved: Callable[[], Service] | None = None,
+    ) -> None:
         self._turn = turn
+        self._reserved_host = reserved
+        self._make_reserved = make_reserved
+        self._reserved: Service | None = None
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
-        self._services = self._make(ingress, {}).services
-        self._forwards = tuple(service.forward for service in self._services)
-        self._match = ingress.match
+        self._put_in_force(self._make(ingress, {}))
         turn.on_tick.add(self._let_go)
 
     def prepare(self, ingress: Ingress) -> Plan:
@@ -114,14 +125,35 @@ class Dispatcher:
 
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
-        old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = tuple(service.forward for service in self._services)
-        self._match = plan.ingress.match
+        old = self._services
+        self._put_in_force(plan)
         staying = set(map(id, self._services))
         for service in old:
             if id(service) not in staying:
                 self._retired.append(service)
         self._let_go()
+
+    def _put_in_force(self, plan: Plan) -> None:
+        self._services, self._ingress = plan.services, plan.ingress
+        self._ingress.reserve(self._reserved_host)
+        self._match = self._ingress.match
+        self.look_at_log_level()
+
+    def look_at_log_level(self) -> None:
+        """Log each request from now on, or no longer: told when the log's level has changed, so
+        that no request has to ask for it."""
+        forwards = [service.forward for service in self._services]
+        if log.isEnabledFor(logging.DEBUG):
+            from underpass.connector.request_log import logged
+
+            forwards = [
+                logged(forward, number, rule)
+                for number, (forward, rule) in enumerate(
+                    zip(forwards, self._ingress.rules, strict=True)
+                )
+            ]
+        # The last one is what `RESERVED`, which is -1, leads to.
+        self._forwards = (*forwards, self._forward_reserved)
 
     def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
         services: list[Service] = []
@@ -182,6 +214,7 @@ class Dispatcher:
         log.error(
             "Unable to reach the origin service",
             extra={
+                "event": _HTTP_EVENT,
                 "error": str(exchange.context or cause),
                 "cause": cause,
                 "status": status,
@@ -201,6 +234,8 @@ class Dispatcher:
             service.close()
         if self._private is not None:
             self._private.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def _forward_private(self, exchange: OriginExchange) -> None:
         if self._private is None:
@@ -209,6 +244,13 @@ class Dispatcher:
 
             self._private = PrivateNetwork(self._turn)
         self._private.forward(exchange)
+
+    def _forward_reserved(self, exchange: OriginExchange) -> None:
+        if self._reserved is None:
+            # Made for the first request: most connectors never see one.
+            assert self._make_reserved is not None
+            self._reserved = self._make_reserved()
+        self._reserved.forward(exchange)
 
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct, field
@@ -55,6 +55,10 @@ MAX_REMEMBERED_HOSTS = 4096
 MAX_REMEMBERED_HOST = 262
 
 _RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+
+
+RESERVED: Final = -1
+"""What `Ingress.match` returns for a host that is not the rules' business."""
 
 
 class Rule(Struct, frozen=True):
@@ -101,6 +105,12 @@ class Ingress:
                     self._suffixes.setdefault(host[1:], []).append(index)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes})
         self._by_host: dict[bytes, int | _Candidates] = {}
+        self._reserved = b""
+
+    def reserve(self, host: bytes) -> None:
+        """Have `match` return RESERVED for a host, in lower case, whatever the rules say."""
+        self._reserved = host
+        self._by_host.clear()
 
     def match(self, host: bytes, path: bytes) -> int:
         """The index of the first rule that matches.
@@ -117,6 +127,8 @@ class Ingress:
 
     def _look_up(self, host: bytes) -> int | _Candidates:
         name = split_host_port(host)
+        if self._reserved and name.lower() == self._reserved:
+            return RESERVED
         indexes = set(self._any)
         indexes.update(self._exact.get(name, ()))
         for length in self._suffix_lengths:

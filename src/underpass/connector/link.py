@@ -11,9 +11,10 @@ import logging
 import platform
 import ssl
 import sys
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from underpass.connector.dispatch import Dispatcher, Plan
+from underpass.connector.dispatch import Dispatcher, Plan, Service
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
@@ -28,6 +29,7 @@ from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
 from underpass.wire.headers import (
     EDGE_SERVER_NAME_HTTP2,
+    FEATURE_MANAGEMENT_LOGS,
     FEATURE_SERIALIZED_HEADERS,
 )
 from underpass.wire.link import LinkConnection
@@ -41,6 +43,9 @@ from underpass.wire.registration import (
 from underpass.wire.rpc import RpcError, RpcProtocolError
 from underpass.wire.turns import LoopTurn
 
+if TYPE_CHECKING:
+    from underpass.connector.management.host import Host
+
 __all__ = ["ConnectorLink", "HttpLinkDialer"]
 
 log = logging.getLogger("underpass.connector.link")
@@ -51,7 +56,7 @@ DIAL_TIMEOUT: Final = 15.0
 CONTROL_STREAM_TIMEOUT: Final = 15.0
 """Seconds the edge has to open the control stream; cloudflared would wait for ever."""
 
-FEATURES: Final = (FEATURE_SERIALIZED_HEADERS,)
+FEATURES: Final = (FEATURE_SERIALIZED_HEADERS, FEATURE_MANAGEMENT_LOGS)
 """Only what is implemented: an edge may act on any of them."""
 
 
@@ -159,9 +164,18 @@ class ConnectorLink(LinkConnection):
 
 
 class HttpLinkDialer:
-    """Dials links and owns what they share: the turn, the dispatcher, the counters."""
+    """Dials links and owns what they share: the turn, the dispatcher, the counters.
 
-    def __init__(self, options: ConnectorOptions, status: ConnectorStatus) -> None:
+    `host` is what the management service is made for, once it is asked something; without it
+    there is none.
+    """
+
+    def __init__(
+        self,
+        options: ConnectorOptions,
+        status: ConnectorStatus,
+        host: Callable[[], Host] | None = None,
+    ) -> None:
         if options.credentials is None:
             raise ValueError("a connector needs credentials")
         self._options = options
@@ -175,7 +189,13 @@ class HttpLinkDialer:
         # The link that tells the edge of the configuration in force, while there is one.
         self._reporter: ConnectorLink | None = None
         self._ingress = options.ingress
-        self._dispatcher = Dispatcher(self._turn, options.ingress)
+        self._host = host
+        self._dispatcher = Dispatcher(
+            self._turn,
+            options.ingress,
+            options.management_hostname.encode("idna") if host is not None else b"",
+            self._management,
+        )
         self._tag = str(options.connector_id).encode()
         self._tags = [
             (b"cf-warp-tag-" + name.lower().encode(), value.encode())
@@ -187,6 +207,12 @@ class HttpLinkDialer:
             VERSION,
             f"{sys.platform}_{platform.machine()}",
         )
+
+    def _management(self) -> Service:
+        from underpass.connector.management.service import ManagementService
+
+        assert self._host is not None
+        return ManagementService(self._options, self._host())
 
     async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> ConnectorLink:
         """Connect to `slot` and register. See `links.LinkDialer`."""
@@ -268,6 +294,10 @@ class HttpLinkDialer:
         except (RpcError, asyncio.TimeoutError) as error:
             self._status.local_config_push_errors += 1
             log.warning("unable to report the configuration", extra={"error": str(error)})
+
+    def log_level_changed(self, _: int = 0) -> None:
+        """The level of the log is another one."""
+        self._dispatcher.look_at_log_level()
 
     def prepare(self, ingress: Ingress) -> Plan:
         """Make what other ingress rules need. Raises ServiceNotSupportedError or TrustError."""

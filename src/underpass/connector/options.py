@@ -35,6 +35,11 @@ ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
 
 DEFAULT_METRICS = "localhost:0"
 
+DEFAULT_MANAGEMENT_HOSTNAME = "management.argotunnel.com"
+
+DEFAULT_SERVICE_ADDRESS = ("198.41.200.113", 80)
+"""An address that lies where the edge does, when the edge's own are not known beforehand."""
+
 # Seconds; cloudflared's own limit.
 LONGEST_GRACE_PERIOD = 180.0
 # Links of one connector; conn_index is eight bits on the wire, and no edge wants that many.
@@ -55,6 +60,7 @@ class ConnectorOptions(Struct, frozen=True):
     `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned
     and the system's roots. `quick_hostname` is the name a quick tunnel got, without a scheme.
     `credentials` None is allowed only until a quick tunnel has supplied them.
+    `management_hostname` "" means no management service.
     """
 
     ingress: Ingress
@@ -74,6 +80,9 @@ class ConnectorOptions(Struct, frozen=True):
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
     label: str = ""
+    management_hostname: str = DEFAULT_MANAGEMENT_HOSTNAME
+    management_diagnostics: bool = True
+    service_op_ip: tuple[str, int] | None = None
     quick_hostname: str = ""
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
@@ -100,6 +109,9 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
+        management_hostname=settings.text("management-hostname").lower(),
+        management_diagnostics=settings.boolean("management-diagnostics"),
+        service_op_ip=_service_address(settings),
     )
 
 
@@ -165,6 +177,15 @@ def _protocol(text: str) -> str:
             "--protocol quic is not supported yet; leave --protocol out or use --protocol http2"
         )
     raise SettingError(f"--protocol {text!r} is unknown; use auto or http2")
+
+
+def _service_address(settings: Settings) -> tuple[str, int] | None:
+    """Where `host_details` looks for the way to the edge; None for the edge that is given."""
+    text = settings.text("service-op-ip")
+    try:
+        return parse_edge(text) if text else None
+    except ValueError as error:
+        raise SettingError(f"--service-op-ip: {error}") from None
 
 
 def _ip_version(text: str) -> str:

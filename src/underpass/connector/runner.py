@@ -136,12 +136,14 @@ async def _serve(
     def links() -> Snapshot:
         return {"cloudflared_tunnel_ha_connections": supervisor.running}
 
+    exposition = Metrics(
+        [status.snapshot, data_path.counters, links, reloader.snapshot],
+        refresh=data_path.refresh,
+        workers=data_path.workers,
+    )
+    status.metrics, status.report = exposition.scrape, pages.report
     metrics = MetricsServer(
-        Metrics(
-            [status.snapshot, data_path.counters, links, reloader.snapshot],
-            refresh=data_path.refresh,
-            workers=data_path.workers,
-        ),
+        exposition,
         status.readiness,
         lambda: status.quick_hostname,
         pages.routes,
@@ -243,15 +245,16 @@ class _Pages:
         return json_page(await asyncio.to_thread(collect_system_information))
 
     async def _stacks(self) -> Page:
-        return await self._report("stacks")
+        return text_page(await self.report("stacks"))
 
     async def _memory(self) -> Page:
-        return await self._report("memory")
+        return text_page(await self.report("memory"))
 
-    async def _report(self, subject: Subject) -> Page:
+    async def report(self, subject: Subject) -> str:
+        """What all processes of the connector do or hold."""
         from underpass.ops.process_report import report
 
-        return text_page(report(subject) + await self._data_path.reports(subject))
+        return report(subject) + await self._data_path.reports(subject)
 
 
 class _FirstLink:

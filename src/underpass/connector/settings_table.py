@@ -305,7 +305,30 @@ def _operation() -> Iterable[Setting]:
         "File that gets the process id once a link is up.",
         env="TUNNEL_PIDFILE",
     )
-    yield _setting("label", "text", group, "Name of this connector.", hidden=True)
+    yield _setting("label", "text", group, "Name of this connector, for whoever manages it.")
+    yield _setting(
+        "management-hostname",
+        "text",
+        group,
+        "Hostname of the management service inside the tunnel; empty for none.",
+        default="management.argotunnel.com",
+        env="TUNNEL_MANAGEMENT_HOSTNAME",
+    )
+    yield _setting(
+        "management-diagnostics",
+        "boolean",
+        group,
+        "Metrics and diagnostics on the management hostname, =false for none.",
+        default=True,
+        env="TUNNEL_MANAGEMENT_DIAGNOSTICS",
+    )
+    yield _setting(
+        "service-op-ip",
+        "text",
+        group,
+        env="TUNNEL_SERVICE_OP_IP",
+        hidden=True,
+    )
 
 
 def _origin() -> Iterable[Setting]:
@@ -404,9 +427,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
      "TUNNEL_QUIC_CONN_LEVEL_FLOW_CONTROL_LIMIT", ""),
     ("quic-stream-level-flow-control-limit", "integer",
      "TUNNEL_QUIC_STREAM_LEVEL_FLOW_CONTROL_LIMIT", ""),
-    ("management-hostname", "text", "TUNNEL_MANAGEMENT_HOSTNAME", ""),
-    ("management-diagnostics", "boolean", "TUNNEL_MANAGEMENT_DIAGNOSTICS", ""),
-    ("service-op-ip", "text", "TUNNEL_SERVICE_OP_IP", ""),
     ("metrics-update-freq", "duration", "TUNNEL_METRICS_UPDATE_FREQ", ""),
     ("compression-quality", "integer", "TUNNEL_COMPRESSION_LEVEL", ""),
     ("heartbeat-interval", "duration", "", ""),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from underpass.connector.links import (
     LinkConnected,
@@ -20,6 +21,9 @@ from underpass.ops.metrics import Labelled, Snapshot
 from underpass.ops.metrics_server import Readiness
 from underpass.wire.registration import RegistrationRefused
 
+if TYPE_CHECKING:
+    from underpass.ops.process_report import Subject
+
 __all__ = ["ConnectorStatus"]
 
 # Former edge locations that are remembered; a wandering edge must not grow the table for ever.
@@ -28,12 +32,24 @@ MAX_LOCATIONS = 64
 _REGISTER = "registerConnection"
 
 
+async def _no_metrics() -> bytes:
+    return b""
+
+
+async def _no_report(_: Subject) -> str:
+    return ""
+
+
 class ConnectorStatus:
     """Readiness and metrics of one connector. Only a quick tunnel has a `quick_hostname`."""
 
     def __init__(self, connector_id: uuid.UUID, quick_hostname: str = "") -> None:
         self.connector_id = connector_id
         self.quick_hostname = quick_hostname
+        self.metrics: Callable[[], Awaitable[bytes]] = _no_metrics
+        """The exposition of the whole connector, once somebody has set this."""
+        self.report: Callable[[Subject], Awaitable[str]] = _no_report
+        """What all processes of the connector do or hold, likewise."""
         self.local_config_pushes = 0
         self.local_config_push_errors = 0
         # The address at the other end of each link that is up, by the link's index.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 from underpass.connector import worker_messages as messages
 from underpass.connector.dispatch import Plan, ServiceNotSupportedError
@@ -16,6 +17,9 @@ from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.inside import Inside, run_worker
 from underpass.wire.registration import RegistrationRefused
 from underpass.wire.rpc import RpcError
+
+if TYPE_CHECKING:
+    from underpass.connector.management.between_processes import RemoteHost
 
 __all__ = ["ConnectorWorker", "main"]
 
@@ -30,6 +34,7 @@ class ConnectorWorker(Inside):
         super().__init__()
         self._status: ConnectorStatus
         self._dialer: HttpLinkDialer
+        self._host: RemoteHost | None = None
         self._plan: Plan | None = None
         self._links: dict[int, ConnectorLink] = {}
         self._watching: set[asyncio.Task[None]] = set()
@@ -62,6 +67,18 @@ class ConnectorWorker(Inside):
         return self._finish()
 
     def notice(self, notice: Any) -> None:
+        if isinstance(notice, messages.LogFrom):
+            logging.getLogger("underpass").setLevel(notice.level)
+            self._dialer.log_level_changed()
+            return
+        if isinstance(notice, messages.Streamed):
+            if self._host is not None:
+                self._host.streamed(notice)
+            return
+        if isinstance(notice, messages.Preempted):
+            if self._host is not None:
+                self._host.preempted(notice)
+            return
         assert isinstance(notice, messages.Abort)
         link = self._links.get(notice.link)
         if link is not None:
@@ -72,10 +89,16 @@ class ConnectorWorker(Inside):
         options = messages.options_of(request)
         self._status = ConnectorStatus(options.connector_id)
         try:
-            self._dialer = HttpLinkDialer(options, self._status)
+            self._dialer = HttpLinkDialer(options, self._status, self._make_host)
         except (ServiceNotSupportedError, TrustError) as error:
             return messages.Done(str(error))
         return messages.Done()
+
+    def _make_host(self) -> RemoteHost:
+        from underpass.connector.management.between_processes import RemoteHost
+
+        self._host = RemoteHost(self.channel)
+        return self._host
 
     async def _dial(self, request: messages.Dial) -> messages.DialAnswer:
         slot = EdgeSlot(request.host, request.port, region=0)

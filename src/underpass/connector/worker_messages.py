@@ -20,6 +20,7 @@ from underpass.wire.credentials import Credentials
 __all__ = [
     "Abort",
     "Apply",
+    "BeginStreaming",
     "Configure",
     "Dial",
     "DialAnswer",
@@ -27,15 +28,22 @@ __all__ = [
     "Dialled",
     "Done",
     "Drain",
+    "EndStreaming",
     "Finish",
     "InFlight",
     "LinkClosed",
+    "LogFrom",
+    "Preempted",
     "Prepare",
     "ReadCounters",
+    "ReadMetrics",
+    "ReadReports",
     "Refused",
     "Report",
     "RuleMessage",
+    "Streamed",
     "SupervisorNotice",
+    "SupervisorRequest",
     "Unregister",
     "WorkerNotice",
     "WorkerRequest",
@@ -72,6 +80,10 @@ class Configure(Struct, frozen=True, tag=True):
     edge_bind_address: str
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
+    label: str
+    management_hostname: str
+    management_diagnostics: bool
+    service_op_ip: tuple[str, int] | None
 
     def __repr__(self) -> str:
         return f"<Configure for tunnel {self.tunnel_id}>"
@@ -191,7 +203,13 @@ class LinkClosed(Struct, array_like=True, frozen=True, tag=True):
     error: str | None
 
 
-WorkerNotice = LinkClosed | LogLine | LogLinesLost
+class EndStreaming(Struct, array_like=True, frozen=True, tag=True):
+    """A management session wants no more records."""
+
+    session: int
+
+
+WorkerNotice = LinkClosed | LogLine | LogLinesLost | EndStreaming
 
 
 class Abort(Struct, array_like=True, frozen=True, tag=True):
@@ -200,7 +218,52 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     link: int
 
 
-SupervisorNotice = Abort
+class LogFrom(Struct, array_like=True, frozen=True, tag=True):
+    """Hand over log records from this level on."""
+
+    level: int
+
+
+class Streamed(Struct, array_like=True, frozen=True, tag=True):
+    """A log record for a management session, as the message that carries it."""
+
+    session: int
+    message: bytes
+
+
+class Preempted(Struct, array_like=True, frozen=True, tag=True):
+    """A management session gets no more records: the same actor has another one."""
+
+    session: int
+
+
+SupervisorNotice = Abort | LogFrom | Streamed | Preempted
+
+
+# Asked by a worker, whose management service knows only itself.
+
+
+class BeginStreaming(Struct, frozen=True, tag=True):
+    """Hand log records to a session from now on; `wire.log_streaming` has the enums. -> bool"""
+
+    session: int
+    actor: str
+    level: int
+    events: tuple[int, ...]
+    sampling: float
+
+
+class ReadMetrics(Struct, frozen=True, tag=True):
+    """The metrics of the whole connector. -> bytes"""
+
+
+class ReadReports(Struct, frozen=True, tag=True):
+    """What all processes do or hold. -> str"""
+
+    subject: Literal["stacks", "memory"]
+
+
+SupervisorRequest = BeginStreaming | ReadMetrics | ReadReports
 
 
 # Between the messages and what they stand for.
@@ -222,6 +285,10 @@ def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
         edge_bind_address=options.edge_bind_address,
         rpc_timeout=options.rpc_timeout,
         tags=options.tags,
+        label=options.label,
+        management_hostname=options.management_hostname,
+        management_diagnostics=options.management_diagnostics,
+        service_op_ip=options.service_op_ip or next(iter(options.edges), None),
     )
 
 
@@ -236,6 +303,10 @@ def options_of(message: Configure) -> ConnectorOptions:
         rpc_timeout=message.rpc_timeout,
         tags=message.tags,
         connector_id=message.connector_id,
+        label=message.label,
+        management_hostname=message.management_hostname,
+        management_diagnostics=message.management_diagnostics,
+        service_op_ip=message.service_op_ip,
     )
 
 

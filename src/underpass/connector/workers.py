@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -22,13 +22,17 @@ from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
-from underpass.ops.process_report import Subject
+from underpass.connector.status import ConnectorStatus
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
 from underpass.ops.workers.tally import Readings, Tally, total
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
+
+if TYPE_CHECKING:
+    from underpass.connector.management.between_processes import StreamingDesk
+    from underpass.ops.process_report import Subject
 
 __all__ = ["WorkerDialer", "WorkerLink", "open_workers"]
 
@@ -114,7 +118,7 @@ class WorkerLink:
 class _Ear:
     """What the supervisor hears from one worker process."""
 
-    requests = None
+    requests = messages.SupervisorRequest
     notices = messages.WorkerNotice
 
     def __init__(self, dialer: WorkerDialer, worker: int) -> None:
@@ -122,13 +126,15 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
-        raise NotImplementedError("workers ask for nothing")
+        return await self._dialer.answer(self._worker, request)
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
             write_line(notice, self._worker)
         elif isinstance(notice, LogLinesLost):
             write_loss(notice, self._worker)
+        elif isinstance(notice, messages.EndStreaming):
+            self._dialer.end_streaming(self._worker, notice.session)
         else:
             self._dialer.link_closed(notice)
 
@@ -142,8 +148,10 @@ class _Ear:
 class WorkerDialer:
     """`links.LinkDialer` over `options.workers` processes, and the rest of a DataPath."""
 
-    def __init__(self, options: ConnectorOptions) -> None:
+    def __init__(self, options: ConnectorOptions, status: ConnectorStatus | None = None) -> None:
         self._options = options
+        self._status = status or ConnectorStatus(options.connector_id)
+        self._desk: StreamingDesk | None = None
         self._links: dict[int, WorkerLink] = {}
         self._numbers = itertools.count(1)
         self._tallies = [Tally() for _ in range(options.workers)]
@@ -166,6 +174,27 @@ class WorkerDialer:
     async def start_process(self, worker: int) -> Process:
         """A new process for a seat. Raises OSError."""
         return await WorkerProcess.start("underpass.connector.worker", _Ear(self, worker))
+
+    async def answer(self, worker: int, request: Any) -> Any:
+        """Answer a worker's management service."""
+        process = self._seats[worker].current
+        if process is None:
+            raise WorkerLostError(f"worker process {worker} is not ready")
+        if self._desk is None:
+            from underpass.connector.management.between_processes import StreamingDesk
+
+            self._desk = StreamingDesk(self._status, self._log_from)
+        return await self._desk.answer(process.channel, request)
+
+    def end_streaming(self, worker: int, session: int) -> None:
+        """A worker's session wants no more records."""
+        process = self._seats[worker].current
+        if self._desk is not None and process is not None:
+            self._desk.end(process.channel, session)
+
+    def _log_from(self, level: int) -> None:
+        for process in self._configured:
+            process.channel.tell(messages.LogFrom(level))
 
     async def open(self) -> None:
         """Start the processes. Raises DataPathError, and then there is none."""
@@ -341,6 +370,8 @@ class WorkerDialer:
 
     def _ended(self, worker: int, process: Process, how: str) -> None:
         self._tallies[worker].ended()
+        if self._desk is not None:
+            self._desk.lost(process.channel)
         self._configured.pop(process, None)
         for number, link in list(self._links.items()):
             if link.process is process:
@@ -370,9 +401,9 @@ def _end(worker: int, process: Process, error: Exception) -> None:
     process.kill()
 
 
-async def open_workers(options: ConnectorOptions) -> DataPath:
+async def open_workers(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
     """The data path of `options.workers` processes. Raises DataPathError."""
-    dialer = WorkerDialer(options)
+    dialer = WorkerDialer(options, status)
     try:
         await dialer.open()
     except asyncio.CancelledError:

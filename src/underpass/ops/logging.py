@@ -29,6 +29,7 @@ __all__ = [
     "LoggingOptions",
     "configure_logging",
     "record_fields",
+    "timestamp",
 ]
 
 LEVELS = {
@@ -99,6 +100,9 @@ def configure_logging(options: LoggingOptions, stream: TextIO | None = None) -> 
     root.propagate = False
     level = LEVELS.get(options.level)
     root.setLevel(logging.INFO if level is None else level)
+    for handler in handlers:
+        # The level may be lowered for a while, for somebody who listens from elsewhere.
+        handler.setLevel(root.level)
     if level is None:
         root.error("Unknown log level, using info", extra={"loglevel": options.level})
     if options.logfile and options.directory:
@@ -129,7 +133,7 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         _, level, colour = _NAMES[_level(record)]
-        stamp = _timestamp(record.created)
+        stamp = timestamp(record.created)
         if self._colour:
             stamp, level = f"\x1b[90m{stamp}\x1b[0m", f"\x1b[{colour}m{level}\x1b[0m"
         parts = [stamp, level, _one_line(_clean(record.getMessage()))]
@@ -145,7 +149,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "level": _NAMES[_level(record)][0],
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "message": _clean(record.getMessage()),
         }
         for name, value in _fields(record):
@@ -221,7 +225,8 @@ def _level(record: logging.LogRecord) -> int:
     return logging.DEBUG
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch, as the log has them."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 

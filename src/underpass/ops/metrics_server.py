@@ -222,10 +222,7 @@ class MetricsServer:
             return text_page(f"ERR: {error}\n", 500)
 
     async def _answer_metrics(self) -> Page:
-        if not self._metrics.is_ready:
-            await asyncio.to_thread(self._metrics.prepare)  # an import; requests go on meanwhile
-        await self._metrics.refresh()
-        return Page(200, CONTENT_TYPE, self._metrics.render())
+        return Page(200, CONTENT_TYPE, await self._metrics.scrape())
 
     async def _answer_ready(self) -> Page:
         readiness = self._readiness()

@@ -51,7 +51,9 @@ class CloseCode(enum.IntEnum):
     NORMAL = 1000
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
+    UNSUPPORTED = 1003
     INVALID_TEXT = 1007
+    POLICY = 1008
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
 
@@ -87,7 +89,7 @@ def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
     return head + payload
 
 
-def encode_close(code: CloseCode, reason: str = "") -> bytes:
+def encode_close(code: int, reason: str = "") -> bytes:
     """A close frame; the reason is cut to what a control frame holds."""
     text = reason.encode("utf-8")[: MAX_CONTROL - 2].decode("utf-8", "ignore").encode("utf-8")
     return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big") + text)
@@ -138,7 +140,13 @@ class WebSocketServer:
         if not self._close_sent:
             self._write(encode_frame(message.opcode, message.data))
 
-    def close(self, code: CloseCode, reason: str = "") -> None:
+    def ping(self) -> None:
+        """Ask the peer for a sign of life, so that nothing on the way takes the connection for an
+        idle one. Nobody waits for the answer."""
+        if not self._close_sent:
+            self._write(encode_frame(Opcode.PING, b""))
+
+    def close(self, code: int, reason: str = "") -> None:
         """Send a close frame; the peer's own answer sets `closed`."""
         if not self._close_sent:
             self._close_sent = True
