@@ -27,7 +27,11 @@ def _long_version() -> str:
 
 @click.group(
     cls=GoGroup,
-    lazy={"tunnel": "underpass.cli.tunnel:tunnel", "edge": "underpass.cli.edge:edge"},
+    lazy={
+        "tunnel": "underpass.cli.tunnel:tunnel",
+        "edge": "underpass.cli.edge:edge",
+        "tail": "underpass.cli.tail:tail",
+    },
     invoke_without_command=True,
     params=setting_options(hidden=True),
     context_settings=_CONTEXT,

@@ -28,6 +28,7 @@ __all__ = [
     "LoggingError",
     "LoggingOptions",
     "configure_logging",
+    "one_line",
     "record_fields",
     "timestamp",
 ]
@@ -136,7 +137,7 @@ class ConsoleFormatter(logging.Formatter):
         stamp = timestamp(record.created)
         if self._colour:
             stamp, level = f"\x1b[90m{stamp}\x1b[0m", f"\x1b[{colour}m{level}\x1b[0m"
-        parts = [stamp, level, _one_line(_clean(record.getMessage()))]
+        parts = [stamp, level, one_line(_clean(record.getMessage()))]
         for name, value in _fields(record):
             text = _console_value(value)
             parts.append(f"\x1b[36m{name}=\x1b[0m{text}" if self._colour else f"{name}={text}")
@@ -209,7 +210,7 @@ def _console_value(value: Any) -> str:
     return json.dumps(text) if _QUOTED.search(text) else text
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Control characters, line ends included, as escapes: a terminal obeys none of them."""
     if text.isprintable():
         return text

@@ -147,7 +147,7 @@ def _filters(given: _Filters | None) -> LogFilters:
     return LogFilters(
         LogLevel[given.level] if given.level is not None else LogLevel.debug,
         tuple(dict.fromkeys(LogEvent[event] for event in given.events or ())),
-        min(max(given.sampling or 0.0, 0.0), 1.0),
+        min(max(1.0 if given.sampling is None else given.sampling, 0.0), 1.0),
     )
 
 
