@@ -31,6 +31,7 @@ def _long_version() -> str:
         "tunnel": "underpass.cli.tunnel:tunnel",
         "edge": "underpass.cli.edge:edge",
         "tail": "underpass.cli.tail:tail",
+        "service": "underpass.cli.service:service",
     },
     invoke_without_command=True,
     params=setting_options(hidden=True),

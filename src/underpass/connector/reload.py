@@ -19,6 +19,7 @@ from underpass.connector.ingress import Ingress
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
+from underpass.ops import service_manager
 from underpass.ops.metrics import Snapshot
 
 __all__ = ["Reloader"]
@@ -75,7 +76,8 @@ class Reloader:
                 _log.warning("There is no configuration file to reload; the rest is read once")
                 continue
             try:
-                await self._reload(started_with, apply)
+                with service_manager.reloading():
+                    await self._reload(started_with, apply)
             except (ConfigError, SettingError, DataPathError) as error:
                 _log.error(
                     "Configuration refused, the one in force stays",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ from underpass.connector.report import LinkReport
 from underpass.connector.settings import Settings
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
-from underpass.ops import event_loop
+from underpass.ops import event_loop, service_manager
 from underpass.ops.metrics import Metrics, Snapshot
 from underpass.ops.metrics_server import (
     MetricsAddressError,
@@ -129,7 +128,12 @@ async def _serve(
             "There are fewer edge addresses than connections asked for",
             extra={"connections": supervisor.count, "asked": options.ha_connections},
         )
-    signals.on_stop, signals.on_abort = supervisor.stop, supervisor.abort
+
+    def stop() -> None:
+        service_manager.stopping()
+        supervisor.stop()
+
+    signals.on_stop, signals.on_abort = stop, supervisor.abort
     if signals.stopping.is_set():
         supervisor.stop()
 
@@ -271,7 +275,7 @@ class _FirstLink:
         self._is_done = True
         if self._pidfile is not None:
             _write_pid(self._pidfile)
-        _notify_systemd()
+        service_manager.ready()
         if self._ready is not None:
             self._ready()
 
@@ -281,16 +285,3 @@ def _write_pid(path: Path) -> None:
         path.write_text(str(os.getpid()), encoding="ascii")
     except OSError as error:
         _log.error("Unable to write the pid file", extra={"path": str(path), "error": str(error)})
-
-
-def _notify_systemd() -> None:
-    """sd_notify(3): a datagram `READY=1` to the socket the service manager names."""
-    name = os.environ.get("NOTIFY_SOCKET", "")
-    if not name.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
-        return
-    address = "\0" + name[1:] if name.startswith("@") else name
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        try:
-            notifier.sendto(b"READY=1", address)
-        except OSError as error:
-            _log.error("Unable to notify the service manager", extra={"error": str(error)})
