@@ -34,7 +34,12 @@ _log = logging.getLogger("underpass.cli")
 
 @click.group(
     cls=GoGroup,
-    lazy={"ingress": "underpass.cli.ingress:ingress"},
+    lazy={
+        "ingress": "underpass.cli.ingress:ingress",
+        "diag": "underpass.cli.diagnosis:diag",
+        "proxy-dns": "underpass.cli.removed:proxy_dns",
+        "db-connect": "underpass.cli.removed:db_connect",
+    },
     invoke_without_command=True,
     params=setting_options(),
 )

@@ -28,6 +28,7 @@ __all__ = [
     "LoggingError",
     "LoggingOptions",
     "configure_logging",
+    "mask_secrets",
     "one_line",
     "record_fields",
     "timestamp",
@@ -196,9 +197,13 @@ def _clean(text: str) -> str:
     """Bounded, without secrets, and encodable."""
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "..."
-    if "eyJ" in text:
-        text = _SECRET_WORD.sub(_MASK, text)
+    text = mask_secrets(text)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def mask_secrets(text: str) -> str:
+    """The text without words that are tokens by their looks."""
+    return _SECRET_WORD.sub(_MASK, text) if "eyJ" in text else text
 
 
 def _console_value(value: Any) -> str:
