@@ -215,6 +215,11 @@ def _remark(settings: Settings, config: Config) -> None:
     for remark in config.remarks:
         _log.warning(remark)
     _log.info("Settings", extra={"settings": settings.shown()})
+    if settings.text("trace-output"):
+        _log.warning(
+            "--trace-output has no effect: there is no trace of Go's runtime to write; the metrics "
+            "server's /debug/stacks and /debug/memory tell what the program does"
+        )
     if settings.text("protocol") == "h2mux":
         _log.warning("The protocol h2mux is gone; using http2")
 

@@ -144,7 +144,7 @@ class Dispatcher:
         that no request has to ask for it."""
         forwards = [service.forward for service in self._services]
         if log.isEnabledFor(logging.DEBUG):
-            from underpass.connector.request_log import logged
+            from underpass.connector.request_lines import logged
 
             forwards = [
                 logged(forward, number, rule)

@@ -155,13 +155,13 @@ async def _serve(
     try:
         await serve_metrics(metrics, options.metrics)
         await supervisor.run()
+        _log.info("Tunnel server stopped")
     except (TunnelRefusedError, MetricsAddressError) as error:
         _log.error("Initiating shutdown", extra={"error": str(error)})
         return 1
     finally:
         await metrics.stop()
         _log.info("Metrics server stopped")
-    _log.info("Tunnel server stopped")
     return signals.exit_code
 
 

@@ -117,9 +117,9 @@ def _file_handler(options: LoggingOptions) -> logging.Handler:
         path.parent.mkdir(parents=True, exist_ok=True)
         if options.logfile:
             return logging.FileHandler(path, encoding="utf-8")
-        from logging.handlers import RotatingFileHandler
+        from underpass.ops.rotating_file import TimestampedFileHandler
 
-        return RotatingFileHandler(
+        return TimestampedFileHandler(
             path, maxBytes=ROTATE_AT, backupCount=ROTATE_KEEP, encoding="utf-8"
         )
     except OSError as error:
