@@ -205,6 +205,22 @@ class TestRetry:
         assert len(bench.waits) == 20
         assert min(bench.waits) >= 2.0
 
+    def test_a_link_is_dialled_anew_when_asked_for(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected, 2)
+            bench.supervisor.reconnect(1)
+            await bench.until(LinkConnected, 3)
+            again = bench.of(LinkConnected)[-1]
+            assert isinstance(again, LinkConnected)
+            assert again.conn_index == 1
+            assert [link.aborted for link in bench.links] == [False, True, False]
+            bench.supervisor.reconnect()
+            await bench.until(LinkConnected, 5)
+            with pytest.raises(ValueError, match="no connection 2"):
+                bench.supervisor.reconnect(2)
+
+        scenario(body, ha_connections=2)
+
     def test_a_lost_link_is_made_again_at_the_same_address(self) -> None:
         async def body(bench: Bench) -> None:
             await bench.until(LinkConnected)

@@ -80,6 +80,7 @@ class ConnectorOptions(Struct, frozen=True):
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
     label: str = ""
+    stdin_control: bool = False
     management_hostname: str = DEFAULT_MANAGEMENT_HOSTNAME
     management_diagnostics: bool = True
     service_op_ip: tuple[str, int] | None = None
@@ -109,6 +110,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
+        stdin_control=settings.boolean("stdin-control"),
         management_hostname=settings.text("management-hostname").lower(),
         management_diagnostics=settings.boolean("management-diagnostics"),
         service_op_ip=_service_address(settings),

@@ -137,6 +137,11 @@ async def _serve(
     if signals.stopping.is_set():
         supervisor.stop()
 
+    if options.stdin_control:
+        from underpass.connector.stdin_control import StdinControl
+
+        StdinControl(supervisor.reconnect, supervisor.count).start()
+
     def links() -> Snapshot:
         return {"cloudflared_tunnel_ha_connections": supervisor.running}
 

@@ -252,7 +252,6 @@ def _edge() -> Iterable[Setting]:
         group,
         env="STDIN_CONTROL",
         hidden=True,
-        unsupported="commands on standard input are not supported",
     )
 
 

@@ -107,6 +107,19 @@ class Supervisor:
         self._stopping.set()
         self._aborted.set()
 
+    def reconnect(self, conn_index: int | None = None, delay: float = 0.0) -> None:
+        """Have a link, or all of them, dialled anew after `delay` seconds; what is in flight on it
+        is lost. Raises ValueError for an index that is not kept."""
+        if conn_index is not None and not 0 <= conn_index < self._count:
+            raise ValueError(f"there is no connection {conn_index}")
+
+        def lose() -> None:
+            for index, (link, _) in tuple(self._links.items()):
+                if conn_index in (None, index):
+                    link.abort()
+
+        asyncio.get_running_loop().call_later(delay, lose)
+
     async def run(self) -> None:
         """Keep the links until `stop`. Raises TunnelRefusedError when the edge will not have us."""
         starter = asyncio.create_task(self._start_others())

@@ -316,9 +316,8 @@ class WorkerDialer:
     async def _configure(self, worker: int, process: Process) -> None:
         """Make a new process what it is for."""
         version = self._version
-        message = messages.configure_message(
-            self._options, logging.getLogger("underpass").getEffectiveLevel()
-        )
+        level = logging.getLogger("underpass").getEffectiveLevel()
+        message = messages.configure_message(self._options, level)
         done = await process.channel.call(message, messages.Done)
         if done.error:
             raise WorkerRefusedError(done.error)
@@ -326,6 +325,9 @@ class WorkerDialer:
             version = self._version
             await self._hand_over_rules(process)
         self._configured[process] = worker
+        now = logging.getLogger("underpass").getEffectiveLevel()
+        if now != level:
+            process.channel.tell(messages.LogFrom(now))
 
     async def _hand_over_rules(self, process: Process) -> None:
         """Put the rules in force into one more worker. Raises WorkerRefusedError, ChannelError."""
