@@ -169,3 +169,33 @@ def test_windows_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(workers="auto").workers == build(workers=1).workers == 1
     with pytest.raises(SettingError, match="not supported on Windows"):
         build(workers=2)
+
+
+def test_the_management_service() -> None:
+    options = build()
+    assert options.management_hostname == "management.argotunnel.com"
+    assert options.management_diagnostics
+    assert options.service_op_ip is None
+    given = build(
+        management_hostname="Management.Example",
+        management_diagnostics=False,
+        service_op_ip="192.0.2.1:80",
+        label="here",
+    )
+    assert given.management_hostname == "management.example"
+    assert not given.management_diagnostics
+    assert given.service_op_ip == ("192.0.2.1", 80)
+    assert build(management_hostname="").management_hostname == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"management_hostname": "a.test:443"}, "not a hostname in ASCII"),
+        ({"management_hostname": "ä.test"}, "not a hostname in ASCII"),
+        ({"service_op_ip": "nonsense:port"}, "--service-op-ip"),
+    ],
+)
+def test_what_the_management_service_cannot_be_told(given: dict[str, Value], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        build(**given)

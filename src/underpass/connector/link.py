@@ -193,7 +193,7 @@ class HttpLinkDialer:
         self._dispatcher = Dispatcher(
             self._turn,
             options.ingress,
-            options.management_hostname.encode("idna") if host is not None else b"",
+            options.management_hostname.encode("ascii") if host is not None else b"",
             self._management,
         )
         self._tag = str(options.connector_id).encode()

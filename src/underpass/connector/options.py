@@ -111,7 +111,7 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         label=settings.text("label"),
         stdin_control=settings.boolean("stdin-control"),
-        management_hostname=settings.text("management-hostname").lower(),
+        management_hostname=_management_hostname(settings),
         management_diagnostics=settings.boolean("management-diagnostics"),
         service_op_ip=_service_address(settings),
     )
@@ -179,6 +179,13 @@ def _protocol(text: str) -> str:
             "--protocol quic is not supported yet; leave --protocol out or use --protocol http2"
         )
     raise SettingError(f"--protocol {text!r} is unknown; use auto or http2")
+
+
+def _management_hostname(settings: Settings) -> str:
+    name = settings.text("management-hostname")
+    if not name.isascii() or ":" in name:
+        raise SettingError(f"--management-hostname {name!r} is not a hostname in ASCII, or empty")
+    return name.lower()
 
 
 def _service_address(settings: Settings) -> tuple[str, int] | None:
