@@ -78,6 +78,7 @@ class TestStreams:
     def test_while_nobody_listens_no_record_is_made(self) -> None:
         async def main() -> None:
             levels: list[int] = []
+            handlers = list(ROOT.handlers)  # there may be those of pytest
             streams = LogStreams(levels.append)
             assert not LOG.isEnabledFor(logging.DEBUG)
             listener = Listener()
@@ -85,7 +86,7 @@ class TestStreams:
             assert LOG.isEnabledFor(logging.DEBUG)
             streams.end(listener)
             assert not LOG.isEnabledFor(logging.DEBUG)
-            assert ROOT.handlers == []
+            assert ROOT.handlers == handlers
             assert levels == [logging.DEBUG, logging.INFO]
             streams.end(listener)  # harmless
 
