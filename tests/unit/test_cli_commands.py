@@ -95,6 +95,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     tunnel_module.configure_logging(tunnel_module.LoggingOptions())
 
 
+def test_a_trace_of_go_is_remarked_on(cli: Bench) -> None:
+    result = cli("tunnel", "run", "--trace-output=x", "--hello-world", f"--token={TOKEN}")
+    assert result.exit_code == 0
+    assert "--trace-output has no effect" in result.stderr
+
+
 class TestVersionAndHelp:
     @pytest.mark.parametrize(
         "arguments", [["version"], ["--version"], ["-v"], ["-V"], ["-version"]]

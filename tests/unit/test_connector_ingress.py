@@ -10,7 +10,14 @@ import pytest
 
 from underpass.connector import ingress as module
 from underpass.connector.document import ConfigError, parse_json, parse_yaml
-from underpass.connector.ingress import AMBIGUOUS, Ingress, read_ingress, split_host_port
+from underpass.connector.ingress import (
+    AMBIGUOUS,
+    RESERVED,
+    Ingress,
+    read_ingress,
+    single_rule,
+    split_host_port,
+)
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import (
     Bastion,
@@ -491,3 +498,15 @@ class TestOriginRequest:
         assert ingress is not None
         assert ingress.rules[0].origin_request.keep_alive_timeout == 90.0
         assert ingress.rules[0].origin_request.tcp_keep_alive == -1.0
+
+
+def test_a_reserved_host_is_not_the_rules_business() -> None:
+    ingress = single_rule(HttpStatus(200))
+    assert ingress.match(b"management.test", b"/") == 0
+    ingress.reserve(b"management.test")
+    for host in (b"management.test", b"management.test:443", b"Management.TEST"):
+        assert ingress.match(host, b"/any?thing") == RESERVED
+    for host in (b"x.management.test", b"management.tes", b""):
+        assert ingress.match(host, b"/") == 0
+    ingress.reserve(b"")
+    assert ingress.match(b"management.test", b"/") == 0

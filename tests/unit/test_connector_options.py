@@ -197,3 +197,33 @@ def test_how_many_failed_addresses_are_enough() -> None:
     assert build(max_edge_addr_retries=3).max_edge_addr_retries == 3
     with pytest.raises(SettingError, match="max-edge-addr-retries 256 is not between 0 and 255"):
         build(max_edge_addr_retries=256)
+
+
+def test_the_management_service() -> None:
+    options = build()
+    assert options.management_hostname == "management.argotunnel.com"
+    assert options.management_diagnostics
+    assert options.service_op_ip is None
+    given = build(
+        management_hostname="Management.Example",
+        management_diagnostics=False,
+        service_op_ip="192.0.2.1:80",
+        label="here",
+    )
+    assert given.management_hostname == "management.example"
+    assert not given.management_diagnostics
+    assert given.service_op_ip == ("192.0.2.1", 80)
+    assert build(management_hostname="").management_hostname == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"management_hostname": "a.test:443"}, "not a hostname in ASCII"),
+        ({"management_hostname": "ä.test"}, "not a hostname in ASCII"),
+        ({"service_op_ip": "nonsense:port"}, "--service-op-ip"),
+    ],
+)
+def test_what_the_management_service_cannot_be_told(given: dict[str, Value], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        build(**given)

@@ -204,12 +204,13 @@ def test_a_pid_file_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) 
     assert serve(FakePath(), terminate, replace(OPTIONS, pidfile=pidfile)) == 0
 
 
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_told_of_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         assert serve(FakePath(), terminate) == 0
         assert manager.recv(64) == b"READY=1"
+        assert manager.recv(64) == b"STOPPING=1"
 
 
 def test_the_metrics_server_shows_all_sources() -> None:

@@ -46,6 +46,18 @@ class TestStatus:
         assert status.readiness().ready_connections == 0
         assert status.readiness().connector_id == str(ID)
 
+    def test_connections_are_told_with_address_and_index(self) -> None:
+        status = ConnectorStatus(ID)
+        assert status.connections() == []
+        status.observe(connected(1))
+        status.observe(connected(0))
+        assert status.connections() == [
+            {"isConnected": True, "edgeAddress": "192.0.2.1"},
+            {"isConnected": True, "edgeAddress": "192.0.2.1", "index": 1},
+        ]
+        status.observe(LinkDisconnected(0, SLOT, OSError(), expected=False))
+        assert [connection["index"] for connection in status.connections()] == [1]
+
     def test_registrations_are_counted_by_outcome(self) -> None:
         status = ConnectorStatus(ID)
         status.observe(connected())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from underpass.ops import logging as logging_module
 from underpass.ops.logging import (
     MAX_TEXT,
     ConsoleFormatter,
@@ -167,6 +169,32 @@ class TestConfiguration:
         configure_logging(LoggingOptions(directory=str(tmp_path)), io.StringIO())
         logging.getLogger("underpass").info("here")
         assert "here" in (tmp_path / "underpass.log").read_text()
+
+    def test_full_files_are_named_after_the_time_and_the_newest_five_are_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(logging_module, "ROTATE_AT", 1024)
+        (tmp_path / "underpass-of-somebody.log").write_text("kept")
+        configure_logging(LoggingOptions(directory=str(tmp_path)), io.StringIO())
+        for number in range(8):
+            logging.getLogger("underpass").info("%d %s", number, "x" * 1000)
+        current, *others = sorted(tmp_path.iterdir(), key=lambda path: path.name != "underpass.log")
+        assert current.read_text().count("\n") == 1
+        former = sorted(path for path in others if "somebody" not in path.name)
+        assert len(former) == 5
+        assert len(others) == 6
+        numbers = [json.loads(path.read_text())["message"][0] for path in former]
+        assert numbers == ["2", "3", "4", "5", "6"]
+        assert all(re.fullmatch(r"underpass-\d{4}-\d\d-\d\dT[\d.-]+\.log", p.name) for p in former)
+
+    def test_a_level_lowered_for_somebody_else_changes_nothing_here(self, tmp_path: Path) -> None:
+        stream = io.StringIO()
+        configure_logging(LoggingOptions(logfile=str(tmp_path / "log"), level="warn"), stream)
+        logging.getLogger("underpass").setLevel(logging.DEBUG)
+        logging.getLogger("underpass.x").debug("quiet")
+        logging.getLogger("underpass.x").warning("loud")
+        assert "loud" in stream.getvalue()
+        assert "quiet" not in stream.getvalue() + (tmp_path / "log").read_text()
 
     def test_both_is_remarked_on(self, tmp_path: Path) -> None:
         stream = io.StringIO()

@@ -1,8 +1,9 @@
-"""The operators' HTTP server: its four answers and its bounds."""
+"""The operators' HTTP server: its answers and its bounds."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +16,9 @@ from underpass.ops.metrics_server import (
     MAX_HEAD,
     MetricsAddressError,
     MetricsServer,
+    Page,
     Readiness,
+    json_page,
     parse_address,
 )
 
@@ -31,8 +34,15 @@ class Bench:
             Metrics([lambda: {"cloudflared_tunnel_total_requests": 42}]),
             lambda: Readiness(self.ready, ID),
             lambda: "x.localhost",
+            {b"/more": self._more, b"/broken": self._broken},
             read_timeout=read_timeout,
         )
+
+    async def _more(self) -> Page:
+        return json_page({"ä": [1]}, 503)
+
+    async def _broken(self) -> Page:
+        raise RuntimeError("no such thing")
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, port = parse_address(self.server.address)
@@ -89,6 +99,32 @@ def test_healthcheck_quicktunnel_and_metrics() -> None:
         assert b"\ncloudflared_tunnel_total_requests 42\n" in content
 
     scenario(body)
+
+
+def test_more_pages_can_be_given() -> None:
+    async def body(bench: Bench) -> None:
+        status, headers, content = await bench.get("/more?x=1")
+        assert status == "HTTP/1.1 503 Service Unavailable"
+        assert headers["Content-Type"] == "application/json"
+        assert content == b'{"\\u00e4":[1]}'
+        assert (await bench.get("/more/"))[0] == "HTTP/1.1 404 Not Found"
+
+    scenario(body)
+
+
+def test_a_page_that_fails_is_500_and_the_server_lives_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(bench: Bench) -> None:
+        status, _, content = await bench.get("/broken")
+        assert status == "HTTP/1.1 500 Internal Server Error"
+        assert content == b"ERR: no such thing\n"
+        assert (await bench.get("/healthcheck"))[0] == "HTTP/1.1 200 OK"
+
+    monkeypatch.setattr(logging.getLogger("underpass"), "propagate", True)
+    scenario(body)
+    (record,) = caplog.records
+    assert record.message == "unexpected error in a page"
 
 
 def test_head_has_the_length_and_no_body() -> None:

@@ -11,7 +11,7 @@ from underpass.account.names import parse_id
 from underpass.cli.account import AccountGroup, account_of, account_settings
 from underpass.cli.flags import GoOption
 
-__all__ = ["management", "tail", "tail_token"]
+__all__ = ["management", "tail_token"]
 
 
 @click.group(cls=AccountGroup, hidden=True)
@@ -45,12 +45,9 @@ def token(ctx: click.Context, /, resource: str, tunnel_id: str, **_: object) -> 
     _print_token(ctx, tunnel_id, chosen)
 
 
-@click.group(cls=AccountGroup, hidden=True)
-def tail() -> None:
-    """Follow the log of connectors that run."""
-
-
-@tail.command("token", hidden=True, params=account_settings("output"))
+@click.command(
+    "token", cls=AccountGroup.command_class, hidden=True, params=account_settings("output")
+)
 @click.argument("tunnel_id", metavar="UUID")
 @click.pass_context
 def tail_token(ctx: click.Context, /, tunnel_id: str, **_: object) -> None:

@@ -56,6 +56,9 @@ _log = logging.getLogger("underpass.cli")
         "token": "underpass.cli.tunnels:token",
         "route": "underpass.cli.routes:route",
         "vnet": "underpass.cli.vnets:vnet",
+        "diag": "underpass.cli.diagnosis:diag",
+        "proxy-dns": "underpass.cli.removed:proxy_dns",
+        "db-connect": "underpass.cli.removed:db_connect",
     },
     invoke_without_command=True,
     params=setting_options(),
@@ -320,6 +323,11 @@ def _remark(settings: Settings, config: Config) -> None:
     for remark in config.remarks:
         _log.warning(remark)
     _log.info("Settings", extra={"settings": settings.shown()})
+    if settings.text("trace-output"):
+        _log.warning(
+            "--trace-output has no effect: there is no trace of Go's runtime to write; the metrics "
+            "server's /debug/stacks and /debug/memory tell what the program does"
+        )
     if settings.text("protocol") == "h2mux":
         _log.warning("The protocol h2mux is gone; using http2")
 

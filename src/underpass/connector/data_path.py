@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -12,6 +13,10 @@ from underpass.connector.links import LinkDialer
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
 from underpass.ops.metrics import Snapshot
+
+if TYPE_CHECKING:
+    from underpass.connector.management.host import Host
+    from underpass.ops.process_report import Subject
 
 __all__ = ["DataPath", "DataPathError", "build_data_path"]
 
@@ -28,6 +33,11 @@ def _no_updates(_: Updates) -> None:
     """Nobody pushes any."""
 
 
+async def _nobody(_: Subject) -> str:
+    """There is no other process."""
+    return ""
+
+
 class DataPath(Struct, frozen=True):
     """A connector's data path, in this process or in others.
 
@@ -35,7 +45,8 @@ class DataPath(Struct, frozen=True):
     puts other ingress rules in force: new requests meet those, the ones under way finish as they
     began; raises DataPathError, and then nothing has changed. `close` ends what is left open,
     after the last link is gone. `take_updates` says, before the first link, who takes what the edge
-    pushes. `workers` are the ids of other processes that take part.
+    pushes. `workers` are the ids of other processes that take part, `reports` what those say of
+    themselves (see `ops.process_report`).
     """
 
     dialer: LinkDialer
@@ -45,6 +56,7 @@ class DataPath(Struct, frozen=True):
     refresh: Callable[[], Awaitable[None]] = _nothing
     take_updates: Callable[[Updates], None] = _no_updates
     workers: Callable[[], Sequence[int]] = tuple
+    reports: Callable[[Subject], Awaitable[str]] = _nobody
 
 
 async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
@@ -55,14 +67,19 @@ async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) ->
     if options.workers > 1:
         from underpass.connector.workers import open_workers
 
-        return await open_workers(options)
+        return await open_workers(options, status)
     from underpass.connector.dispatch import ServiceNotSupportedError
     from underpass.connector.link import HttpLinkDialer
     from underpass.connector.observers import ObserverError
     from underpass.connector.trust import TrustError
 
+    def host() -> Host:
+        from underpass.connector.management.host import LocalHost
+
+        return LocalHost(status, dialer.log_level_changed)
+
     try:
-        dialer = HttpLinkDialer(options, status)
+        dialer = HttpLinkDialer(options, status, host)
     except (ServiceNotSupportedError, TrustError, ObserverError) as error:
         raise DataPathError(str(error)) from error
 

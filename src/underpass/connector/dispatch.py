@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from underpass.connector.figures import StreamConnects
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.observers import Observe
 from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.origins import (
     HelloWorld,
@@ -33,6 +32,7 @@ from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
+    from underpass.connector.observers import Observers
     from underpass.connector.services.private import PrivateNetwork
     from underpass.connector.services.protected import AccessVerifier
 
@@ -88,7 +88,8 @@ class Plan(Struct, frozen=True):
 class Dispatcher:
     """The services of the ingress rules in force, in one of `processes` that a connector has.
 
-    `observe` is called with every request of a visitor's before it is carried on.
+    `observe` is called with every request of a visitor's before it is carried on. Requests to the
+    host `reserved` never meet the rules; what `make_reserved` returns gets them.
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
@@ -97,21 +98,25 @@ class Dispatcher:
         turn: LoopTurn,
         ingress: Ingress,
         processes: int = 1,
-        observe: Observe | None = None,
+        observers: Observers | None = None,
+        reserved: bytes = b"",
+        make_reserved: Callable[[], Service] | None = None,
     ) -> None:
         self._turn = turn
         self._processes = processes
+        self._reserved_host = reserved
+        self._make_reserved = make_reserved
+        self._reserved: Service | None = None
         self.stream_connects = StreamConnects()
-        self.routes = RouteTable(observe, self.stream_connects.observe)
+        self._observers = observers
+        self.routes = RouteTable(None, self.stream_connects.observe)
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
         # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
         self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
-        self._services = self._make(ingress, {}).services
-        self._forwards = self._handlers()
-        self._match = ingress.match
+        self._put_in_force(self._make(ingress, {}))
         turn.on_tick.add(self._let_go)
 
     def prepare(self, ingress: Ingress) -> Plan:
@@ -132,9 +137,8 @@ class Dispatcher:
 
     def apply(self, plan: Plan) -> None:
         """Put a plan in force. Requests under way finish with the services they have."""
-        old, self._services, self._ingress = self._services, plan.services, plan.ingress
-        self._forwards = self._handlers()
-        self._match = plan.ingress.match
+        old = self._services
+        self._put_in_force(plan)
         if self._private is not None:
             self._private.routing = plan.ingress.warp_routing
         staying = set(map(id, self._services))
@@ -143,10 +147,23 @@ class Dispatcher:
                 self._retired.append(service)
         self._let_go()
 
-    def _handlers(self) -> tuple[Handler, ...]:
-        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
+    def _put_in_force(self, plan: Plan) -> None:
+        self._services, self._ingress = plan.services, plan.ingress
+        self._ingress.reserve(self._reserved_host)
+        self._match = self._ingress.match
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Have requests looked at by those who want to from now on, or no longer."""
+        self.routes.observed_by(self._observers.observe if self._observers is not None else None)
+        self._forward_stream = self.routes.private_network(self._forward_private)
         forwards = (service.forward for service in self._services)
-        return (*self.routes.handlers(self._ingress, forwards), _refuse_ambiguous)
+        self._forwards = (
+            *self.routes.handlers(self._ingress, forwards),
+            # From behind: AMBIGUOUS is -1, RESERVED is -2.
+            self._forward_reserved,
+            _refuse_ambiguous,
+        )
 
     def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
         services: list[Service] = []
@@ -186,7 +203,6 @@ class Dispatcher:
     def handler(self, special: Mapping[int, Handler]) -> Handler:
         """What a link's acceptor calls for each request; `special` are kinds the link serves."""
         websocket, stream = Kind.WEBSOCKET, Kind.STREAM
-        private = self.routes.private_network(self._forward_private)
 
         def handle(exchange: OriginExchange) -> None:
             kind = exchange.kind
@@ -194,7 +210,7 @@ class Dispatcher:
                 # Asked for each time: other rules may be in force since.
                 self._forwards[self._match(exchange.authority, exchange.path)](exchange)
             elif kind == stream:
-                private(exchange)
+                self._forward_stream(exchange)
             else:
                 special[kind](exchange)
 
@@ -243,6 +259,8 @@ class Dispatcher:
             verifier.close()
         if self._private is not None:
             self._private.close()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def _forward_private(self, exchange: OriginExchange) -> None:
         if self._private is None:
@@ -251,6 +269,13 @@ class Dispatcher:
 
             self._private = PrivateNetwork(self._turn, self._ingress.warp_routing, self._processes)
         self._private.forward(exchange)
+
+    def _forward_reserved(self, exchange: OriginExchange) -> None:
+        if self._reserved is None:
+            # Made for the first request: most connectors never see one.
+            assert self._make_reserved is not None
+            self._reserved = self._make_reserved()
+        self._reserved.forward(exchange)
 
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request

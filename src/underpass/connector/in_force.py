@@ -62,6 +62,12 @@ class InForce:
         """The edge's number of what it has sent, else how often the file was applied."""
         return self.remote_version if self.is_remote else self._changes
 
+    @property
+    def ingress(self) -> Ingress:
+        """The rules in force."""
+        assert self._ingress is not None
+        return self._ingress
+
     def start(self, apply: Apply, ingress: Ingress) -> None:
         """Be ready for changes of `ingress`."""
         self._apply = apply

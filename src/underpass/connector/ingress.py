@@ -14,7 +14,7 @@ import copy
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
@@ -69,6 +69,10 @@ RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
 EDGE_KEYS = frozenset({"id"})
 
 
+RESERVED: Final = -2
+"""What `Ingress.match` returns for a host that is not the rules' business."""
+
+
 class Rule(Struct, frozen=True):
     """One rule. `hostname` "" or "*" matches every host, `path` None every path.
 
@@ -100,13 +104,20 @@ class Ingress:
 
     `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it. What the same
     configuration says of private networks, which no rule is about, goes along as `warp_routing`.
+    `defaults` are what rules without settings of their own have, for whoever shows the rules.
     """
 
-    def __init__(self, rules: Sequence[Rule], warp_routing: WarpRouting = DEFAULT_ROUTING) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        warp_routing: WarpRouting = DEFAULT_ROUTING,
+        defaults: OriginRequest | None = None,
+    ) -> None:
         if not rules or not rules[-1].is_catch_all:
             raise ValueError("the last rule must match every host and path")
         self.rules = tuple(rules)
         self.warp_routing = warp_routing
+        self.defaults = defaults or OriginRequest()
         self._any: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
         self._suffixes: dict[bytes, list[int]] = {}
@@ -121,6 +132,12 @@ class Ingress:
                     self._suffixes.setdefault(host[1:], []).append(index)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes})
         self._by_host: dict[bytes, int | _Choice] = {}
+        self._reserved = b""
+
+    def reserve(self, host: bytes) -> None:
+        """Have `match` return RESERVED for a host, in lower case, whatever the rules say."""
+        self._reserved = host
+        self._by_host.clear()
 
     def with_warp_routing(self, warp_routing: WarpRouting) -> Ingress:
         """The same rules, with other settings of private networks."""
@@ -145,6 +162,8 @@ class Ingress:
 
     def _look_up(self, host: bytes) -> int | _Choice:
         name = _folded(split_host_port(host))
+        if self._reserved and name == self._reserved:
+            return RESERVED
         indexes = set(self._any)
         indexes.update(self._exact.get(name, ()))
         for length in self._suffix_lengths:
@@ -218,7 +237,8 @@ def split_host_port(host: bytes) -> bytes:
 
 def single_rule(service: Service, origin_request: OriginRequest | None = None) -> Ingress:
     """The rules of a tunnel with one origin."""
-    return Ingress([Rule(service, origin_request=origin_request or OriginRequest())])
+    settings = origin_request or OriginRequest()
+    return Ingress([Rule(service, origin_request=settings)], defaults=settings)
 
 
 def read_ingress(document: Document) -> Ingress | None:
@@ -230,7 +250,10 @@ def read_ingress(document: Document) -> Ingress | None:
     sections = list(root.sections("ingress"))
     if not sections:
         raise root.error("ingress", "the list is empty; its last rule must match everything")
-    return Ingress([_read_rule(section, section is sections[-1], defaults) for section in sections])
+    return Ingress(
+        [_read_rule(section, section is sections[-1], defaults) for section in sections],
+        defaults=OriginRequest(**{**defaults, "ip_rules": ()}),
+    )
 
 
 def _read_rule(section: Section, is_last: bool, defaults: dict[str, Any]) -> Rule:

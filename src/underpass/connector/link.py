@@ -10,9 +10,10 @@ import ipaddress
 import logging
 import platform
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from underpass.connector.dispatch import Dispatcher, Plan
+from underpass.connector.dispatch import Dispatcher, Plan, Service
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.figures import EdgeCalls
 from underpass.connector.home_dialer import HomeDialer
@@ -29,7 +30,11 @@ from underpass.core.tunnel import Kind, OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
-from underpass.wire.headers import FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS
+from underpass.wire.headers import (
+    FEATURE_ALLOW_REMOTE_CONFIG,
+    FEATURE_MANAGEMENT_LOGS,
+    FEATURE_SERIALIZED_HEADERS,
+)
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import (
     MAX_CONFIGURATION_BYTES,
@@ -43,6 +48,7 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.connector.configuration_stream import ConfigurationStreams
+    from underpass.connector.management.host import Host
 
 __all__ = ["ConnectorLink", "HttpLinkDialer"]
 
@@ -51,7 +57,11 @@ log = logging.getLogger("underpass.connector.link")
 CONTROL_STREAM_TIMEOUT: Final = 15.0
 """Seconds the edge has to open the control stream; cloudflared would wait for ever."""
 
-FEATURES: Final = (FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS)
+FEATURES: Final = (
+    FEATURE_ALLOW_REMOTE_CONFIG,
+    FEATURE_SERIALIZED_HEADERS,
+    FEATURE_MANAGEMENT_LOGS,
+)
 """Only what is implemented: an edge may act on any of them."""
 
 
@@ -180,9 +190,19 @@ class ConnectorLink(LinkConnection):
 
 
 class HttpLinkDialer:
-    """Dials links and owns what they share: the turn, the dispatcher, the counters."""
+    """Dials links and owns what they share: the turn, the dispatcher, the counters.
 
-    def __init__(self, options: ConnectorOptions, status: ConnectorStatus) -> None:
+
+    `host` is what the management service is made for, once it is asked something; without it
+    there is none.
+    """
+
+    def __init__(
+        self,
+        options: ConnectorOptions,
+        status: ConnectorStatus,
+        host: Callable[[], Host] | None = None,
+    ) -> None:
         self._options = options
         self._homes = options.all_homes
         self._status = status
@@ -193,13 +213,19 @@ class HttpLinkDialer:
         # The links that tell each home of the configuration in force.
         self._reporters: dict[int, ConnectorLink] = {}
         self._ingress = options.ingress
+        self._host = host
         self._updates: Updates | None = None
         self._configuration_streams: ConfigurationStreams | None = None
         self._calls = EdgeCalls()
         self._observers = Observers(options)
         self._turn.on_tick.add(self._observers.tick)
         self._dispatcher = Dispatcher(
-            self._turn, options.ingress, options.workers, self._observers.observe
+            self._turn,
+            options.ingress,
+            options.workers,
+            self._observers,
+            options.management_hostname.encode("ascii") if host is not None else b"",
+            self._management,
         )
         self._tag = str(options.connector_id).encode()
         self._tags = [
@@ -212,6 +238,12 @@ class HttpLinkDialer:
             VERSION,
             f"{sys.platform}_{platform.machine()}",
         )
+
+    def _management(self) -> Service:
+        from underpass.connector.management.service import ManagementService
+
+        assert self._host is not None
+        return ManagementService(self._options, self._host())
 
     async def dial(
         self,
@@ -298,6 +330,11 @@ class HttpLinkDialer:
                 raise RuntimeError("nobody takes configurations of the edge")
             self._configuration_streams = ConfigurationStreams(self._updates)
         self._configuration_streams.receive(exchange)
+
+    def log_level_changed(self, _: int = 0) -> None:
+        """The level of the log is another one."""
+        self._observers.look_at_log_level()
+        self._dispatcher.look_again()
 
     def prepare(self, ingress: Ingress) -> Plan:
         """Make what other ingress rules need. Raises ServiceNotSupportedError or TrustError."""

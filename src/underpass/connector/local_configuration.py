@@ -11,7 +11,7 @@ from underpass.connector.origin_request import OriginRequest
 from underpass.connector.warp_routing import DEFAULT_ROUTING
 from underpass.wire.remote_config import LocalRule, local_configuration
 
-__all__ = ["local_configuration_of"]
+__all__ = ["local_configuration_of", "origin_request_document"]
 
 _DEFAULTS = OriginRequest()
 # Fields whose name in the document is not their own in camel case, or whose value is no plain one.
@@ -35,33 +35,69 @@ def _rule(rule: Rule) -> LocalRule:
         service=rule.service_text,
         hostname=rule.hostname,
         path=rule.path.text if rule.path is not None else "",
-        origin_request=_origin_request(rule.origin_request),
+        origin_request=_given(rule.origin_request),
     )
 
 
-def _origin_request(settings: OriginRequest) -> dict[str, Any]:
+def origin_request_document(settings: OriginRequest) -> dict[str, Any]:
+    """Every setting under its name in a configuration, durations in seconds."""
+    document = {
+        _name(name): _plain(getattr(settings, name))
+        for name in settings.__struct_fields__
+        if name not in _STRUCTURED
+    }
+    if not settings.proxy_protocol:
+        del document["proxyProtocol"]  # which cloudflared does not know
+    document["ipRules"] = _ip_rules(settings) or None
+    document["access"] = _access(settings) or {"teamName": "", "audTag": None}
+    return document
+
+
+def warp_routing_document(ingress: Ingress) -> dict[str, Any]:
+    """The settings of private networks that are not the default."""
+    return _differing(ingress.warp_routing, DEFAULT_ROUTING)
+
+
+def _plain(value: Any) -> Any:
+    """Whole seconds as whole numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _given(settings: OriginRequest) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
     given = _differing(settings, _DEFAULTS)
     if settings.ip_rules:
-        given["ipRules"] = [
-            {"prefix": str(rule.network), "ports": list(rule.ports), "allow": rule.allow}
-            for rule in settings.ip_rules
-        ]
+        given["ipRules"] = _ip_rules(settings)
     if settings.access is not None:
-        given["access"] = {
-            "required": True,
-            "teamName": settings.access.team_name,
-            "audTag": list(settings.access.audience_tags),
-        }
+        given["access"] = _access(settings)
     return given
 
 
 def _differing(settings: Struct, defaults: Struct) -> dict[str, Any]:
     """The plain values that are not the default."""
     return {
-        _NAMES.get(name) or _camel(name): value
+        _name(name): value
         for name in settings.__struct_fields__
         if name not in _STRUCTURED and (value := getattr(settings, name)) != getattr(defaults, name)
     }
+
+
+def _ip_rules(settings: OriginRequest) -> list[dict[str, Any]]:
+    return [
+        {"prefix": str(rule.network), "ports": list(rule.ports), "allow": rule.allow}
+        for rule in settings.ip_rules
+    ]
+
+
+def _access(settings: OriginRequest) -> dict[str, Any]:
+    access = settings.access
+    if access is None:
+        return {}
+    return {"required": True, "teamName": access.team_name, "audTag": list(access.audience_tags)}
+
+
+def _name(field: str) -> str:
+    return _NAMES.get(field) or _camel(field)
 
 
 def _camel(name: str) -> str:

@@ -34,19 +34,27 @@ class Observers:
 
     def __init__(self, options: ConnectorOptions) -> None:
         self.observe: Observe | None = None
+        """Called with each exchange; another one after `look_at_log_level`."""
+        self._lasting: Observe | None = None
         self._access_log: AccessLog | None = None
         self._tracing: Tracing | None = None
-        if logging.getLogger("underpass.connector.requests").isEnabledFor(logging.DEBUG):
-            from underpass.connector.request_log import observe_requests
-
-            self.observe = chained(self.observe, observe_requests)
         if options.access_log is not None:
             from underpass.connector.access_log import AccessLog
 
             self._access_log = AccessLog(options.access_log)
-            self.observe = chained(self.observe, self._access_log.observe)
+            self._lasting = chained(self._lasting, self._access_log.observe)
         if _is_tracing_asked_for():
             self._start_tracing()
+        self.look_at_log_level()
+
+    def look_at_log_level(self) -> None:
+        """Log each request from now on, or no longer: called when the log's level has changed, so
+        that no request has to ask for it."""
+        self.observe = self._lasting
+        if logging.getLogger("underpass.connector.requests").isEnabledFor(logging.DEBUG):
+            from underpass.connector.request_log import observe_requests
+
+            self.observe = chained(observe_requests, self._lasting)
 
     def _start_tracing(self) -> None:
         try:
@@ -61,7 +69,7 @@ class Observers:
             )
             return
         self._tracing = Tracing()
-        self.observe = chained(self.observe, self._tracing.observe)
+        self._lasting = chained(self._lasting, self._tracing.observe)
 
     def tick(self) -> None:
         """Once a second."""

@@ -39,6 +39,11 @@ ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
 
 DEFAULT_METRICS = "localhost:0"
 
+DEFAULT_MANAGEMENT_HOSTNAME = "management.argotunnel.com"
+
+DEFAULT_SERVICE_ADDRESS = ("198.41.200.113", 80)
+"""An address that lies where the edge does, when the edge's own are not known beforehand."""
+
 # Seconds; cloudflared's own limit.
 LONGEST_GRACE_PERIOD = 180.0
 # Links of one connector; conn_index is eight bits on the wire, and no edge wants that many.
@@ -78,6 +83,7 @@ class ConnectorOptions(Home, frozen=True):
     It is its own home, unless `homes` are named. `quick_hostname` is the name a quick tunnel got,
     without a scheme. `credentials` None is allowed only until a quick tunnel has supplied them.
     `max_active_flows` wins over every configuration; None when it was not given.
+    `management_hostname` "" means no management service.
     """
 
     ingress: Ingress
@@ -93,6 +99,10 @@ class ConnectorOptions(Home, frozen=True):
     pidfile: Path | None = None
     access_log: AccessLogOptions | None = None
     label: str = ""
+    stdin_control: bool = False
+    management_hostname: str = DEFAULT_MANAGEMENT_HOSTNAME
+    management_diagnostics: bool = True
+    service_op_ip: tuple[str, int] | None = None
     quick_hostname: str = ""
     prechecks: bool = False
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
@@ -135,6 +145,10 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         access_log=_access_log(settings),
         label=settings.text("label"),
+        stdin_control=settings.boolean("stdin-control"),
+        management_hostname=_management_hostname(settings),
+        management_diagnostics=settings.boolean("management-diagnostics"),
+        service_op_ip=_service_address(settings),
         prechecks=not settings.boolean("no-prechecks"),
     )
 
@@ -277,6 +291,22 @@ def _protocol(text: str) -> str:
             "--protocol quic is not supported yet; leave --protocol out or use --protocol http2"
         )
     raise SettingError(f"--protocol {text!r} is unknown; use auto or http2")
+
+
+def _management_hostname(settings: Settings) -> str:
+    name = settings.text("management-hostname")
+    if not name.isascii() or ":" in name:
+        raise SettingError(f"--management-hostname {name!r} is not a hostname in ASCII, or empty")
+    return name.lower()
+
+
+def _service_address(settings: Settings) -> tuple[str, int] | None:
+    """Where `host_details` looks for the way to the edge; None for the edge that is given."""
+    text = settings.text("service-op-ip")
+    try:
+        return parse_edge(text) if text else None
+    except ValueError as error:
+        raise SettingError(f"--service-op-ip: {error}") from None
 
 
 def _ip_version(text: str) -> str:

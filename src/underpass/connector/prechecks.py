@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -22,14 +23,14 @@ from underpass.connector.discovery import (
     order_targets,
     service_name,
 )
-from underpass.connector.edges import EdgeSlot
+from underpass.connector.edges import EdgeSlot, parse_edge
 from underpass.connector.home_dialer import HomeDialer, proxy_to
 from underpass.connector.homes import Home
 from underpass.connector.links import DialError
 from underpass.connector.trust import TrustError
 from underpass.wire.headers import EDGE_SERVER_NAME_PROBE
 
-__all__ = ["Report", "Row", "check", "log_report", "table"]
+__all__ = ["Report", "Row", "check", "diagnose", "log_report", "table"]
 
 SUITE_SECONDS: Final = 10.0
 PROBE_SECONDS: Final = 5.0
@@ -42,6 +43,7 @@ MAX_TARGETS: Final = 16
 API: Final = ("api.cloudflare.com", 443)
 
 DNS, TCP, CLOUDFLARE_API = "DNS Resolution", "TCP Connectivity", "Cloudflare API"
+_TYPES: Final = {DNS: 0, TCP: 2, CLOUDFLARE_API: 3}
 PASS, FAIL, SKIP = "PASS", "FAIL", "SKIP"
 
 _log = logging.getLogger(__name__)
@@ -93,6 +95,39 @@ async def check(
     """Run all probes of all homes at once, within SUITE_SECONDS."""
     suite = _Suite(resolver or DnsResolver(), connect or _connect, reach_api or _reach_api, sleep)
     return Report(uuid.uuid4(), await suite.run(homes))
+
+
+def diagnose(flags: Mapping[str, str], seconds: float) -> dict[str, Any]:
+    """The pre-checks of a connector that has these settings, as `prechecks.json` has them (docs:
+    observability §6). Blocks for at most so long; raises asyncio.TimeoutError, or ValueError for
+    settings that cannot be read.
+    """
+    cacert, bind = flags.get("cacert", ""), flags.get("edge-bind-address", "")
+    home = Home(
+        edges=tuple(parse_edge(edge) for edge in flags.get("edge", "").strip("[]").split()),
+        cacert=Path(cacert) if cacert else None,
+        region=flags.get("region", ""),
+        edge_ip_version=flags.get("edge-ip-version", "auto"),
+        edge_bind_address=bind,
+        edge_proxy=flags.get("edge-proxy", ""),
+    )
+    report = asyncio.run(asyncio.wait_for(check([home]), seconds))
+    return {
+        "RunID": str(report.run_id),
+        "Results": [
+            {
+                "Type": _TYPES[row.component],
+                "Component": row.component,
+                "Target": row.target,
+                "ProbeStatus": (PASS, FAIL, SKIP).index(row.status),
+                "Details": row.details,
+                "Action": row.action,
+            }
+            for row in report.rows
+        ],
+        # HTTP/2, as cloudflared numbers it, if there is any way.
+        "SuggestedProtocol": None if report.is_hard_failure else 0,
+    }
 
 
 class _Suite:

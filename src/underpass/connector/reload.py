@@ -19,6 +19,7 @@ from underpass.connector.in_force import InForce
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
+from underpass.ops import service_manager
 
 if TYPE_CHECKING:
     from underpass.connector.watch import FileWatch
@@ -90,8 +91,9 @@ class Reloader:
             if started_with is None or started_with.config.path is None:
                 _log.warning("There is no configuration file to reload; the rest is read once")
                 continue
-            async with self._in_force.turn:
-                await self._reload_or_say_why(started_with)
+            with service_manager.reloading():
+                async with self._in_force.turn:
+                    await self._reload_or_say_why(started_with)
 
     async def _reload_or_say_why(self, started_with: Configuration) -> None:
         try:

@@ -61,10 +61,15 @@ class RouteTable:
         self, observe: Observe | None = None, observe_stream: Observe | None = None
     ) -> None:
         self.unrouted = Counters()
-        self._observe = observe
-        self._observe_stream = chained(observe, observe_stream)
+        self._only_streams = observe_stream
+        self.observed_by(observe)
         self._counters: dict[_Key, Counters] = {}
         self._in_force: set[_Key] = {_LABELS_OF_PRIVATE_NETWORK}
+
+    def observed_by(self, observe: Observe | None) -> None:
+        """Have another one look on, from the handlers on that are asked for next."""
+        self._observe = observe
+        self._observe_stream = chained(observe, self._only_streams)
 
     @property
     def by_rule(self) -> Mapping[tuple[str, str], Counters]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -31,14 +31,25 @@ from underpass.connector.network_watch import NetworkWatch
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
+from underpass.connector.settings import Settings
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
 from underpass.connector.supervisors import Supervisors
-from underpass.ops import event_loop
+from underpass.ops import event_loop, service_manager
 from underpass.ops.metrics import Metrics, Snapshot
-from underpass.ops.metrics_server import MetricsAddressError, MetricsServer, serve_metrics
+from underpass.ops.metrics_server import (
+    MetricsAddressError,
+    MetricsServer,
+    Page,
+    json_page,
+    serve_metrics,
+    text_page,
+)
 from underpass.ops.signals import ShutdownSignals
 from underpass.version import VERSION
+
+if TYPE_CHECKING:
+    from underpass.ops.process_report import Subject
 
 __all__ = ["run_connector", "serve_connector"]
 
@@ -89,7 +100,8 @@ async def serve_connector(
             in_force.start(data_path.apply, options.ingress)
             data_path.take_updates(in_force.update)
             reloader.start()
-            return await _serve(options, status, data_path, signals, in_force, ready)
+            pages = _Pages(options, status, data_path, in_force, configuration)
+            return await _serve(options, status, data_path, signals, in_force, ready, pages)
         finally:
             reloader.close()
             in_force.close()
@@ -103,6 +115,7 @@ async def _serve(
     signals: ShutdownSignals,
     in_force: InForce,
     ready: Callable[[], None] | None,
+    pages: _Pages,
 ) -> int:
     homes = options.all_homes
     report = LinkReport(homes, lambda: status.ready_connections)
@@ -123,9 +136,19 @@ async def _serve(
         ],
         report.observe_home,
     )
-    signals.on_stop, signals.on_abort = supervisor.stop, supervisor.abort
+
+    def stop() -> None:
+        service_manager.stopping()
+        supervisor.stop()
+
+    signals.on_stop, signals.on_abort = stop, supervisor.abort
     if signals.stopping.is_set():
         supervisor.stop()
+
+    if options.stdin_control:
+        from underpass.connector.stdin_control import StdinControl
+
+        StdinControl(supervisor.reconnect, supervisor.count).start()
 
     def links() -> Snapshot:
         return {"cloudflared_tunnel_ha_connections": supervisor.running}
@@ -140,18 +163,22 @@ async def _serve(
     checking = asyncio.create_task(_check(homes, first)) if options.prechecks else None
     if checking is not None:
         checking.add_done_callback(_note_unexpected)
+    exposition = Metrics(
+        [status.snapshot, data_path.counters, links, in_force.snapshot],
+        refresh=data_path.refresh,
+        workers=data_path.workers,
+    )
+    status.metrics, status.report = exposition.scrape, pages.report
     metrics = MetricsServer(
-        Metrics(
-            [status.snapshot, data_path.counters, links, in_force.snapshot],
-            refresh=data_path.refresh,
-            workers=data_path.workers,
-        ),
+        exposition,
         status.readiness,
         lambda: status.quick_hostname,
+        pages.routes,
     )
     try:
         await serve_metrics(metrics, options.metrics)
         await supervisor.run()
+        _log.info("Tunnel server stopped")
     except (TunnelRefusedError, MetricsAddressError) as error:
         _log.error("Initiating shutdown", extra={"error": str(error)})
         return 1
@@ -161,7 +188,7 @@ async def _serve(
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
         await metrics.stop()
-    _log.info("Tunnel server stopped")
+        _log.info("Metrics server stopped")
     return signals.exit_code
 
 
@@ -257,6 +284,72 @@ def _announce(options: ConnectorOptions) -> None:
         _log.info("Initial protocol %s", protocol)
 
 
+class _Pages:
+    """What operators can ask beside metrics and readiness. See `inspection`."""
+
+    def __init__(
+        self,
+        options: ConnectorOptions,
+        status: ConnectorStatus,
+        data_path: DataPath,
+        in_force: InForce,
+        configuration: Configuration | None,
+    ) -> None:
+        self._homes = options.all_homes
+        self._status = status
+        self._data_path = data_path
+        self._in_force = in_force
+        self._settings: Settings | None = None if configuration is None else configuration.settings
+        self.routes: dict[bytes, Callable[[], Awaitable[Page]]] = {
+            b"/config": self._config,
+            b"/diag/tunnel": self._tunnel,
+            b"/diag/configuration": self._configuration,
+            b"/diag/system": self._system,
+            b"/debug/stacks": self._stacks,
+            b"/debug/memory": self._memory,
+        }
+
+    async def _config(self) -> Page:
+        from underpass.connector.inspection import configuration_document
+
+        document = configuration_document(self._in_force.ingress, self._in_force.remote_version)
+        return json_page(document)
+
+    async def _tunnel(self) -> Page:
+        ids = [str(home.credentials.tunnel_id) for home in self._homes if home.credentials]
+        document: dict[str, Any] = {
+            "tunnelID": ids[0],
+            "connectorID": str(self._status.connector_id),
+        }
+        if len(ids) > 1:
+            names = [home.name for home in self._homes]
+            document["homes"] = dict(zip(names, ids, strict=True))
+        connections = self._status.connections()
+        return json_page(document | ({"connections": connections} if connections else {}))
+
+    async def _configuration(self) -> Page:
+        from underpass.connector.inspection import settings_document
+
+        return json_page(settings_document(self._settings))
+
+    async def _system(self) -> Page:
+        from underpass.ops.system_information import collect_system_information
+
+        return json_page(await asyncio.to_thread(collect_system_information))
+
+    async def _stacks(self) -> Page:
+        return text_page(await self.report("stacks"))
+
+    async def _memory(self) -> Page:
+        return text_page(await self.report("memory"))
+
+    async def report(self, subject: Subject) -> str:
+        """What all processes of the connector do or hold."""
+        from underpass.ops.process_report import report
+
+        return report(subject) + await self._data_path.reports(subject)
+
+
 class _FirstLink:
     """What happens once, when the first link is up: pid file, systemd, the caller's `ready`."""
 
@@ -278,7 +371,7 @@ class _FirstLink:
         self._is_done.set()
         if self._pidfile is not None:
             _write_pid(self._pidfile)
-        _notify_systemd()
+        service_manager.ready()
         if self._ready is not None:
             self._ready()
 
@@ -288,16 +381,3 @@ def _write_pid(path: Path) -> None:
         path.write_text(str(os.getpid()), encoding="ascii")
     except OSError as error:
         _log.error("Unable to write the pid file", extra={"path": str(path), "error": str(error)})
-
-
-def _notify_systemd() -> None:
-    """sd_notify(3): a datagram `READY=1` to the socket the service manager names."""
-    name = os.environ.get("NOTIFY_SOCKET", "")
-    if not name.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
-        return
-    address = "\0" + name[1:] if name.startswith("@") else name
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        try:
-            notifier.sendto(b"READY=1", address)
-        except OSError as error:
-            _log.error("Unable to notify the service manager", extra={"error": str(error)})

@@ -304,7 +304,6 @@ def _edge() -> Iterable[Setting]:
         group,
         env="STDIN_CONTROL",
         hidden=True,
-        unsupported="commands on standard input are not supported",
     )
 
 
@@ -394,7 +393,30 @@ def _operation() -> Iterable[Setting]:
         "Do not check at the start which ways to the edge are open.",
         env="TUNNEL_NO_PRECHECKS",
     )
-    yield _setting("label", "text", group, "Name of this connector.", hidden=True)
+    yield _setting("label", "text", group, "Name of this connector, for whoever manages it.")
+    yield _setting(
+        "management-hostname",
+        "text",
+        group,
+        "Hostname of the management service inside the tunnel; empty for none.",
+        default="management.argotunnel.com",
+        env="TUNNEL_MANAGEMENT_HOSTNAME",
+    )
+    yield _setting(
+        "management-diagnostics",
+        "boolean",
+        group,
+        "Metrics and diagnostics on the management hostname, =false for none.",
+        default=True,
+        env="TUNNEL_MANAGEMENT_DIAGNOSTICS",
+    )
+    yield _setting(
+        "service-op-ip",
+        "text",
+        group,
+        env="TUNNEL_SERVICE_OP_IP",
+        hidden=True,
+    )
 
 
 def _origin() -> Iterable[Setting]:
@@ -488,9 +510,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
      "TUNNEL_QUIC_CONN_LEVEL_FLOW_CONTROL_LIMIT", ""),
     ("quic-stream-level-flow-control-limit", "integer",
      "TUNNEL_QUIC_STREAM_LEVEL_FLOW_CONTROL_LIMIT", ""),
-    ("management-hostname", "text", "TUNNEL_MANAGEMENT_HOSTNAME", ""),
-    ("management-diagnostics", "boolean", "TUNNEL_MANAGEMENT_DIAGNOSTICS", ""),
-    ("service-op-ip", "text", "TUNNEL_SERVICE_OP_IP", ""),
     ("metrics-update-freq", "duration", "TUNNEL_METRICS_UPDATE_FREQ", ""),
     ("compression-quality", "integer", "TUNNEL_COMPRESSION_LEVEL", ""),
     ("heartbeat-interval", "duration", "", ""),

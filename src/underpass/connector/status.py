@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from underpass.connector.links import (
     LinkConnected,
@@ -21,12 +22,23 @@ from underpass.ops.metrics import Labelled, Snapshot
 from underpass.ops.metrics_server import Readiness
 from underpass.wire.registration import RegistrationRefused
 
+if TYPE_CHECKING:
+    from underpass.ops.process_report import Subject
+
 __all__ = ["ConnectorStatus"]
 
 # Former edge locations that are remembered; a wandering edge must not grow the table for ever.
 MAX_LOCATIONS = 64
 
 _REGISTER = "registerConnection"
+
+
+async def _no_metrics() -> bytes:
+    return b""
+
+
+async def _no_report(_: Subject) -> str:
+    return ""
 
 
 class ConnectorStatus:
@@ -43,10 +55,15 @@ class ConnectorStatus:
     ) -> None:
         self.connector_id = connector_id
         self.quick_hostname = quick_hostname
+        self.metrics: Callable[[], Awaitable[bytes]] = _no_metrics
+        """The exposition of the whole connector, once somebody has set this."""
+        self.report: Callable[[Subject], Awaitable[str]] = _no_report
+        """What all processes of the connector do or hold, likewise."""
         self.local_config_pushes = 0
         self.local_config_push_errors = 0
         self._home_names = tuple(home_names)
-        self._registered: set[tuple[int, int]] = set()
+        # The address at the other end of each link that is up, by its home and index.
+        self._registered: dict[tuple[int, int], str] = {}
         self._locations: dict[tuple[str, str], int] = {}
         self._registrations = 0
         self._failures: Counter[str] = Counter()
@@ -59,11 +76,21 @@ class ConnectorStatus:
     def readiness(self) -> Readiness:
         return Readiness(self.ready_connections, str(self.connector_id))
 
+    def connections(self) -> list[dict[str, Any]]:
+        """The links that are up, as `/diag/tunnel` has them: what is zero is left out, HTTP/2
+        (protocol 0) among it."""
+        return [
+            {"isConnected": True, "edgeAddress": address}
+            | ({"index": index} if index else {})
+            | ({"home": self._home_names[home]} if self._home_names[home] else {})
+            for (home, index), address in sorted(self._registered.items())
+        ]
+
     def observe(self, event: LinkEvent) -> None:
         """Take in what the supervisor tells."""
         link = (event.slot.home, event.conn_index)
         if isinstance(event, LinkConnected):
-            self._registered.add(link)
+            self._registered[link] = event.slot.host
             self._registrations += 1
             self._note_location(self._name(link), event.details.location_name)
         elif (
@@ -71,7 +98,7 @@ class ConnectorStatus:
             or (isinstance(event, LinkDisconnected) and not event.replaced)
             or (isinstance(event, LinkReplacing) and event.by_edge)
         ):
-            self._registered.discard(link)
+            self._registered.pop(link, None)
         elif isinstance(event, LinkFailed) and isinstance(event.error, RegistrationRefused):
             kind = "dup_edge_conn" if event.error.is_duplicate else "server_error"
             self._failures[kind] += 1

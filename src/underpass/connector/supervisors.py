@@ -27,6 +27,11 @@ class Supervisors:
         """Links that are up or being made."""
         return sum(member.running for member in self._members)
 
+    @property
+    def count(self) -> int:
+        """One more than the highest index of a link."""
+        return max(member.count for member in self._members)
+
     def stop(self) -> None:
         """Begin a graceful shutdown; `run` returns when it is done. Once is enough."""
         for member in self._members:

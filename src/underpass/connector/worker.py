@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 from underpass.connector import worker_messages as messages
 from underpass.connector.dispatch import Plan, ServiceNotSupportedError
@@ -19,6 +20,9 @@ from underpass.wire.registration import RegistrationRefused
 from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 from underpass.wire.rpc import RpcError
 
+if TYPE_CHECKING:
+    from underpass.connector.management.between_processes import RemoteHost
+
 __all__ = ["ConnectorWorker", "main"]
 
 
@@ -32,6 +36,7 @@ class ConnectorWorker(Inside):
         super().__init__()
         self._status: ConnectorStatus
         self._dialer: HttpLinkDialer
+        self._host: RemoteHost | None = None
         self._plan: Plan | None = None
         self._links: dict[int, ConnectorLink] = {}
         self._watching: set[asyncio.Task[None]] = set()
@@ -56,10 +61,26 @@ class ConnectorWorker(Inside):
             return self._prepare(request)
         if isinstance(request, messages.Apply):
             return await self._apply(request)
+        if isinstance(request, messages.Report):
+            from underpass.ops.process_report import report
+
+            return report(request.subject)
         assert isinstance(request, messages.Finish)
         return self._finish()
 
     def notice(self, notice: Any) -> None:
+        if isinstance(notice, messages.LogFrom):
+            logging.getLogger("underpass").setLevel(notice.level)
+            self._dialer.log_level_changed()
+            return
+        if isinstance(notice, messages.Streamed):
+            if self._host is not None:
+                self._host.streamed(notice)
+            return
+        if isinstance(notice, messages.Preempted):
+            if self._host is not None:
+                self._host.preempted(notice)
+            return
         link = self._links.get(notice.link)
         if link is None:
             return
@@ -74,7 +95,7 @@ class ConnectorWorker(Inside):
         options = messages.options_of(request)
         self._status = ConnectorStatus(options.connector_id)
         try:
-            self._dialer = HttpLinkDialer(options, self._status)
+            self._dialer = HttpLinkDialer(options, self._status, self._make_host)
             self._dialer.take_updates(self._update)
         except (ServiceNotSupportedError, TrustError, ObserverError) as error:
             return messages.Done(str(error))
@@ -85,6 +106,12 @@ class ConnectorWorker(Inside):
         request = messages.Update(update.version, update.config)
         done = await self.channel.call(request, messages.Updated)
         return ConfigurationReply(done.version, done.error)
+
+    def _make_host(self) -> RemoteHost:
+        from underpass.connector.management.between_processes import RemoteHost
+
+        self._host = RemoteHost(self.channel)
+        return self._host
 
     async def _dial(self, request: messages.Dial) -> messages.DialAnswer:
         slot = EdgeSlot(request.host, request.port, region=0, home=request.home)

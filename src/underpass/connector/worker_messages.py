@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ from underpass.wire.credentials import Credentials
 __all__ = [
     "Abort",
     "Apply",
+    "BeginStreaming",
     "Configure",
     "Dial",
     "DialAnswer",
@@ -29,17 +30,25 @@ __all__ = [
     "Dialled",
     "Done",
     "Drain",
+    "EndStreaming",
     "Finish",
     "HomeMessage",
     "InFlight",
     "LinkClosed",
     "LinkGoingAway",
+    "LogFrom",
+    "Preempted",
     "Prepare",
     "Probe",
     "ReadCounters",
+    "ReadMetrics",
+    "ReadReports",
     "Refused",
+    "Report",
     "RuleMessage",
+    "Streamed",
     "SupervisorNotice",
+    "SupervisorRequest",
     "Unregister",
     "Update",
     "Updated",
@@ -93,6 +102,10 @@ class Configure(Struct, frozen=True, tag=True):
     tags: tuple[tuple[str, str], ...]
     workers: int
     access_log: AccessLogOptions | None
+    label: str
+    management_hostname: str
+    management_diagnostics: bool
+    service_op_ip: tuple[str, int] | None
 
 
 class Dial(Struct, frozen=True, tag=True):
@@ -144,12 +157,27 @@ class ReadCounters(Struct, frozen=True, tag=True):
     """-> ops.workers.tally.Readings"""
 
 
+class Report(Struct, frozen=True, tag=True):
+    """Say what the process does or holds (`ops.process_report`). -> str"""
+
+    subject: Literal["stacks", "memory"]
+
+
 class Finish(Struct, frozen=True, tag=True):
     """Close what is left open, and say what is left to say. -> None"""
 
 
 WorkerRequest = (
-    Configure | Dial | Unregister | Drain | InFlight | Prepare | Apply | ReadCounters | Finish
+    Configure
+    | Dial
+    | Unregister
+    | Drain
+    | InFlight
+    | Prepare
+    | Apply
+    | ReadCounters
+    | Report
+    | Finish
 )
 
 
@@ -222,7 +250,13 @@ class LinkGoingAway(Struct, array_like=True, frozen=True, tag=True):
     link: int
 
 
-WorkerNotice = LinkClosed | LinkGoingAway | LogLine | LogLinesLost
+class EndStreaming(Struct, array_like=True, frozen=True, tag=True):
+    """A management session wants no more records."""
+
+    session: int
+
+
+WorkerNotice = LinkClosed | LinkGoingAway | LogLine | LogLinesLost | EndStreaming
 
 
 class Abort(Struct, array_like=True, frozen=True, tag=True):
@@ -237,7 +271,52 @@ class Probe(Struct, array_like=True, frozen=True, tag=True):
     link: int
 
 
-SupervisorNotice = Abort | Probe
+class LogFrom(Struct, array_like=True, frozen=True, tag=True):
+    """Hand over log records from this level on."""
+
+    level: int
+
+
+class Streamed(Struct, array_like=True, frozen=True, tag=True):
+    """A log record for a management session, as the message that carries it."""
+
+    session: int
+    message: bytes
+
+
+class Preempted(Struct, array_like=True, frozen=True, tag=True):
+    """A management session gets no more records: the same actor has another one."""
+
+    session: int
+
+
+SupervisorNotice = Abort | Probe | LogFrom | Streamed | Preempted
+
+
+# Asked by a worker, whose management service knows only itself.
+
+
+class BeginStreaming(Struct, frozen=True, tag=True):
+    """Hand log records to a session from now on; `wire.log_streaming` has the enums. -> bool"""
+
+    session: int
+    actor: str
+    level: int
+    events: tuple[int, ...]
+    sampling: float
+
+
+class ReadMetrics(Struct, frozen=True, tag=True):
+    """The metrics of the whole connector. -> bytes"""
+
+
+class ReadReports(Struct, frozen=True, tag=True):
+    """What all processes do or hold. -> str"""
+
+    subject: Literal["stacks", "memory"]
+
+
+SupervisorRequest = Update | BeginStreaming | ReadMetrics | ReadReports
 
 
 # Between the messages and what they stand for.
@@ -255,6 +334,10 @@ def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
         tags=options.tags,
         workers=options.workers,
         access_log=options.access_log,
+        label=options.label,
+        management_hostname=options.management_hostname,
+        management_diagnostics=options.management_diagnostics,
+        service_op_ip=options.service_op_ip or next(iter(options.edges), None),
     )
 
 
@@ -282,6 +365,10 @@ def options_of(message: Configure) -> ConnectorOptions:
         tags=message.tags,
         workers=message.workers,
         access_log=message.access_log,
+        label=message.label,
+        management_hostname=message.management_hostname,
+        management_diagnostics=message.management_diagnostics,
+        service_op_ip=message.service_op_ip,
         connector_id=message.connector_id,
     )
 

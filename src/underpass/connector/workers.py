@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.options import ConnectorOptions
+from underpass.connector.status import ConnectorStatus
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
@@ -30,6 +31,10 @@ from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
 from underpass.ops.workers.tally import Readings, Tally, total
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
 from underpass.wire.remote_config import ConfigurationUpdate
+
+if TYPE_CHECKING:
+    from underpass.connector.management.between_processes import StreamingDesk
+    from underpass.ops.process_report import Subject
 
 __all__ = ["WorkerDialer", "WorkerLink", "open_workers"]
 
@@ -134,7 +139,7 @@ class WorkerLink:
 class _Ear:
     """What the supervisor hears from one worker process."""
 
-    requests = messages.Update
+    requests = messages.SupervisorRequest
     notices = messages.WorkerNotice
 
     def __init__(self, dialer: WorkerDialer, worker: int) -> None:
@@ -142,9 +147,7 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
-        """Put a configuration in force that came down one of the worker's links."""
-        assert isinstance(request, messages.Update)
-        return await self._dialer.update(request)
+        return await self._dialer.answer(self._worker, request)
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
@@ -153,6 +156,8 @@ class _Ear:
             write_loss(notice, self._worker)
         elif isinstance(notice, messages.LinkGoingAway):
             self._dialer.link_going_away(notice)
+        elif isinstance(notice, messages.EndStreaming):
+            self._dialer.end_streaming(self._worker, notice.session)
         else:
             self._dialer.link_closed(notice)
 
@@ -166,9 +171,11 @@ class _Ear:
 class WorkerDialer:
     """`links.LinkDialer` over `options.workers` processes, and the rest of a DataPath."""
 
-    def __init__(self, options: ConnectorOptions) -> None:
+    def __init__(self, options: ConnectorOptions, status: ConnectorStatus | None = None) -> None:
         self._options = options
         self._updates: Updates | None = None
+        self._status = status or ConnectorStatus(options.connector_id)
+        self._desk: StreamingDesk | None = None
         self._links: dict[int, WorkerLink] = {}
         self._numbers = itertools.count(1)
         # Links are counted through all homes, so that each worker has its share.
@@ -194,6 +201,27 @@ class WorkerDialer:
     async def start_process(self, worker: int) -> Process:
         """A new process for a seat. Raises OSError."""
         return await WorkerProcess.start("underpass.connector.worker", _Ear(self, worker))
+
+    async def answer(self, worker: int, request: Any) -> Any:
+        """Answer a worker's management service."""
+        process = self._seats[worker].current
+        if process is None:
+            raise WorkerLostError(f"worker process {worker} is not ready")
+        if self._desk is None:
+            from underpass.connector.management.between_processes import StreamingDesk
+
+            self._desk = StreamingDesk(self._status, self._log_from)
+        return await self._desk.answer(process.channel, request)
+
+    def end_streaming(self, worker: int, session: int) -> None:
+        """A worker's session wants no more records."""
+        process = self._seats[worker].current
+        if self._desk is not None and process is not None:
+            self._desk.end(process.channel, session)
+
+    def _log_from(self, level: int) -> None:
+        for process in self._configured:
+            process.channel.tell(messages.LogFrom(level))
 
     async def open(self) -> None:
         """Start the processes. Raises DataPathError, and then there is none."""
@@ -296,6 +324,22 @@ class WorkerDialer:
                 extra={"worker": seat.number, "error": str(error)},
             )
 
+    async def reports(self, subject: Subject) -> str:
+        """What the workers say of themselves; one that does not answer is passed over."""
+        texts = await asyncio.gather(*(self._report(seat, subject) for seat in self._seats))
+        return "".join(texts)
+
+    async def _report(self, seat: Seat[Process], subject: Subject) -> str:
+        if seat.current is None:
+            return ""
+        try:
+            text = await asyncio.wait_for(
+                seat.current.channel.call(messages.Report(subject), str), SCRAPE_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            text = f"no answer: {str(error) or type(error).__name__}\n"
+        return f"\nworker {seat.number}\n{text}"
+
     def processes(self) -> list[int]:
         """The ids of the workers that run."""
         return [seat.current.pid for seat in self._seats if seat.current is not None]
@@ -332,9 +376,8 @@ class WorkerDialer:
     async def _configure(self, worker: int, process: Process) -> None:
         """Make a new process what it is for."""
         version = self._version
-        message = messages.configure_message(
-            self._options, logging.getLogger("underpass").getEffectiveLevel()
-        )
+        level = logging.getLogger("underpass").getEffectiveLevel()
+        message = messages.configure_message(self._options, level)
         done = await process.channel.call(message, messages.Done)
         if done.error:
             raise WorkerRefusedError(done.error)
@@ -342,6 +385,9 @@ class WorkerDialer:
             version = self._version
             await self._hand_over_rules(process)
         self._configured[process] = worker
+        now = logging.getLogger("underpass").getEffectiveLevel()
+        if now != level:
+            process.channel.tell(messages.LogFrom(now))
 
     async def _hand_over_rules(self, process: Process) -> None:
         """Put the rules in force into one more worker. Raises WorkerRefusedError, ChannelError."""
@@ -386,6 +432,8 @@ class WorkerDialer:
 
     def _ended(self, worker: int, process: Process, how: str) -> None:
         self._tallies[worker].ended()
+        if self._desk is not None:
+            self._desk.lost(process.channel)
         self._configured.pop(process, None)
         for number, link in list(self._links.items()):
             if link.process is process:
@@ -415,9 +463,9 @@ def _end(worker: int, process: Process, error: Exception) -> None:
     process.kill()
 
 
-async def open_workers(options: ConnectorOptions) -> DataPath:
+async def open_workers(options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
     """The data path of `options.workers` processes. Raises DataPathError."""
-    dialer = WorkerDialer(options)
+    dialer = WorkerDialer(options, status)
     try:
         await dialer.open()
     except asyncio.CancelledError:
@@ -432,4 +480,5 @@ async def open_workers(options: ConnectorOptions) -> DataPath:
         dialer.refresh,
         dialer.take_updates,
         dialer.processes,
+        dialer.reports,
     )

@@ -28,7 +28,10 @@ __all__ = [
     "LoggingError",
     "LoggingOptions",
     "configure_logging",
+    "mask_secrets",
+    "one_line",
     "record_fields",
+    "timestamp",
 ]
 
 LEVELS = {
@@ -99,6 +102,9 @@ def configure_logging(options: LoggingOptions, stream: TextIO | None = None) -> 
     root.propagate = False
     level = LEVELS.get(options.level)
     root.setLevel(logging.INFO if level is None else level)
+    for handler in handlers:
+        # The level may be lowered for a while, for somebody who listens from elsewhere.
+        handler.setLevel(root.level)
     if level is None:
         root.error("Unknown log level, using info", extra={"loglevel": options.level})
     if options.logfile and options.directory:
@@ -111,9 +117,9 @@ def _file_handler(options: LoggingOptions) -> logging.Handler:
         path.parent.mkdir(parents=True, exist_ok=True)
         if options.logfile:
             return logging.FileHandler(path, encoding="utf-8")
-        from logging.handlers import RotatingFileHandler
+        from underpass.ops.rotating_file import TimestampedFileHandler
 
-        return RotatingFileHandler(
+        return TimestampedFileHandler(
             path, maxBytes=ROTATE_AT, backupCount=ROTATE_KEEP, encoding="utf-8"
         )
     except OSError as error:
@@ -129,10 +135,10 @@ class ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         _, level, colour = _NAMES[_level(record)]
-        stamp = _timestamp(record.created)
+        stamp = timestamp(record.created)
         if self._colour:
             stamp, level = f"\x1b[90m{stamp}\x1b[0m", f"\x1b[{colour}m{level}\x1b[0m"
-        parts = [stamp, level, _one_line(_clean(record.getMessage()))]
+        parts = [stamp, level, one_line(_clean(record.getMessage()))]
         for name, value in _fields(record):
             text = _console_value(value)
             parts.append(f"\x1b[36m{name}=\x1b[0m{text}" if self._colour else f"{name}={text}")
@@ -145,7 +151,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "level": _NAMES[_level(record)][0],
-            "time": _timestamp(record.created),
+            "time": timestamp(record.created),
             "message": _clean(record.getMessage()),
         }
         for name, value in _fields(record):
@@ -191,9 +197,13 @@ def _clean(text: str) -> str:
     """Bounded, without secrets, and encodable."""
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + "..."
-    if "eyJ" in text:
-        text = _SECRET_WORD.sub(_MASK, text)
+    text = mask_secrets(text)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def mask_secrets(text: str) -> str:
+    """The text without words that are tokens by their looks."""
+    return _SECRET_WORD.sub(_MASK, text) if "eyJ" in text else text
 
 
 def _console_value(value: Any) -> str:
@@ -205,7 +215,7 @@ def _console_value(value: Any) -> str:
     return json.dumps(text) if _QUOTED.search(text) else text
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Control characters, line ends included, as escapes: a terminal obeys none of them."""
     if text.isprintable():
         return text
@@ -221,7 +231,8 @@ def _level(record: logging.LogRecord) -> int:
     return logging.DEBUG
 
 
-def _timestamp(seconds: float) -> str:
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch, as the log has them."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 

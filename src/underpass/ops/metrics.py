@@ -11,6 +11,7 @@ prometheus_client is imported at the first scrape, so a connector nobody scrapes
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -218,6 +219,13 @@ class Metrics:
             registry.register(_ProcessCollector(self._workers))
             registry.register(_SnapshotCollector(self._sources))
             self._registry = registry
+
+    async def scrape(self) -> bytes:
+        """All metrics in the text format, brought up to date."""
+        if not self.is_ready:
+            await asyncio.to_thread(self.prepare)  # an import; requests go on meanwhile
+        await self.refresh()
+        return self.render()
 
     def render(self) -> bytes:
         """All metrics in the text format."""

@@ -1,4 +1,4 @@
-"""The small HTTP server for operators: /metrics, /ready, /healthcheck, /quicktunnel.
+"""The small HTTP server for operators: /metrics, /ready, /healthcheck, more pages.
 
 Docs: observability §1. It answers one request per connection and keeps nothing; a peer gets a
 bounded head, a bounded time, and a bounded number of connections.
@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httptools
@@ -20,7 +20,17 @@ from msgspec import Struct
 
 from underpass.ops.metrics import CONTENT_TYPE, Metrics
 
-__all__ = ["DEFAULT_ADDRESS", "MetricsAddressError", "MetricsServer", "Readiness", "serve_metrics"]
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "KNOWN_PORTS",
+    "MetricsAddressError",
+    "MetricsServer",
+    "Page",
+    "Readiness",
+    "json_page",
+    "serve_metrics",
+    "text_page",
+]
 
 # Given unchanged, this means: the first free of the known ports, else any.
 DEFAULT_ADDRESS = "localhost:0"
@@ -49,7 +59,9 @@ class Readiness(Struct, frozen=True):
     connector_id: str
 
 
-class _Answer(Struct, frozen=True):
+class Page(Struct, frozen=True):
+    """An answer."""
+
     status: int
     content_type: str
     body: bytes
@@ -62,6 +74,7 @@ _REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
     503: "Service Unavailable",
 }
 
@@ -81,13 +94,17 @@ class _Head:
 
 
 class MetricsServer:
-    """Answers for one process. `readiness` and `quick_hostname` are asked at every request."""
+    """Answers for one program. `readiness` and `quick_hostname` are asked at every request.
+
+    `pages` are more paths, and what is there; a page that raises is one request's 500.
+    """
 
     def __init__(
         self,
         metrics: Metrics,
         readiness: Callable[[], Readiness],
         quick_hostname: Callable[[], str] = str,
+        pages: Mapping[bytes, Callable[[], Awaitable[Page]]] | None = None,
         *,
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
@@ -97,11 +114,12 @@ class MetricsServer:
         self._read_timeout = read_timeout
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
-        self._routes: dict[bytes, Callable[[], Awaitable[_Answer]]] = {
+        self._routes: dict[bytes, Callable[[], Awaitable[Page]]] = {
             b"/metrics": self._answer_metrics,
             b"/ready": self._answer_ready,
             b"/healthcheck": self._answer_healthcheck,
             b"/quicktunnel": self._answer_quicktunnel,
+            **(pages or {}),
         }
 
     @property
@@ -170,7 +188,7 @@ class MetricsServer:
         writer.write(head.encode("ascii") + (b"" if method == b"HEAD" else answer.body))
         await asyncio.wait_for(writer.drain(), WRITE_TIMEOUT)
 
-    async def _read(self, reader: asyncio.StreamReader) -> tuple[bytes, _Answer]:
+    async def _read(self, reader: asyncio.StreamReader) -> tuple[bytes, Page]:
         head = _Head()
         parser = httptools.HttpRequestParser(head)
         received = 0
@@ -190,37 +208,39 @@ class MetricsServer:
         method = parser.get_method()
         return method, await self._answer(method, head.target)
 
-    async def _answer(self, method: bytes, target: bytes) -> _Answer:
+    async def _answer(self, method: bytes, target: bytes) -> Page:
         route = self._routes.get(target.partition(b"?")[0])
         if route is None:
             return _error(404)
         if method not in (b"GET", b"HEAD"):
             return _error(405)
-        return await route()
+        try:
+            return await route()
+        except Exception as error:  # noqa: BLE001 - a page that fails is no reason to stop
+            path = target.decode("ascii", "replace")
+            _log.error("unexpected error in a page", exc_info=error, extra={"path": path})
+            return text_page(f"ERR: {error}\n", 500)
 
-    async def _answer_metrics(self) -> _Answer:
-        if not self._metrics.is_ready:
-            await asyncio.to_thread(self._metrics.prepare)  # an import; requests go on meanwhile
-        await self._metrics.refresh()
-        return _Answer(200, CONTENT_TYPE, self._metrics.render())
+    async def _answer_metrics(self) -> Page:
+        return Page(200, CONTENT_TYPE, await self._metrics.scrape())
 
-    async def _answer_ready(self) -> _Answer:
+    async def _answer_ready(self) -> Page:
         readiness = self._readiness()
         status = 200 if readiness.ready_connections else 503
-        return _json(
-            status,
+        return json_page(
             {
                 "status": status,
                 "readyConnections": readiness.ready_connections,
                 "connectorId": readiness.connector_id,
             },
+            status,
         )
 
-    async def _answer_healthcheck(self) -> _Answer:
-        return _Answer(200, _TEXT, b"OK\n")
+    async def _answer_healthcheck(self) -> Page:
+        return text_page("OK\n")
 
-    async def _answer_quicktunnel(self) -> _Answer:
-        return _json(200, {"hostname": self._quick_hostname()})
+    async def _answer_quicktunnel(self) -> Page:
+        return json_page({"hostname": self._quick_hostname()})
 
 
 async def serve_metrics(server: MetricsServer, address: str) -> None:
@@ -268,10 +288,16 @@ async def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _error(status: int) -> _Answer:
-    return _Answer(status, _TEXT, f"{status} {_REASONS[status]}\n".encode("ascii"))
+def _error(status: int) -> Page:
+    return text_page(f"{status} {_REASONS[status]}\n", status)
 
 
-def _json(status: int, value: dict[str, Any]) -> _Answer:
+def text_page(text: str, status: int = 200) -> Page:
+    """A page in plain text."""
+    return Page(status, _TEXT, text.encode("utf-8"))
+
+
+def json_page(value: Any, status: int = 200) -> Page:
+    """A page of JSON."""
     body = json.dumps(value, separators=(",", ":")).encode("utf-8")
-    return _Answer(status, "application/json", body)
+    return Page(status, "application/json", body)

@@ -22,12 +22,13 @@ class ShutdownSignals:
     """Calls `on_stop` for the first signal and `on_abort` for the second, on the running loop.
 
     Use as a context manager in the main thread; in another one it does nothing. Both callbacks may
-    be set late: `stopping` remembers a signal that came before.
+    be set late: `stopping` remembers a signal that came before. What is `quiet` logs no signal.
     """
 
     WANTED = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._level = logging.DEBUG if quiet else logging.INFO
         self.stopping = asyncio.Event()
         self.exit_code = 0
         self.on_stop: Callable[[], object] | None = None
@@ -86,11 +87,11 @@ class ShutdownSignals:
     def receive(self, number: signal.Signals) -> None:
         """What a signal does."""
         if not self.stopping.is_set():
-            _log.info("Initiating graceful shutdown due to signal %s", number.name)
+            _log.log(self._level, "Initiating graceful shutdown due to signal %s", number.name)
             self.stopping.set()
             callback = self.on_stop
         else:
-            _log.info("Shutting down at once due to signal %s", number.name)
+            _log.log(self._level, "Shutting down at once due to signal %s", number.name)
             self.exit_code = 128 + number
             callback = self.on_abort
         if callback is not None:

@@ -241,16 +241,17 @@ class ConnectorProcess(Process):
     @property
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /ready."""
-        status, body = self._ask("/ready")
+        status, body = self.page("/ready")
         return status, json.loads(body)
 
     def metric(self, name: str, labels: str = "") -> float:
         """A metric's value now; 0 if it is not there."""
-        _, body = self._ask("/metrics")
+        _, body = self.page("/metrics")
         found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
-    def _ask(self, path: str) -> tuple[int, bytes]:
+    def page(self, path: str) -> tuple[int, bytes]:
+        """Status and content of a page of the metrics server."""
         connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
