@@ -24,6 +24,7 @@ from underpass.core.headerblock import serialize_pairs
 from underpass.core.hpack import Encoder
 from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.http1server import Http1Server
+from underpass.core.http2client import Http2Client, Http2Pool
 from underpass.core.relay import Counters
 from underpass.core.tunnel import OriginAcceptor, OriginExchange, VisitorAcceptor, VisitorExchange
 from underpass.edge.router import Router
@@ -37,6 +38,7 @@ __all__ = [
     "RESPONSE_HEAD",
     "Bulk",
     "Connector",
+    "ConnectorBeforeHttp2",
     "Edge",
     "data_frames",
     "feed",
@@ -239,6 +241,34 @@ class Connector:
     def respond(self, data: bytes) -> None:
         """The origin writes."""
         feed(self.origin, data)
+        self.loop.run()
+
+
+class ConnectorBeforeHttp2(Connector):
+    """The same, and the origin speaks HTTP/2 on one connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool = Http2Pool(self._dial_http2, self.pool)
+        self.forwards = (pool.forward,)
+        self.session = Http2Client(self.loop.turn, pool, b"http")
+        self.on_session = self.loop.connect(self.session)
+        feed(self.session, frame(SETTINGS, 0, 0, INITIAL_WINDOW) + frame(SETTINGS, ACK, 0))
+        feed(self.session, frame(WINDOW_UPDATE, 0, 0, CREDIT))
+        self.loop.run()
+        self._http2 = pool
+        self._asked = count(3, 2)  # the first is `block`'s
+
+    def _dial_http2(self) -> None:
+        self._http2.arrived(self.session)
+
+    def answer(self, block: bytes, content: bytes) -> None:
+        """The origin answers the request that has waited longest."""
+        stream = next(self._asked)
+        feed(
+            self.session,
+            frame(HEADERS, END_HEADERS, stream, block) + frame(DATA, END_STREAM, stream, content),
+        )
         self.loop.run()
 
 

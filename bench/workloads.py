@@ -24,6 +24,7 @@ from bench.ends import (
     RESPONSE_HEAD,
     Bulk,
     Connector,
+    ConnectorBeforeHttp2,
     Edge,
     data_frames,
     feed,
@@ -193,6 +194,27 @@ def _connector_upload() -> Work:
             connector.loop.run()
         check(counters.request_bytes - before > MIB - 1024)
 
+    return work
+
+
+@workload("connector GET 1 KiB, HTTP/2 origin", 200)
+def _connector_get_http2() -> Work:
+    connector = ConnectorBeforeHttp2()
+    block = connector.block(REQUEST)
+    encoder = Encoder()
+    fields = [(name.lower(), value) for name, value in RESPONSE_FIELDS if name != b"Connection"]
+    response = [(b":status", b"200"), *fields]
+    # The second time around the tables know it.
+    answers = iter((encoder.encode_block(response),))
+    known = encoder.encode_block(response)
+
+    def work() -> None:
+        connector.open(block, 1)
+        connector.loop.run()
+        connector.answer(next(answers, known), CONTENT)
+        check(connector.link.active == 0)
+
+    work()
     return work
 
 

@@ -9,19 +9,22 @@ import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from peers import content
+from peers.cloudflared import Cloudflared, binary
 from peers.curl import Curl
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually, soon
-from peers.processes import EdgeProcess, Process, new_tunnel, running
+from peers.processes import EdgeProcess, new_tunnel, running
 from websockets.asyncio.client import connect
 
 from underpass.wire.credentials import Credentials, write_credentials_file
+
+__all__ = ["binary"]
 
 pytestmark = pytest.mark.interop
 
@@ -32,35 +35,6 @@ VISITS = [
     pytest.param("https", "--http1.1", id="https-1.1"),
     pytest.param("https", "--http2", id="https-2"),
 ]
-
-
-@pytest.fixture(scope="module")
-def binary() -> str:
-    path = os.environ.get("UNDERPASS_CLOUDFLARED", "")
-    if not path:
-        pytest.skip("UNDERPASS_CLOUDFLARED names no cloudflared binary")
-    return path
-
-
-class Cloudflared(Process):
-    """A stock connector, told to use HTTP/2 and nothing of the outside world."""
-
-    def __init__(self, binary: str, edge: EdgeProcess, arguments: Sequence[str]) -> None:
-        super().__init__(
-            [
-                binary,
-                *("tunnel", "--output=json", "--no-autoupdate", "--no-prechecks"),
-                *("--protocol=http2", "--metrics=127.0.0.1:0", f"--cacert={edge.ca}"),
-                # A single address would make it retry without any pause; four give four links.
-                *(f"--edge={edge.tunnels[0]}" for _ in range(4)),
-                *arguments,
-            ]
-        )
-
-    def ready(self, links: int = 1) -> Cloudflared:
-        for number in range(1, links + 1):
-            self.wait_for("Registered tunnel connection", count=number)
-        return self
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,24 @@ def test_another_path_falls_to_the_next_rule(named: Named) -> None:
     assert not named.api.requests("/bytes/1")
 
 
+@pytest.mark.parametrize("path", ["/shown/../bytes/1", "/%2e%2e/shown", "/shown%2f..%2fbytes"])
+def test_a_path_that_may_mean_another_rule(named: Named, path: str) -> None:
+    json = ("--path-as-is", "-H", "Accept: application/json")
+    answer = named.curl("api.example.test")(path, *json)
+    assert (answer.status, answer.header("underpass-cause")) == (400, "ambiguous_path")
+    line = named.connector.wait_for("Request refused", cause="ambiguous_path", status=400)
+    assert "different rules" in line["error"]
+    # Without a rule that looks at paths it is the application's own business, byte for byte.
+    answer = named.curl("app.example.test")(path, *json)
+    assert answer.header("underpass-cause") is None
+    assert named.app.requests(path)
+
+
+def test_an_encoded_path_that_means_one_rule_is_passed_on_as_it_came(named: Named) -> None:
+    named.curl("api.example.test")("/%73hown/a%2Fb%20c")
+    assert named.api.requests("/%73hown/a%2Fb%20c")
+
+
 @pytest.mark.parametrize("hostname", ["one.apps.example.test", "a.b.apps.example.test"])
 def test_a_wildcard(named: Named, hostname: str) -> None:
     answer = named.curl(hostname)("/shown")

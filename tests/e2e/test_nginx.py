@@ -5,15 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 from peers import content
 from peers.curl import Curl
 from peers.patience import eventually
-from peers.processes import EdgeProcess, QuickTunnelProcess, running
+from peers.processes import QuickTunnelProcess, running
+from peers.stage import Stage
 
 SIZE = 20 * 1024 * 1024
 
@@ -25,7 +29,8 @@ pid {directory}/nginx.pid;
 error_log {directory}/error.log info;
 events {{ worker_connections 512; }}
 http {{
-    access_log off;
+    log_format protocol "$server_protocol $request_uri";
+    access_log {directory}/access.log protocol;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -35,6 +40,10 @@ http {{
     types {{ text/plain txt; application/octet-stream bin; }}
     server {{
         listen unix:{directory}/nginx.sock;
+        listen unix:{directory}/http2.sock http2;
+        listen 127.0.0.1:{port} ssl http2;
+        ssl_certificate {directory}/chain.pem;
+        ssl_certificate_key {directory}/chain.pem;
         root {directory}/www;
         client_max_body_size 500k;
         gzip on;
@@ -49,8 +58,27 @@ http {{
 """  # noqa: E501 - nginx's own lines
 
 
+@dataclass(frozen=True)
+class Nginx:
+    """It listens in three ways; `arguments` are what a connector is told of each."""
+
+    directory: Path
+    port: int
+
+    def arguments(self, way: str) -> list[str]:
+        return {
+            "http1": [f"--unix-socket={self.directory}/nginx.sock"],
+            "h2c": [f"--unix-socket={self.directory}/http2.sock", "--http2-origin"],
+            "h2": [
+                f"--url=https://127.0.0.1:{self.port}",
+                f"--origin-ca-pool={self.directory}/ca.pem",
+                "--http2-origin",
+            ],
+        }[way]
+
+
 @pytest.fixture(scope="module")
-def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed")
@@ -64,8 +92,16 @@ def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
     # Workers would run as somebody else, who cannot read what is here.
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = directory / "nginx.conf"
-    configuration.write_text(CONFIGURATION.format(directory=directory, user=user))
-    nginx = subprocess.Popen(
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(directory / "chain.pem")
+    )
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    configuration.write_text(CONFIGURATION.format(directory=directory, user=user, port=port))
+    process = subprocess.Popen(
         [
             program,
             "-p",
@@ -77,18 +113,27 @@ def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
         ]
     )
     try:
-        socket = directory / "nginx.sock"
-        eventually(lambda: socket.exists() or nginx.poll() is not None, "nginx listens")
-        assert nginx.poll() is None, (directory / "start.log").read_text()
-        edge = EdgeProcess(directory / "data")
-        with running(edge):
-            connector = QuickTunnelProcess(edge, f"--unix-socket={socket}")
-            with running(connector):
-                connector.ready()
-                yield Curl(edge, connector.hostname)
+        pid = directory / "nginx.pid"
+        eventually(lambda: pid.exists() or process.poll() is not None, "nginx listens")
+        assert process.poll() is None, (directory / "start.log").read_text()
+        yield Nginx(directory, port)
     finally:
-        nginx.terminate()
-        nginx.wait()
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module", params=["http1", "h2c", "h2"])
+def curl(request: pytest.FixtureRequest, nginx: Nginx, scene: Stage) -> Iterator[Curl]:
+    """A visitor of nginx, which is asked in HTTP/1.1, HTTP/2, and HTTP/2 over TLS."""
+    log = nginx.directory / "access.log"
+    already = len(log.read_text())
+    connector = QuickTunnelProcess(scene.edge, *nginx.arguments(request.param))
+    with running(connector):
+        connector.ready()
+        yield Curl(scene.edge, connector.hostname)
+    spoken = {line.partition(" ")[0] for line in log.read_text()[already:].splitlines()}
+    # (What it asks itself, for /upload, is HTTP/1.0.)
+    assert spoken - {"HTTP/1.0"} == {"HTTP/1.1" if request.param == "http1" else "HTTP/2.0"}
 
 
 def test_a_file(curl: Curl) -> None:

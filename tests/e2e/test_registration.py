@@ -66,6 +66,31 @@ def test_a_wrong_secret(data_dir: Path) -> None:
         assert wrong.to_token() not in connector.log + edge.log
 
 
+@pytest.mark.parametrize("mistake", ["secret", "certificate"])
+def test_what_only_a_human_can_mend_ends_the_start(
+    data_dir: Path, tmp_path: Path, mistake: str
+) -> None:
+    credentials = new_tunnel(data_dir, HOSTNAME)
+    secret = os.urandom(32) if mistake == "secret" else credentials.tunnel_secret
+    token = Credentials(credentials.account_tag, secret, credentials.tunnel_id).to_token()
+    elsewhere = tmp_path / "elsewhere.pem"
+    trustme.CA().cert_pem.write_to_path(str(elsewhere))
+    edge = EdgeProcess(data_dir)
+    with running(edge):
+        trust = edge.ca if mistake == "secret" else elsewhere
+        connector = ConnectorProcess(
+            [
+                *(f"--edge={edge.tunnels[0]}", f"--cacert={trust}", "--hello-world"),
+                *("--retries=1", "run", f"--token={token}"),
+            ]
+        )
+        connector.check(1)
+        line = connector.wait_for("Initiating shutdown")
+        told = "Unauthorized" if mistake == "secret" else "is not to be trusted"
+        assert told in line["error"]
+        assert "given up after 2 attempts" in line["error"]
+
+
 def test_an_unknown_tunnel_is_told_the_same(data_dir: Path) -> None:
     known = new_tunnel(data_dir, HOSTNAME)
     edge = EdgeProcess(data_dir)
@@ -331,7 +356,7 @@ def test_an_edge_that_never_answers_is_left(
         async with stand_in.listening(say_nothing):
             options = ConnectorOptions(
                 single_rule(HelloWorld()),
-                Credentials.from_token(some_token()),
+                credentials=Credentials.from_token(some_token()),
                 cacert=stand_in.ca,
                 rpc_timeout=0.1,
             )

@@ -252,6 +252,48 @@ def test_a_closed_port_is_refused(tmp_path: Path) -> None:
         asyncio.run(scenario())
 
 
+LIMITED_META = (
+    b"cf-cloudflared-response-meta",
+    b'{"src":"cloudflared","flow_rate_limited":true}',
+)
+
+
+@pytest.mark.parametrize(
+    ("flag", "in_file", "limit"), [(2, None, 2), (None, 2, 2), (1, 2, 1), (3, 2, 3)]
+)
+def test_a_stream_beyond_the_limit_is_refused_and_told_as_such(
+    tmp_path: Path, echo: bytes, flag: int | None, in_file: int | None, limit: int
+) -> None:
+    """docs: configuration §6. The flag wins."""
+    file = tmp_path / "config.yml"
+    routing = f"warp-routing: {{maxActiveFlows: {in_file}}}\n" if in_file else ""
+    file.write_text(f"{routing}ingress: [service: 'http_status:404']\n")
+    arguments = [f"--config={file}", *([f"--max-active-flows={flag}"] if flag else [])]
+
+    async def scenario() -> None:
+        async with joined(tmp_path, *arguments) as peers:
+            streams = [await peers.link.stream(echo) for _ in range(limit)]
+            for stream in streams:
+                await stream.head()
+                assert stream.status == 200
+            refused = await peers.link.stream(echo)
+            await refused.head()
+            assert refused.status == 502
+            assert LIMITED_META in refused.headers
+            streams[0].cancel()
+            await eventually_async(
+                lambda: peers.connector.metric("cloudflared_tcp_active_sessions") == limit - 1,
+                "there is room again",
+            )
+            again = await peers.link.stream(echo)
+            await again.head()
+            assert again.status == 200
+            for stream in (*streams[1:], again):
+                stream.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_requests_and_streams_share_a_link(tmp_path: Path, echo: bytes) -> None:
     """A request is answered while a stream is open, and the stream goes on."""
 

@@ -265,10 +265,10 @@ def test_rules_that_cannot_be_served_are_told_before_the_start(named: Named) -> 
                 *(named.edge.edge_arguments[0],) * 2,
                 f"--cacert={named.edge.ca}",
                 "--workers=2",
-                "--bastion",
+                *("--url=https://127.0.0.1:1", "--origin-ca-pool=/nonexistent.pem"),
                 "run",
             ],
             environment={"TUNNEL_TOKEN": named.token},
         )
-        assert "bastion" in connector.wait_for("Cannot start")["error"]
+        assert "/nonexistent.pem" in connector.wait_for("Cannot start")["error"]
         connector.check(expected=1)

@@ -204,6 +204,9 @@ class _Raw:
     connection: H2Connection
 
     def __init__(self, loop: ManualLoop | None, connection: H2Connection) -> None:
+        self._attach(loop, connection)
+
+    def _attach(self, loop: ManualLoop | None, connection: H2Connection) -> None:
         self.loop = loop if loop is not None else ManualLoop()
         self.connection = connection
         self.transport = connect(self.loop, connection)

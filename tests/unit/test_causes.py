@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GIVEN_BY = re.compile(
     r"\b(?:fail|failed|dial_failed|fail_waiting|fail_longest_waiting|outbound_lost"
-    r"|broken_response|OriginDialError)\(|\bcause(?:: str)? = "
+    r"|broken_response|OriginDialError)\(|(?:\b|_)cause(?:: str)? = "
 )
 """What a cause is handed to, or kept in."""
 

@@ -22,6 +22,7 @@ from underpass.connector import quick, runner
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origins import HelloWorld, HttpService, HttpStatus
 from underpass.edge.options import EdgeOptions
+from underpass.ops import directories
 from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
 from underpass.wire.quick_tunnel import QuickTunnel, QuickTunnelError
@@ -43,6 +44,7 @@ class Bench:
         )
         self.home = home
         monkeypatch.setattr(tunnel_module, "config_directories", lambda: (home,))
+        monkeypatch.setattr(directories, "config_directories", lambda: (home,))
         monkeypatch.setattr(runner, "run_connector", self._run(self.connectors))
         monkeypatch.setattr(quick, "request_quick_tunnel_blocking", self._quick)
         self._module(monkeypatch, "underpass.cli.embedded", run_embedded=self._run(self.embedded))
@@ -141,7 +143,6 @@ class TestUsageErrors:
             ["tunnel", "--cred-file", "a", "--credentials-file", "b"],
             ["tunnel", "run", "a", "b"],
             ["edge", "run", "--https", "nowhere"],
-            ["tunnel", "ingress", "rule", "no-scheme"],
             ["tunnel", "ingress", "rule"],
         ],
     )
@@ -150,6 +151,23 @@ class TestUsageErrors:
         assert result.exit_code == 2
         assert "Error: " in result.stderr
         assert not cli.connectors
+
+    @pytest.mark.parametrize(
+        ("arguments", "hint"),
+        [
+            (["tunel"], "'tunnel'"),
+            (["tunnel", "rn"], "'run'"),
+            (["tunnel", "ingres"], "'ingress'"),
+            (["tunnel", "ingress", "validat"], "'validate'"),
+            (["tunnel", "--confg", "x", "run"], "'--config'"),
+            (["tunnel", "run", "--tokn=x"], "'--token'"),
+        ],
+    )
+    def test_what_was_probably_meant(self, cli: Bench, arguments: list[str], hint: str) -> None:
+        result = cli(*arguments)
+        assert result.exit_code == 2
+        assert "Did you mean" in result.stderr
+        assert hint in result.stderr
 
 
 class TestQuickTunnel:
@@ -272,7 +290,7 @@ class TestNamedTunnel:
         ("arguments", "reason"),
         [
             (["run"], "no tunnel is named"),
-            (["run", "name"], "cannot be looked up by name"),
+            (["run", "name"], "cannot look up the tunnel 'name': there is no account certificate"),
             (["run", "--token-file", "/absent"], "cannot read the token file"),
             (["run", "--token", TOKEN, "--protocol", "quic"], "use --protocol http2"),
             (["run", "--token", TOKEN, "--edge", "x"], "is not host:port"),
@@ -340,7 +358,8 @@ class TestIngress:
         result = cli("tunnel", "ingress", "validate", "--config", path)
         assert result.exit_code == 1
         assert "Validation failed: " in result.stderr
-        assert "rule #1 is the last one and must match everything" in result.stderr
+        assert "line 2: ingress[0]: rule #1: it is the last one" in result.stderr
+        assert result.stdout == f"Validating rules from {path}\n"
 
     def test_json_can_be_checked_instead(self, cli: Bench) -> None:
         good = '{"ingress":[{"service":"http_status:404"}]}'
@@ -375,6 +394,18 @@ class TestIngress:
         path = cli.config(self.RULES)
         result = cli("tunnel", "ingress", "rule", "--config", path, url)
         assert (result.exit_code, result.stdout) == (0, f"Using rules from {path}\n{answer}")
+
+    @pytest.mark.parametrize("url", ["no-scheme", "a.b:80/x", "http:///x", "//a.b/x"])
+    def test_a_url_needs_a_scheme_and_a_host(self, cli: Bench, url: str) -> None:
+        result = cli("tunnel", "ingress", "rule", "--config", cli.config(self.RULES), url)
+        assert result.exit_code == 1
+        assert "needs a scheme and a host" in result.stderr
+
+    def test_a_url_that_may_mean_several_rules_has_none(self, cli: Bench) -> None:
+        path = cli.config(self.RULES)
+        result = cli("tunnel", "ingress", "rule", "--config", path, "https://a.b/x/../y")
+        assert result.exit_code == 1
+        assert "different rules match them" in result.stderr
 
 
 class TestReady:

@@ -56,6 +56,22 @@ def test_version_imports_no_connector() -> None:
     assert set(done.stdout.split()) == allowed
 
 
+def test_an_account_has_to_do_with_neither_connector_nor_edge() -> None:
+    program = (
+        "import importlib, pkgutil, sys, underpass.account as room\n"
+        "for each in pkgutil.iter_modules(room.__path__):\n"
+        "    importlib.import_module(f'underpass.account.{each.name}')\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    imported = set(done.stdout.split())
+    assert "underpass.account.client" in imported
+    assert HEAVY.isdisjoint(imported)
+    assert not {name for name in imported if name.startswith(("underpass.connector", "asyncio"))}
+
+
 @pytest.mark.parametrize(
     "modules",
     [
@@ -88,14 +104,22 @@ UNUSED_BY_ONE_LINK = HEAVY | {
     "hashlib",
     "http.client",
     "importlib.metadata",
+    "joserfc",
     "importlib.resources",
     "logging.handlers",
     "multiprocessing",
     "shutil",
     "tempfile",
     "truststore",
+    "underpass.account",
+    "underpass.cli.account",
     "underpass.cli.embedded",
+    "underpass.connector.access_keys",
+    "underpass.connector.edge_proxy",
+    "underpass.wire.access_token",
     "underpass.connector.path_pattern",
+    "underpass.connector.prechecks",
+    "underpass.connector.proxy_dialer",
     "underpass.connector.quick",
     "underpass.connector.re2_syntax",
     "underpass.connector.services.handshake",
@@ -106,6 +130,7 @@ UNUSED_BY_ONE_LINK = HEAVY | {
     "underpass.core.http1server",
     "underpass.core.stream",
     "underpass.core.websocket",
+    "underpass.ops.http_request",
     "underpass.wire.quick_tunnel",
 }
 if sys.version_info >= (3, 14):

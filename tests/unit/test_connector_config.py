@@ -6,14 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from underpass.connector.config import (
-    Config,
-    config_directories,
-    find_config,
-    load_config,
-    read_config,
-)
+from underpass.connector.config import Config, find_config, load_config, read_config
 from underpass.connector.document import ConfigError, parse_yaml
+from underpass.ops.directories import config_directories
 
 
 def read(text: str) -> Config:
@@ -88,14 +83,31 @@ class TestKeys:
         ("text", "message"),
         [
             ("\ningres: []\n", "config.yml, line 2: ingres: unknown key; did you mean 'ingress'?"),
-            ("cred-file: x\n", "config.yml, line 1: cred-file: unknown key"),
-            ("config: x\n", "config.yml, line 1: config: unknown key"),
-            ("edge-ip-version: 4\n", "expected a string, found the number 4"),
-            ("ha-connections: '4'\n", "expected a whole number, found the string '4'"),
-            ("no-tls-verify: yes\n", "expected true or false, found the string 'yes'"),
-            ("grace-period: 30\n", "expected a duration such as 30s"),
+            (
+                "cred-file: x\n",
+                "line 1: cred-file: is a name of the flag only; write 'credentials-file'",
+            ),
+            ("config: x\n", "line 1: config: can be given as a flag or in the environment only"),
+            ("edge-ip-version: 4\n", 'expected a string, found the number 4; write "4"'),
+            ("label: true\n", 'expected a string, found the boolean true; write "true"'),
+            ("ha-connections: '4'\n", "found the string '4'; write 4 without quotes"),
+            ("ha-connections: four\n", "expected a whole number, found the string 'four'"),
+            ("ha-connections: 4.5\n", "expected a whole number, found the number 4.5"),
+            ("no-tls-verify: yes\n", "expected true or false, found the string 'yes'; write true"),
+            ("no-tls-verify: 'false'\n", "found the string 'false'; write false"),
+            ("no-tls-verify: 1\n", "found the number 1; write true"),
+            ("no-tls-verify: maybe\n", "expected true or false, found the string 'maybe'"),
+            ("grace-period: 30\n", "such as 30s or 1m30s, found the number 30; write 30s"),
             ("grace-period: soon\n", "'soon' is not a duration"),
-            ("edge: a:1\n", "expected a list of strings"),
+            (
+                "edge: a:1\n",
+                """expected a list of strings, found the string 'a:1'; write ["a:1"]""",
+            ),
+            (
+                "edge: [a:1, 7844]\n",
+                'edge[1]: expected a string, found the number 7844; write "7844"',
+            ),
+            ("edge: {a: 1}\n", "expected a list of strings, found a mapping"),
             ("warp-routing: {timeout: 5s}\n", "warp-routing.timeout: unknown key"),
             ("warp-routing: {maxActiveFlows: -1}\n", "cannot be negative"),
             ("originRequest: {noTLSverify: true}\n", "did you mean 'noTLSVerify'"),

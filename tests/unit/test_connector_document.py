@@ -91,7 +91,7 @@ def test_values_are_read_with_their_type_or_refused_with_the_line() -> None:
     assert root.boolean("e") is True
     assert root.string("missing") is None
     for read, key, message in (
-        (root.string, "a", "line 1: a: expected a string, found the number 4 (quote it"),
+        (root.string, "a", "line 1: a: expected a string, found the number 4; write"),
         (root.integer, "b", "line 2: b: expected a whole number, found the string 'text'"),
         (root.integer, "e", "line 5: e: expected a whole number, found the boolean true"),
         (root.boolean, "b", "line 2: b: expected true or false"),

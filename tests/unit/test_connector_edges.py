@@ -10,6 +10,7 @@ import pytest
 from underpass.connector import edges
 from underpass.connector.discovery import (
     DiscoveryError,
+    NoSuchNameError,
     SrvTarget,
     discover_regions,
     order_targets,
@@ -101,6 +102,26 @@ class TestPool:
         pool.rotate(0)  # an IPv4 address failed as well: back to the first family
         assert pool.take(0).is_ipv6
 
+    def test_an_address_that_stays_keeps_its_slot_when_addresses_are_renewed(self) -> None:
+        pool = EdgePool(static_regions([("a", 1), ("b", 1)]), choose=first)
+        kept, gone = pool.take(0), pool.take(1)
+        assert (kept.host, gone.host) == ("a", "b")
+        pool.renew(static_regions([("a", 1), ("c", 1)]))
+        assert pool.take(0) is kept
+        assert pool.take(1).host == "c"
+        assert pool.capacity == 2
+
+    def test_failed_addresses_are_counted_until_one_is_good(self) -> None:
+        pool = EdgePool(static_regions([("a", 1), ("b", 1), ("c", 1)]), choose=first)
+        counts = []
+        for _ in range(4):
+            pool.take(0)
+            pool.rotate(0)
+            counts.append(pool.failed)
+        assert counts == [1, 2, 2, 2]  # those that are tried in turn
+        pool.reached()
+        assert pool.failed == 0
+
     def test_too_many_entries_are_refused(self) -> None:
         with pytest.raises(ValueError, match="more than 256"):
             static_regions([("a", 1)] * 257)
@@ -173,6 +194,35 @@ class TestDiscovery:
         resolver = FakeResolver(OSError("refused"), ADDRESSES, fallback=OSError("blocked"))
         with pytest.raises(DiscoveryError, match=r"refused; .*--edge host:port"):
             asyncio.run(discover_regions(resolver))
+
+    def test_a_region_that_nobody_knows_is_final(self) -> None:
+        unknown = NoSuchNameError("no such name")
+        resolver = FakeResolver(unknown, ADDRESSES, fallback=unknown)
+        with pytest.raises(DiscoveryError, match="there is no edge region 'mars'") as error:
+            asyncio.run(discover_regions(resolver, region="mars"))
+        assert error.value.is_final
+
+    @pytest.mark.parametrize(
+        ("region", "first", "second"),
+        [
+            # A network's own DNS may know little; and without a region the name is right.
+            ("us", NoSuchNameError("none"), OSError("blocked")),
+            ("us", OSError("refused"), NoSuchNameError("none")),
+            ("", NoSuchNameError("none"), NoSuchNameError("none")),
+        ],
+    )
+    def test_anything_else_may_pass(self, region: str, first: OSError, second: OSError) -> None:
+        resolver = FakeResolver(first, ADDRESSES, fallback=second)
+        with pytest.raises(DiscoveryError) as error:
+            asyncio.run(discover_regions(resolver, region=region))
+        assert not error.value.is_final
+
+    def test_slots_know_their_home(self) -> None:
+        found = asyncio.run(discover_regions(FakeResolver(TWO, ADDRESSES), home=1))
+        assert {slot.home for region in found for slot in region.primary} == {1}
+        assert {
+            slot.home for region in static_regions([("a", 1)], 2) for slot in region.active
+        } == {2}
 
     def test_one_region_is_not_enough(self) -> None:
         with pytest.raises(DiscoveryError, match="names 1 edge regions"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 
 import pytest
 
-from underpass.connector.identity import IdentityError, find_credentials
+from underpass.connector.identity import IdentityError, credentials_of, find_credentials
 from underpass.connector.settings import resolve
 from underpass.connector.settings_table import Value
 from underpass.wire.credentials import Credentials, CredentialsError
@@ -18,7 +19,14 @@ TWO = Credentials("account", b"2" * 32, uuid.UUID(int=2))
 
 def find(reference: str = "", *directories: Path, **given: Value) -> Credentials:
     settings = resolve([{name.replace("_", "-"): value for name, value in given.items()}], {}, {})
-    return find_credentials(settings, reference, directories)
+    return find_credentials(settings, reference, directories, look_up)
+
+
+def look_up(name: str) -> uuid.UUID:
+    """An account with one tunnel."""
+    if name != "my-tunnel":
+        raise LookupError(name)
+    return TWO.tunnel_id
 
 
 def write(path: Path, credentials: Credentials) -> str:
@@ -89,9 +97,27 @@ def test_no_credentials_found_says_where_they_were_looked_for(tmp_path: Path) ->
         find(str(ONE.tunnel_id), tmp_path)
 
 
-def test_a_name_alone_is_not_enough() -> None:
-    with pytest.raises(IdentityError, match="cannot be looked up by name"):
-        find("my-tunnel")
+def test_a_name_alone_is_looked_up(tmp_path: Path) -> None:
+    write(tmp_path / f"{TWO.tunnel_id}.json", TWO)
+    assert find("my-tunnel", tmp_path) == TWO
+    with pytest.raises(LookupError, match="unknown"):
+        find("unknown", tmp_path)
+
+
+def test_a_name_is_looked_up_for_credentials_that_do_not_say_whose_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    secret = json.loads(ONE.to_json())["TunnelSecret"]
+    path.write_text(json.dumps({"AccountTag": "account", "TunnelSecret": secret}))
+    found = find("my-tunnel", credentials_file=str(path))
+    assert (found.tunnel_id, found.tunnel_secret) == (TWO.tunnel_id, ONE.tunnel_secret)
+    with pytest.raises(CredentialsError, match="TunnelID"):
+        find(credentials_file=str(path))
+
+
+def test_a_token_has_no_say_about_a_tunnel_that_is_known(tmp_path: Path) -> None:
+    write(tmp_path / f"{TWO.tunnel_id}.json", TWO)
+    settings = resolve([{"token": ONE.to_token()}], {}, {})
+    assert credentials_of(TWO.tunnel_id, settings, [tmp_path]) == TWO
 
 
 def test_nothing_at_all_says_what_to_give() -> None:

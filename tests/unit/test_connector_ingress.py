@@ -10,7 +10,7 @@ import pytest
 
 from underpass.connector import ingress as module
 from underpass.connector.document import ConfigError, parse_json, parse_yaml
-from underpass.connector.ingress import Ingress, read_ingress, split_host_port
+from underpass.connector.ingress import AMBIGUOUS, Ingress, read_ingress, split_host_port
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import (
     Bastion,
@@ -57,11 +57,17 @@ class TestMatching:
         )
         assert ingress.match(b"a.example", b"/") == 0
 
-    def test_case_counts_in_the_request_and_an_upper_case_rule_matches_lower(self) -> None:
-        ingress = rules({"hostname": "Path.example", "service": "http://x"}, CATCH_ALL)
-        assert ingress.match(b"Path.example", b"/") == 0
-        assert ingress.match(b"path.example", b"/") == 0
-        assert ingress.match(b"PATH.example", b"/") == 1
+    @pytest.mark.parametrize("hostname", ["Path.example", "path.example.", "PATH.EXAMPLE"])
+    def test_neither_case_nor_a_trailing_dot_counts(self, hostname: str) -> None:
+        ingress = rules(
+            {"hostname": hostname, "service": "http://x"},
+            {"hostname": f"*.{hostname}", "service": "http://y"},
+            CATCH_ALL,
+        )
+        for host in (b"Path.example", b"path.example", b"PATH.example.", b"path.example.:8443"):
+            assert ingress.match(host, b"/") == 0
+            assert ingress.match(b"A.b." + host, b"/") == 1
+        assert ingress.match(b"path.example..", b"/") == 2
 
     def test_the_port_is_left_out(self) -> None:
         ingress = rules({"hostname": "a.example", "service": "http://x"}, CATCH_ALL)
@@ -88,6 +94,71 @@ class TestMatching:
         assert ingress.match(b"h", b"/%C3%A9") == 1
         assert ingress.match(b"h", b"/%") == 2
         assert ingress.match(b"h", b"/\xff") == 2
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/static/../admin",
+            "/static/%2e%2e/admin",
+            "/static/%2E./admin",
+            "/static/..%2fadmin",
+            "/static%2f..%2Fadmin",
+            "/static/%252e%252e/admin",
+            "/static/..\\admin",
+            "/static/%5c../admin",
+            "/static/..%5cadmin",
+            "/static/..;/admin",
+            "/static/..;jsessionid=1/admin",
+            "/static/./../admin?query=/static/",
+            "/./admin",
+            "/static/../../admin",
+            "/admin%2fpublic",
+            "/%61dmin%252fpublic",
+            "/static//../admin",
+            "/%2561dmin",
+            "/%252561dmin",
+            "/%2525252525252561",
+        ],
+    )
+    def test_a_path_that_readers_disagree_about_is_refused(self, path: str) -> None:
+        ingress = rules(
+            {"hostname": "a", "path": "^/admin(/|$)", "service": "http://admin"},
+            {"hostname": "a", "path": "^/static/", "service": "http://static"},
+            CATCH_ALL,
+        )
+        assert ingress.match(b"a", path.encode()) == AMBIGUOUS
+        # A host that has no rule with a path does not care.
+        assert ingress.match(b"b", path.encode()) == 2
+
+    @pytest.mark.parametrize(
+        ("path", "rule"),
+        [
+            ("/admin", 0),
+            ("/%61dmin", 0),
+            ("/admin?x=../static/%2e", 0),
+            ("/admin/../admin/x", 0),
+            ("/admin/./x", 0),
+            ("/admin/.well-known/x", 0),
+            ("/admin/...", 0),
+            ("/admin/a%2Fb", 0),
+            ("/admin/100%25", 0),
+            ("/admin/%zz", 0),
+            ("/static/a%20b/%C3%A9.png", 1),
+            ("/static/a%252Fb", 1),
+            ("//admin", 2),
+            ("/.well-known/x", 2),
+            ("/a%2Fb", 2),
+            ("*", 2),
+            ("", 2),
+        ],
+    )
+    def test_a_path_that_they_agree_about_is_served(self, path: str, rule: int) -> None:
+        ingress = rules(
+            {"path": "^/admin(/|$)", "service": "http://admin"},
+            {"path": "^/static/", "service": "http://static"},
+            CATCH_ALL,
+        )
+        assert ingress.match(b"a", path.encode()) == rule
 
     def test_star_without_a_dot_only_matches_itself(self) -> None:
         ingress = rules({"hostname": "*abc", "service": "http://x"}, CATCH_ALL)
@@ -226,19 +297,22 @@ class TestValidation:
                 [{"hostname": "*.*.b", "service": "http://x"}, CATCH_ALL],
                 "rule #1: .*first character",
             ),
-            ([{"hostname": "a", "service": "http://x"}], "rule #1 is the last one"),
-            ([{"path": "/a", "service": "http://x"}], "rule #1 is the last one"),
-            ([CATCH_ALL, CATCH_ALL], "rule #1 matches every host"),
-            ([{"hostname": "*", "service": "http://x"}, CATCH_ALL], "rule #1 matches every host"),
+            ([{"hostname": "a", "service": "http://x"}], "rule #1: it is the last one"),
+            ([{"path": "/a", "service": "http://x"}], "rule #1: it is the last one"),
+            ([CATCH_ALL, CATCH_ALL], "rule #1: it matches every host"),
+            (
+                [{"hostname": "*", "service": "http://x"}, CATCH_ALL],
+                "rule #1: it matches every host",
+            ),
             (
                 [CATCH_ALL | {"hostname": "a"}, CATCH_ALL | {"path": "("}, CATCH_ALL],
-                r"ingress\[1\].path: rule #2 has an invalid regular expression '\(': a group that",
+                r"ingress\[1\].path: rule #2: '\(' is not a valid regular expression: a group that",
             ),
             (
                 [{"servise": "http://x"}],
-                r"ingress\[0\].servise: unknown key; did you mean 'service'",
+                r"ingress\[0\].servise: rule #1: unknown key; did you mean 'service'",
             ),
-            (["http://x"], r"ingress\[0\]: expected a mapping"),
+            (["http://x"], r"ingress\[0\]: rule #1: expected a mapping"),
         ],
     )
     def test_broken_rules_are_refused_by_number(self, items: list[Any], reason: str) -> None:
@@ -252,11 +326,19 @@ class TestValidation:
             ({"ipRules": [{"prefix": "10.0.0.0"}]}, "is not a network"),
             ({"ipRules": [{"prefix": "10.0.0.0/99"}]}, "is not a network"),
             ({"ipRules": [{"prefix": "10.0.0.0/8", "ports": [0]}]}, "between 1 and 65535"),
-            ({"access": {"required": True, "audTag": ["x"]}}, "teamName: cannot be blank"),
+            ({"access": {"required": True, "audTag": ["x"]}}, "teamName: rule #1: cannot be blank"),
+            (
+                {"access": {"required": True, "teamName": "evil.example/"}},
+                "teamName: rule #1: 'evil.example/' is not the name of a team",
+            ),
+            ({"access": {"required": True, "teamName": "team"}}, "audTag: rule #1: is missing"),
+            ({"access": {"environment": "eu"}}, "environment: rule #1: 'eu' is not '' or 'fed'"),
             ({"connectTimeout": "5s"}, "whole number of seconds"),
             ({"connectTimeout": 1.5}, "whole number of seconds"),
             ({"noTlsVerify": True}, "did you mean 'noTLSVerify'"),
             ({"proxyType": "http"}, "is not '' or 'socks'"),
+            ({"proxyProtocol": "v3"}, "is not 'v1' or 'v2'"),
+            ({"proxyProtocol": 1}, "proxyProtocol"),
             ({"keepAliveConnections": -1}, "cannot be smaller than 0"),
             ({"httpHostHeader": "a\r\nb"}, "control character"),
         ],
@@ -265,9 +347,90 @@ class TestValidation:
         with pytest.raises(ConfigError, match=reason):
             rules({"service": "socks-proxy", "originRequest": settings})
 
+    @pytest.mark.parametrize(
+        "service", ["http://x", "https://x", "wss://x", "unix:/x", "unix+tls:/x"]
+    )
+    def test_connections_that_visitors_share_name_none_of_them(self, service: str) -> None:
+        with pytest.raises(ConfigError, match="takes no proxyProtocol"):
+            rules({"service": service, "originRequest": {"proxyProtocol": "v1"}})
+
+    @pytest.mark.parametrize(
+        "service",
+        ["tcp://x", "ssh://x", "bastion", "socks-proxy", "http_status:404", "hello_world"],
+    )
+    def test_streams_and_what_has_no_origin_take_it(self, service: str) -> None:
+        (rule,) = rules({"service": service, "originRequest": {"proxyProtocol": "v2"}}).rules
+        assert rule.origin_request.proxy_protocol == "v2"
+
     def test_errors_in_a_file_name_the_line(self) -> None:
         text = "ingress:\n  - hostname: a\n    service: http://x/\n  - service: http_status:404\n"
         with pytest.raises(ConfigError, match=r"config.yml, line 3: ingress\[0\].service: rule #1"):
+            read_ingress(parse_yaml(text, "config.yml"))
+
+    @pytest.mark.parametrize(
+        ("rule", "line", "why"),
+        [
+            ("service: localhost", 4, "service: rule #2: 'localhost' needs a scheme and a host"),
+            ("service: 'http://'", 4, "service: rule #2: 'http://' needs a scheme and a host"),
+            ("service: http://h/", 4, "service: rule #2: 'http://h/' has a path"),
+            ("hostname: b", 4, "service: rule #2: a rule needs a service"),
+            ("service: http_status:x", 4, "service: rule #2: http_status:x: 'x' is not a status"),
+            ("service: http_status:99", 4, "service: rule #2: http_status:99: a status code is"),
+            (
+                "hostname: b:80\n    service: http://h",
+                4,
+                "hostname: rule #2: 'b:80' contains a port",
+            ),
+            ("hostname: a.*.b\n    service: http://h", 4, "hostname: rule #2: 'a.*.b' has a '*'"),
+            ("service: http://h", 4, "rule #2: it matches every host and path"),
+            ("path: (\n    service: http://h", 4, "path: rule #2: '(' is not a valid regular"),
+            ("path: (?=x)\n    service: http://h", 4, "path: rule #2: '(?=x)' is not a valid"),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - {allow: true}",
+                8,
+                "originRequest.ipRules[0].prefix: rule #2: an IP rule needs a prefix",
+            ),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - prefix: 10.0.0.0/33",
+                8,
+                "originRequest.ipRules[0].prefix: rule #2: '10.0.0.0/33' is not a network",
+            ),
+            (
+                "hostname: b\n    service: socks-proxy\n    originRequest:\n      ipRules:\n"
+                "      - prefix: 10.0.0.0/8\n        ports: [80, 65536]",
+                9,
+                "originRequest.ipRules[0].ports: rule #2: 65536 is not a port",
+            ),
+            (
+                "hostname: b\n    service: http://h\n    originRequest:\n      access:\n"
+                "        required: true\n        audTag: [x]",
+                7,
+                "originRequest.access.teamName: rule #2: cannot be blank when audTag is given",
+            ),
+            (
+                "hostname: b\n    service: http://h\n    originRequest:\n      connectTimeout: 5",
+                7,
+                "originRequest.connectTimeout: rule #2: expected a duration such as 30s or 1m30s, "
+                "found the number 5; write 5s",
+            ),
+        ],
+    )
+    def test_every_error_has_its_line_key_and_rule(self, rule: str, line: int, why: str) -> None:
+        text = (
+            "ingress:\n  - hostname: a\n    service: http://x\n"
+            f"  - {rule}\n  - service: http_status:404\n"
+        )
+        with pytest.raises(ConfigError) as raised:
+            read_ingress(parse_yaml(text, "config.yml"))
+        place = f"config.yml, line {line}: ingress[1]"
+        assert str(raised.value).startswith(place)
+        assert why in str(raised.value).replace(f"{place}.", "").replace(f"{place}: ", "")
+
+    def test_the_last_rule_has_a_line_too(self) -> None:
+        text = "ingress:\n  - service: http://x\n    path: /a\n"
+        with pytest.raises(ConfigError, match=r"line 2: ingress\[0\]: rule #1: it is the last one"):
             read_ingress(parse_yaml(text, "config.yml"))
 
     def test_no_ingress_key_means_no_rules(self) -> None:
@@ -286,10 +449,9 @@ class TestOriginRequest:
         )
         assert ingress.rules[1].origin_request.connect_timeout == 7.0
 
-    def test_ip_rules_and_access_count_only_on_the_rule(self) -> None:
+    def test_ip_rules_count_only_on_the_rule(self) -> None:
         settings = {
             "ipRules": [{"prefix": "10.1.2.3/8", "ports": [80, 443], "allow": True}],
-            "access": {"required": True, "teamName": "team", "audTag": ["tag"]},
         }
         ingress = rules(
             {"hostname": "a", "service": "socks-proxy", "originRequest": settings},
@@ -299,9 +461,26 @@ class TestOriginRequest:
         own, inherited = ingress.rules
         allowed = (IPRule(ipaddress.ip_network("10.0.0.0/8"), (80, 443), True),)
         assert own.service == SocksProxy(allowed)
-        assert own.origin_request.access == AccessRequirement("team", ("tag",), "")
         assert inherited.service == SocksProxy()
-        assert inherited.origin_request.access is None
+
+    def test_access_for_all_rules_protects_all_but_those_that_say_otherwise(self) -> None:
+        settings = {"access": {"required": True, "teamName": "team", "audTag": ["tag"]}}
+        own = {"access": {"required": True, "teamName": "other", "audTag": ["one"]}}
+        ingress = rules(
+            {"hostname": "a", "service": "http://a", "originRequest": own},
+            {
+                "hostname": "b",
+                "service": "http://b",
+                "originRequest": {"access": {"required": False}},
+            },
+            CATCH_ALL,
+            originRequest=settings,
+        )
+        assert [rule.origin_request.access for rule in ingress.rules] == [
+            AccessRequirement("other", ("one",), ""),
+            None,
+            AccessRequirement("team", ("tag",), ""),
+        ]
 
     def test_a_file_writes_durations_as_go_does(self) -> None:
         text = (

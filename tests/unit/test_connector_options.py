@@ -169,3 +169,31 @@ def test_windows_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build(workers="auto").workers == build(workers=1).workers == 1
     with pytest.raises(SettingError, match="not supported on Windows"):
         build(workers=2)
+
+
+def test_edges_may_be_separated_by_commas() -> None:
+    edges = (("a", 1), ("::1", 2), ("c", 3))
+    assert build(edge=("a:1,[::1]:2", "c:3")).edges == edges
+
+
+@pytest.mark.parametrize(
+    ("bind", "wanted", "family", "warned"),
+    [
+        ("127.0.0.1", "auto", "4", False),
+        ("::1", "auto", "6", False),
+        ("::1", "6", "6", False),
+        ("127.0.0.1", "6", "4", True),
+    ],
+)
+def test_the_address_to_dial_from_decides_the_family(
+    bind: str, wanted: str, family: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert build(edge_bind_address=bind, edge_ip_version=wanted).edge_ip_version == family
+    assert ("of another IP version" in caplog.text) == warned
+
+
+def test_how_many_failed_addresses_are_enough() -> None:
+    assert build().max_edge_addr_retries == 8
+    assert build(max_edge_addr_retries=3).max_edge_addr_retries == 3
+    with pytest.raises(SettingError, match="max-edge-addr-retries 256 is not between 0 and 255"):
+        build(max_edge_addr_retries=256)

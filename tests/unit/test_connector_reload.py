@@ -16,14 +16,17 @@ from underpass.connector.config import load_config
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedError
-from underpass.connector.ingress import HttpStatus, Ingress, Rule
+from underpass.connector.in_force import InForce
+from underpass.connector.ingress import HttpStatus, Ingress, Rule, single_rule
 from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origins import parse_service
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
 from underpass.wire.turns import LoopTurn
 
 VERSION = "cloudflared_orchestration_config_version"
+REFUSED = "underpass_configuration_refused"
 
 
 class Bench:
@@ -37,7 +40,9 @@ class Bench:
         self.may_read = threading.Event()
         self.may_read.set()
         self.write("http_status:200")
-        self.reloader = Reloader(self.read())
+        self.in_force = InForce()
+        self.in_force.start(self.apply, single_rule(HttpStatus(503)))
+        self.reloader = Reloader(self.read(), self.in_force)
 
     def write(self, service: str, more: str = "") -> None:
         self.path.write_text(f"{more}ingress: [service: '{service}']\n")
@@ -80,12 +85,13 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 def test_each_reload_applies_what_the_file_says_then(bench: Bench) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         for status in (201, 202):
             bench.write(f"http_status:{status}")
             await bench.reload()
         assert bench.services == ["http_status:201", "http_status:202"]
-        assert bench.reloader.snapshot() == {VERSION: 2}
+        assert bench.in_force.snapshot()[VERSION] == 2
+        assert bench.in_force.snapshot()[REFUSED] == {"file": 0, "edge": 0}
 
     run(scenario)
 
@@ -94,7 +100,7 @@ def test_the_same_rules_are_applied_too(bench: Bench) -> None:
     """What they name may have changed: a file of certificates."""
 
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         await bench.reload()
         assert bench.services == ["http_status:200"]
 
@@ -103,7 +109,7 @@ def test_the_same_rules_are_applied_too(bench: Bench) -> None:
 
 def test_what_is_asked_meanwhile_makes_for_one_more(bench: Bench) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.may_read.clear()
         for _ in range(5):
             bench.reloader.ask()
@@ -119,7 +125,7 @@ def test_what_is_asked_meanwhile_makes_for_one_more(bench: Bench) -> None:
 def test_what_is_asked_before_the_start_is_done_after_it(bench: Bench) -> None:
     async def scenario() -> None:
         bench.reloader.ask()
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         await bench.done()
         assert len(bench.applied) == 1
 
@@ -145,12 +151,13 @@ def test_what_cannot_be_used_is_refused(
     why: str,
 ) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.path.write_text(text)
         bench.refusal = refusal
         await bench.reload()
         assert not bench.applied
-        assert bench.reloader.snapshot() == {VERSION: 0}
+        assert bench.in_force.snapshot()[VERSION] == 0
+        assert bench.in_force.snapshot()[REFUSED] == {"file": 1, "edge": 0}
         bench.refusal = None
         bench.write("http_status:201")
         await bench.reload()
@@ -163,7 +170,7 @@ def test_what_cannot_be_used_is_refused(
 
 def test_what_waits_for_a_restart_is_named(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        bench.reloader.start(bench.apply)
+        bench.reloader.start()
         bench.write("http_status:201", "retries: 9\nproxy-connect-timeout: 3s\ntunnel: other\n")
         await bench.reload()
         assert bench.services == ["http_status:201"]
@@ -173,16 +180,36 @@ def test_what_waits_for_a_restart_is_named(bench: Bench, caplog: pytest.LogCaptu
     assert vars(record)["keys"] == ["retries", "tunnel"]
 
 
+def test_homes_wait_for_a_restart_if_they_are_others(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        bench.write("http_status:201", "homes: [{name: a}]\n")
+        bench.reloader = Reloader(bench.read(), bench.in_force)
+        bench.reloader.start()
+        # What differs is what is said, not where: the line is another one.
+        bench.write("http_status:202", "\nhomes: [{name: a}]\n")
+        await bench.reload()
+        assert "after a restart" not in caplog.text
+        bench.write("http_status:202", "homes: [{name: b}]\n")
+        await bench.reload()
+        bench.reloader.close()
+
+    asyncio.run(scenario())
+    (record,) = (each for each in caplog.records if "after a restart" in each.getMessage())
+    assert record.__dict__["keys"] == ["homes"]
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_without_a_file_there_is_nothing_to_do(
     bench: Bench, caplog: pytest.LogCaptureFixture, is_there: bool
 ) -> None:
     config = load_config(None, ())
     without = Configuration(resolve([], {}, {}), config, bench.read)
-    reloader = Reloader(without if is_there else None)
+    reloader = Reloader(without if is_there else None, bench.in_force)
 
     async def scenario() -> None:
-        reloader.start(bench.apply)
+        reloader.start()
         reloader.ask()
         assert reloader._working is not None
         await reloader._working
@@ -190,6 +217,21 @@ def test_without_a_file_there_is_nothing_to_do(
     run(scenario)
     assert bench.reads == 1
     assert "no configuration file to reload" in caplog.text
+
+
+def test_a_file_is_watched_unless_that_is_turned_off(bench: Bench) -> None:
+    async def scenario() -> None:
+        for settings, watches in (({}, True), ({"no-config-watch": True}, False)):
+            configuration = bench.read()
+            told = Configuration(
+                resolve([settings], {}, {}), configuration.config, configuration.read_again
+            )
+            reloader = Reloader(told, bench.in_force)
+            reloader.start()
+            assert (reloader._watch is not None) is watches
+            reloader.close()
+
+    run(scenario)
 
 
 def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
@@ -201,7 +243,8 @@ def test_the_end_gives_up_what_is_under_way(bench: Bench) -> None:
             await asyncio.Event().wait()
 
         bench.reloader.close()
-        bench.reloader.start(never)
+        bench.in_force.start(never, single_rule(HttpStatus(503)))
+        bench.reloader.start()
         bench.reloader.ask()
         await began.wait()
         bench.reloader.close()
@@ -308,6 +351,25 @@ def test_a_plan_that_fails_or_is_given_up_leaves_nothing() -> None:
         assert dispatcher.handler({})
 
     dispatching(scenario, rules(201))
+
+
+def test_ten_thousand_origins_that_nobody_asks_for_cost_nothing() -> None:
+    service = [parse_service(f"http://127.0.0.1:{port}") for port in range(1, 10_000)]
+    ingress = Ingress(
+        [
+            *(Rule(each, f"{number}.example.com") for number, each in enumerate(service)),
+            Rule(HttpStatus(404)),
+        ]
+    )
+
+    async def main() -> None:
+        turn = LoopTurn(asyncio.get_running_loop())
+        dispatcher = Dispatcher(turn, ingress)
+        assert len(turn.on_tick) == 1
+        dispatcher.close()
+        assert not turn.on_tick
+
+    asyncio.run(main())
 
 
 def test_services_that_are_never_done_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from underpass.connector.data_path import DataPath
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.ingress import HttpStatus, Ingress, single_rule
-from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.links import DialError, DialErrorKind, Link
+from underpass.connector.network_watch import NetworkWatch
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.runner import serve_connector
 from underpass.connector.status import ConnectorStatus
@@ -41,10 +42,17 @@ class FakeLink:
         self._unregistered = unregistered
         self.details = ConnectionDetails(uuid.uuid4(), "loc01", False)
         self.active = active
+        self.probed = 0
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
+
+    async def wait_going_away(self) -> None:
+        await asyncio.Event().wait()
+
+    def probe(self) -> None:
+        self.probed += 1
 
     async def unregister(self, timeout: float) -> None:
         self._unregistered.set()
@@ -70,15 +78,23 @@ class FakePath:
         self.outcome = outcome
         self.active = active
         self.is_closed = False
+        self.links: list[FakeLink] = []
         self.applied: list[Ingress] = []
         self.status: ConnectorStatus | None = None
         self.built = asyncio.Event()
         self.unregistered = asyncio.Event()
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> FakeLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> FakeLink:
         if self.outcome is not None:
             raise self.outcome
-        return FakeLink(self.active, self.unregistered)
+        self.links.append(FakeLink(self.active, self.unregistered))
+        return self.links[-1]
 
     async def build(self, options: ConnectorOptions, status: ConnectorStatus) -> DataPath:
         self.status = status
@@ -233,3 +249,23 @@ def test_any_event_loop_will_do(loop: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_credentials_are_needed() -> None:
     with pytest.raises(ValueError, match="needs credentials"):
         serve(FakePath(), None, replace(OPTIONS, credentials=None))
+
+
+def test_a_change_of_the_network_has_every_link_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watches: list[NetworkWatch] = []
+
+    class Watch(NetworkWatch):
+        def start(self) -> None:
+            self.look()  # the first does not differ
+            watches.append(self)
+
+    monkeypatch.setattr("underpass.connector.runner.NetworkWatch", Watch)
+    path = FakePath()
+
+    async def change() -> None:
+        monkeypatch.setattr(watches[0], "_sources_before", ("192.0.2.77",))
+        watches[0].look()
+        assert path.links[0].probed == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert serve(path, change) == 0

@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.homes import Home
 from underpass.connector.links import (
     DialError,
     DialErrorKind,
@@ -139,7 +140,7 @@ class TestReport:
         logger.addHandler(caplog.handler)
         logger.setLevel(logging.DEBUG)
         try:
-            LinkReport("http2", lambda: 0).observe(event)
+            LinkReport([Home()], lambda: 0).observe(event)
         finally:
             logger.removeHandler(caplog.handler)
             logger.setLevel(logging.NOTSET)
@@ -154,7 +155,7 @@ class TestReport:
         logger = logging.getLogger("underpass.connector.report")
         logger.addHandler(caplog.handler)
         try:
-            LinkReport("http2", lambda: 3).observe(LinkDisconnected(0, SLOT, OSError("x"), False))
+            LinkReport([Home()], lambda: 3).observe(LinkDisconnected(0, SLOT, OSError("x"), False))
         finally:
             logger.removeHandler(caplog.handler)
         assert caplog.records[0].levelname == "WARNING"

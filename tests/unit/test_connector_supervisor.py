@@ -3,153 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable
 
 import pytest
+from rig.supervision import REFUSED, Bench, never, scenario
 
-from underpass.connector.edges import EdgePool, EdgeSlot, static_regions
+from underpass.connector.discovery import DiscoveryError
+from underpass.connector.edges import EdgeSlot, Region
 from underpass.connector.links import (
+    AddressesFound,
+    AddressesNotFound,
     DialError,
     DialErrorKind,
     LinkConnected,
     LinkDisconnected,
-    LinkEvent,
     LinkFailed,
     LinkReconnecting,
     LinkUnregistered,
 )
-from underpass.connector.supervisor import LONGEST_RETRY_AFTER, Supervisor, TunnelRefusedError
-from underpass.wire.registration import ConnectionDetails, RegistrationRefused
-
-REFUSED = DialError(DialErrorKind.CONNECT, "connection refused")
-
-
-class FakeLink:
-    """A link whose requests and end the test controls."""
-
-    def __init__(self) -> None:
-        self.details = ConnectionDetails(uuid.uuid4(), "loc01", False)
-        self.active = 0
-        self.unregistered = False
-        self.aborted = False
-        self.unregister_error: Exception | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-    def begin(self) -> None:
-        self.active += 1
-        self._idle.clear()
-
-    def finish(self) -> None:
-        self.active -= 1
-        if not self.active:
-            self._idle.set()
-
-    def lose(self, error: Exception | None = None) -> None:
-        if not self._closed.done():
-            self._closed.set_result(error)
-
-    async def wait_closed(self) -> Exception | None:
-        return await self._closed
-
-    async def unregister(self, timeout: float) -> None:
-        self.unregistered = True
-        if self.unregister_error is not None:
-            raise self.unregister_error
-
-    async def in_flight(self) -> int:
-        return self.active
-
-    async def drained(self) -> None:
-        await self._idle.wait()
-
-    def abort(self) -> None:
-        self.aborted = True
-        self.lose()
-
-
-class Bench:
-    """A supervisor, its dialer and its clock, all in the test's hands.
-
-    `outcomes` are what dialling leads to, in order; when they run out, links. Waits are noted and
-    over at once, unless `hold` is set.
-    """
-
-    def __init__(self, outcomes: list[Exception] | None = None, edges: int = 4, **options: float):
-        self.outcomes = list(outcomes or ())
-        self.dialled: list[tuple[int, EdgeSlot, int]] = []
-        self.links: list[FakeLink] = []
-        self.events: list[LinkEvent] = []
-        self.waits: list[float] = []
-        self.hold: Callable[[], Awaitable[None]] | None = None
-        self._changed = asyncio.Event()
-        settings: dict[str, float] = {"ha_connections": 1, "retries": 5, "grace_period": 30.0}
-        settings |= options
-        self.supervisor = Supervisor(
-            self,
-            EdgePool(static_regions([("edge", 7844)] * edges)),
-            ha_connections=int(settings["ha_connections"]),
-            retries=int(settings["retries"]),
-            grace_period=settings["grace_period"],
-            observe=self._observe,
-            linger=0.0,
-            sleep=self._sleep,
-            clock=lambda: 0.0,
-            uniform=lambda _, high: high,
-        )
-
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> FakeLink:
-        self.dialled.append((conn_index, slot, previous_attempts))
-        if self.outcomes:
-            raise self.outcomes.pop(0)
-        link = FakeLink()
-        self.links.append(link)
-        return link
-
-    def _observe(self, event: LinkEvent) -> None:
-        self.events.append(event)
-        self._changed.set()
-
-    async def _sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        if self.hold is not None:
-            await self.hold()
-        await asyncio.sleep(0)
-
-    def of(self, kind: type) -> list[LinkEvent]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def until(self, kind: type, count: int = 1) -> None:
-        while len(self.of(kind)) < count:
-            self._changed.clear()
-            await self._changed.wait()
-
-
-def scenario(
-    body: Callable[[Bench], Awaitable[None]],
-    outcomes: list[Exception] | None = None,
-    **options: float,
-) -> Bench:
-    """Run `body` beside a supervisor; both must end."""
-
-    async def both() -> Bench:
-        bench = Bench(outcomes, **options)  # type: ignore[arg-type]
-        running = asyncio.create_task(bench.supervisor.run())
-        try:
-            await asyncio.wait_for(body(bench), 10)
-        finally:
-            if not running.done():
-                bench.supervisor.stop()
-        await asyncio.wait_for(running, 10)
-        return bench
-
-    return asyncio.run(both())
-
-
-async def never() -> None:
-    await asyncio.Event().wait()
+from underpass.connector.supervisor import (
+    LONGEST_RETRY_AFTER,
+    RELOCATE_INTERVAL,
+    SPREAD,
+    TunnelRefusedError,
+)
+from underpass.wire.registration import RegistrationRefused
 
 
 class TestStart:
@@ -281,6 +158,157 @@ class TestRetry:
 
         with pytest.raises(ZeroDivisionError):
             scenario(body, outcomes=[ZeroDivisionError()])
+
+
+UNTRUSTED = DialError(DialErrorKind.TLS, "not to be trusted", is_lasting=True)
+UNAUTHORIZED = RegistrationRefused("Unauthorized: Tunnel not found")
+
+
+class TestGivingUp:
+    """`retries` ends a start that only a human can mend, and nothing else."""
+
+    def attempts(self, always: Exception, edges: int = 4, retries: int = 5) -> int:
+        """How often it is tried until it is given up."""
+        bench = Bench([always] * 100, edges, retries=retries)
+        with pytest.raises(TunnelRefusedError, match="given up after"):
+            asyncio.run(asyncio.wait_for(bench.supervisor.run(), 10))
+        return len(bench.dialled)
+
+    @pytest.mark.parametrize("retries", [0, 1, 5])
+    def test_credentials_that_stay_refused(self, retries: int) -> None:
+        assert self.attempts(UNAUTHORIZED, retries=retries) == retries + 1
+
+    def test_a_certificate_that_stays_untrusted(self) -> None:
+        assert self.attempts(UNTRUSTED, edges=1, retries=2) == 3
+
+    def test_every_address_has_its_say_about_its_certificate(self) -> None:
+        assert self.attempts(UNTRUSTED, edges=7, retries=2) == 7
+
+    def test_of_many_addresses_some_are_enough(self) -> None:
+        assert self.attempts(UNTRUSTED, edges=60, retries=2) == 8
+
+    @pytest.mark.parametrize("error", [REFUSED, RegistrationRefused("busy", should_retry=True)])
+    def test_what_may_pass_is_tried_for_ever(self, error: Exception) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected)
+
+        assert len(scenario(body, outcomes=[error] * 50, retries=1).dialled) == 51
+
+    def test_only_failures_in_a_row_count(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected)
+
+        scenario(body, outcomes=[UNAUTHORIZED, UNAUTHORIZED, REFUSED] * 10, retries=2)
+
+    def test_a_connector_that_was_up_never_gives_up(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected)
+            bench.outcomes = [UNAUTHORIZED] * 50
+            bench.links[0].lose()
+            await bench.until(LinkConnected, 2)
+
+        scenario(body, retries=1)
+
+
+def regions(*hosts: str) -> list[Region]:
+    return [Region([EdgeSlot(host, 7844, index % 2)]) for index, host in enumerate(hosts)]
+
+
+class Lookup:
+    """Answers, the last one again and again."""
+
+    def __init__(self, *answers: Exception | list[Region]) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def __call__(self) -> list[Region]:
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+NO_DNS = DiscoveryError("cannot look up the edge")
+
+
+class TestAddresses:
+    def test_a_lookup_that_fails_at_the_start_is_made_again(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected, 2)
+
+        find = Lookup(NO_DNS, NO_DNS, regions("a", "b"))
+        bench = scenario(body, find=find, ha_connections=4)
+        assert bench.waits[:2] == [2.0, 4.0]
+        told = bench.of(AddressesNotFound)
+        assert [getattr(event, "longest_wait", None) for event in told] == [2.0, 4.0]
+        assert bench.of(AddressesFound) == [AddressesFound(0, links=2, wanted=4)]
+
+    def test_one_that_cannot_ever_work_ends_it(self) -> None:
+        find = Lookup(DiscoveryError("no IPv6 address", is_final=True))
+        bench = Bench(find=find)
+        with pytest.raises(TunnelRefusedError, match="no IPv6 address"):
+            asyncio.run(asyncio.wait_for(bench.supervisor.run(), 10))
+
+    def test_when_all_addresses_have_failed_they_are_looked_up_again(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected)
+
+        find = Lookup(regions("a", "b"), regions("b", "c"))
+        bench = scenario(body, find=find, outcomes=[REFUSED] * 40)
+        assert {slot.host for _, slot, _ in bench.dialled} == {"a", "b", "c"}
+        # Not more often than every five minutes, though all fail all the time.
+        assert find.asked == 1 + bench.now // RELOCATE_INTERVAL
+
+    def test_addresses_that_cannot_be_looked_up_again_are_used_on(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected)
+
+        find = Lookup(regions("a", "b"), NO_DNS)
+        bench = scenario(body, find=find, outcomes=[REFUSED] * 20)
+        (told,) = bench.of(AddressesNotFound)
+        assert told == AddressesNotFound(0, NO_DNS, None)
+        assert {slot.host for _, slot, _ in bench.dialled} == {"a", "b"}
+
+    def test_a_link_that_works_shows_that_they_are_good(self) -> None:
+        async def body(bench: Bench) -> None:
+            for count in range(1, 30):
+                await bench.until(LinkConnected, count)
+                bench.outcomes = [REFUSED]
+                bench.links[-1].lose()
+
+        find = Lookup(regions("a", "b"))
+        assert scenario(body, find=find).now > RELOCATE_INTERVAL
+        assert find.asked == 1
+
+    def test_a_network_that_is_back_ends_the_waits(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until_held()
+            bench.supervisor.wake()
+            await bench.until(LinkConnected)
+
+        bench = scenario(body, find=Lookup(NO_DNS, regions("a", "b")))
+        assert bench.waits[:2] == [2.0, SPREAD]
+
+
+class TestWaking:
+    def test_a_wait_ends_and_failures_count_anew(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkFailed, 5)
+            await bench.until_held()
+            bench.supervisor.wake()
+            await bench.until(LinkConnected)
+
+        bench = scenario(body, outcomes=[REFUSED] * 7)
+        assert bench.waits == [2.0, 4.0, 8.0, 16.0, 32.0, SPREAD, 2.0, 4.0]
+        assert [attempts for _, _, attempts in bench.dialled][-3:] == [0, 1, 2]
+
+    def test_links_that_are_up_are_asked_for_a_sign_of_life(self) -> None:
+        async def body(bench: Bench) -> None:
+            await bench.until(LinkConnected, 2)
+            bench.supervisor.probe()
+
+        assert [link.probed for link in scenario(body, ha_connections=2).links] == [1, 1]
 
 
 class TestStop:

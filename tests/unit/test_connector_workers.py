@@ -21,6 +21,7 @@ from underpass.connector.config import Config, read_config
 from underpass.connector.data_path import DataPathError
 from underpass.connector.document import parse_yaml
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.homes import Home
 from underpass.connector.ingress import HttpStatus, Ingress, single_rule
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
@@ -56,6 +57,7 @@ class FakeWorker:
         self.channel: Channel
         self.asked: list[Any] = []
         self.aborted: list[int] = []
+        self.probed: list[int] = []
         self.outcome: messages.DialAnswer | None = None
         self.refusal = ""
         self.total = 0
@@ -98,7 +100,7 @@ class FakeWorker:
         return None
 
     def notice(self, notice: Any) -> None:
-        self.aborted.append(notice.link)
+        (self.probed if isinstance(notice, messages.Probe) else self.aborted).append(notice.link)
         self.heard.set()
 
     def drained(self) -> None: ...
@@ -148,9 +150,9 @@ class Dialer(WorkerDialer):
         return process
 
 
-def run(scenario: Callable[[Dialer], Awaitable[None]]) -> None:
+def run(scenario: Callable[[Dialer], Awaitable[None]], options: ConnectorOptions = OPTIONS) -> None:
     async def main() -> None:
-        dialer = Dialer()
+        dialer = Dialer(options)
         await dialer.open()
         try:
             await asyncio.wait_for(scenario(dialer), 20)
@@ -179,6 +181,10 @@ def test_the_index_says_which_worker() -> None:
         (
             messages.DialFailed("tls", "TLS with edge"),
             DialError(DialErrorKind.TLS, "TLS with edge"),
+        ),
+        (
+            messages.DialFailed("tls", "not to be trusted", True),
+            DialError(DialErrorKind.TLS, "not to be trusted", is_lasting=True),
         ),
         (messages.Refused("unknown", 7, True), RegistrationRefused("unknown", 7, True)),
     ],
@@ -220,6 +226,67 @@ def test_a_link_is_asked_for_by_its_own_number() -> None:
         assert str(error) == "reset"
         worker.inside.tell(messages.LinkClosed(other_number, None))
         assert await other.wait_closed() is None
+
+    run(scenario)
+
+
+def dials(worker: FakeWorker) -> list[messages.Dial]:
+    return [each for each in worker.asked if isinstance(each, messages.Dial)]
+
+
+def test_links_of_several_homes_are_shared_out_as_one_row() -> None:
+    credentials = Credentials("account", b"s" * 32, uuid.UUID(int=1))
+    homes = tuple(
+        Home(name=name, credentials=credentials, edges=(("edge", 1),), ha_connections=3)
+        for name in ("a", "b")
+    )
+
+    async def scenario(dialer: Dialer) -> None:
+        for home in (0, 1):
+            for index in range(3):
+                await dialer.dial(EdgeSlot("edge", 1, 0, home), index, 0)
+        placed = [[(d.home, d.conn_index) for d in dials(w)] for w in dialer.started]
+        assert placed == [[(0, 0), (0, 2), (1, 1)], [(0, 1), (1, 0), (1, 2)]]
+        configured = dialer.started[0].asked[0]
+        assert [home.name for home in messages.options_of(configured).all_homes] == ["a", "b"]
+
+    run(scenario, replace(OPTIONS, homes=homes))
+
+
+def test_the_worker_is_told_which_link_is_replaced() -> None:
+    async def scenario(dialer: Dialer) -> None:
+        old = await dialer.dial(SLOT, 0, 0)
+        new = await dialer.dial(SLOT, 0, 0, old)
+        first, second = dials(dialer.started[0])
+        assert (first.replacing, second.replacing) == (0, first.link)
+        # One whose worker has died has nothing to give up.
+        dialer.started[0].kill()
+        await new.wait_closed()
+        await dialer.dial(SLOT, 0, 0, new)
+        assert dials(dialer.started[2])[0].replacing == 0
+
+    run(scenario)
+
+
+def test_links_are_probed_and_go_away_in_their_worker() -> None:
+    async def scenario(dialer: Dialer) -> None:
+        link = await dialer.dial(SLOT, 0, 0)
+        worker = dialer.started[0]
+        (dial,) = dials(worker)
+        link.probe()
+        await worker.heard.wait()
+        assert worker.probed == [dial.link]
+        going = asyncio.ensure_future(link.wait_going_away())
+        worker.inside.tell(messages.LinkGoingAway(99))  # one that has closed meanwhile
+        worker.inside.tell(messages.LinkGoingAway(dial.link))
+        await going
+        worker.inside.tell(messages.LinkClosed(dial.link, None))
+        await link.wait_closed()
+        worker.heard.clear()
+        link.probe()  # it is gone: nobody is asked
+        (await dialer.dial(SLOT, 2, 0)).probe()
+        await worker.heard.wait()
+        assert worker.probed == [dial.link, dials(worker)[1].link]
 
     run(scenario)
 
@@ -332,15 +399,15 @@ OTHER = single_rule(HttpStatus(204))
 def test_rules_are_applied_in_every_worker() -> None:
     async def scenario(dialer: Dialer) -> None:
         await dialer.apply(OTHER)
-        rules = messages.rules_of(OTHER)
+        prepare = messages.prepare_message(OTHER)
         for worker in dialer.started:
-            assert worker.asked[-2:] == [messages.Prepare(rules), messages.Apply()]
+            assert worker.asked[-2:] == [prepare, messages.Apply()]
         # Whoever comes later begins with them.
         link = await dialer.dial(SLOT, 0, 0)
         dialer.started[0].kill()
         await link.wait_closed()
         await dialer.dial(SLOT, 0, 0)
-        assert dialer.started[2].asked[0].rules == rules
+        assert dialer.started[2].asked[0].rules == prepare.rules
 
     run(scenario)
 
@@ -438,7 +505,7 @@ def test_a_worker_that_becomes_ready_while_rules_are_checked_gets_them_too(
             assert dialer.started[3].asked[0].rules == rules
         else:
             assert late.asked[0].rules != rules
-            assert late.asked[-2:] == [messages.Prepare(rules), messages.Apply()]
+            assert late.asked[-2:] == [messages.prepare_message(OTHER), messages.Apply()]
 
     run(scenario)
 
@@ -501,6 +568,12 @@ ingress:
     originRequest: {access: {required: true, teamName: team, audTag: [one, two]}}
   - hostname: hello.example.com
     service: hello_world
+  - hostname: jump.example.com
+    service: tcp://unused:1
+    originRequest: {bastionMode: true, proxyProtocol: v2, ipRules: [{prefix: "::/0"}]}
+  - hostname: socks.example.com
+    service: socks-proxy
+    originRequest: {ipRules: [{prefix: 10.0.0.0/8, ports: [22], allow: true}]}
   - service: http_status:404
 """
 
@@ -508,9 +581,9 @@ ingress:
 def test_rules_are_the_same_on_the_other_side() -> None:
     config: Config = read_config(parse_yaml(RULES.encode(), "config.yml"))
     assert config.ingress is not None
-    sent = msgspec.msgpack.encode(messages.Prepare(messages.rules_of(config.ingress)))
+    sent = msgspec.msgpack.encode(messages.prepare_message(config.ingress))
     received = msgspec.msgpack.decode(sent, type=messages.Prepare)
-    found: Ingress = messages.rules_to_ingress(received.rules)
+    found: Ingress = messages.rules_to_ingress(received)
     for mine, theirs in zip(config.ingress.rules, found.rules, strict=True):
         assert (mine.service, mine.hostname) == (theirs.service, theirs.hostname)
         assert mine.origin_request == theirs.origin_request
@@ -530,12 +603,15 @@ def test_options_are_the_same_on_the_other_side() -> None:
         edge_bind_address=str(ipaddress.ip_address("127.0.0.1")),
         rpc_timeout=7.0,
         tags=(("name", "value"),),
+        workers=3,
     )
     message = messages.configure_message(options, logging.INFO)
     sent = msgspec.msgpack.encode(message)
     found = messages.options_of(msgspec.msgpack.decode(sent, type=messages.Configure))
-    assert found.credentials == options.credentials
-    for name in ("cacert", "edge_bind_address", "rpc_timeout", "tags", "connector_id", "protocol"):
+    (home,) = found.all_homes
+    for name in ("credentials", "cacert", "edge_bind_address", "protocol"):
+        assert getattr(home, name) == getattr(options, name)
+    for name in ("rpc_timeout", "tags", "connector_id", "workers"):
         assert getattr(found, name) == getattr(options, name)
     assert "ssss" not in repr(message)
 

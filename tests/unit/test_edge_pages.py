@@ -21,6 +21,7 @@ from underpass.wire.causes import Hop
 
 STATUS = {
     PageKind.BAD_REQUEST: 400,
+    PageKind.FORBIDDEN: 403,
     PageKind.UNKNOWN_HOST: 404,
     PageKind.PAYLOAD_TOO_LARGE: 413,
     PageKind.HEADER_TOO_LARGE: 431,

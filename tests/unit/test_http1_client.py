@@ -12,7 +12,7 @@ from rig.cuts import every_cut
 from rig.exchanges import Client, alive
 from rig.http1 import Dials, respond
 
-from underpass.core.http1client import Http1Client
+from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.relay import Exchange
 
 SOURCE_CREDIT = 262144
@@ -832,3 +832,30 @@ class TestNothingIsLeft:
                 assert alive(Exchange, Http1Client, Client) == before, name
         finally:
             gc.enable()
+
+
+class TestProxies:
+    """A pool that asks its origin through a forward proxy (RFC 9112 §3.2.2)."""
+
+    def pool(self) -> Dials:
+        dials = Dials()
+        dials.pool = OriginPool(
+            dials._dial,
+            absolute=b"http://app.test:8080",
+            proxy_authorization=b"Basic eDp5",
+        )
+        return dials
+
+    def test_the_target_is_absolute_and_names_the_service(self) -> None:
+        dials = self.pool()
+        dials.request(path=b"/p?q", pairs=[(b"proxy-authorization", b"the visitor's")])
+        assert dials.origin.take() == (
+            b"GET http://app.test:8080/p?q HTTP/1.1\r\nHost: origin.test\r\n"
+            b"Proxy-Authorization: Basic eDp5\r\nConnection: keep-alive\r\n\r\n"
+        )
+
+    def test_options_for_the_server_itself(self) -> None:
+        """RFC 9112 §3.2.4."""
+        dials = self.pool()
+        dials.request(b"OPTIONS", b"*")
+        assert dials.origin.take().startswith(b"OPTIONS http://app.test:8080 HTTP/1.1\r\n")

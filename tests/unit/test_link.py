@@ -6,11 +6,18 @@ import asyncio
 import socket
 
 import pytest
+from rig.http2 import PING, RawServer, settings
 from rig.transport import FakeTransport, ManualLoop
 
 from underpass.core.endpoint import Endpoint
-from underpass.wire.link import UNSENT, LinkConnection
-from underpass.wire.turns import LoopTurn
+from underpass.wire.link import (
+    KEEPALIVE_DEAD,
+    KEEPALIVE_QUIET,
+    PROBE_PATIENCE,
+    UNSENT,
+    LinkConnection,
+)
+from underpass.wire.turns import TICK, LoopTurn
 
 
 class OnSocket(FakeTransport):
@@ -45,3 +52,81 @@ def test_the_kernel_holds_little_that_it_has_not_sent() -> None:
 
 def test_a_transport_without_a_socket_will_do() -> None:
     assert not connected(None).is_closed
+
+
+class TestSilence:
+    """Time is counted in ticks, of which there are none while the process stands still."""
+
+    @pytest.fixture
+    def wire(self) -> RawServer:
+        async def make() -> RawServer:
+            loop = ManualLoop()
+            loop.turn = LoopTurn(loop)  # type: ignore[arg-type]
+            return RawServer(loop=loop, connection=LinkConnection)
+
+        wire = asyncio.run(make())
+        self.tick(wire, TICK)  # what it has heard so far
+        return wire
+
+    def tick(self, wire: RawServer, seconds: float) -> None:
+        assert isinstance(wire.connection, LinkConnection)
+        for _ in range(round(seconds / TICK)):
+            for look in tuple(wire.connection._loop_turn.on_tick):
+                look()
+
+    def asked(self, wire: RawServer) -> int:
+        return sum(frame.kind == PING for frame in wire.sent())
+
+    def probe(self, wire: RawServer) -> None:
+        assert isinstance(wire.connection, LinkConnection)
+        wire.connection.probe()
+
+    def test_a_quiet_peer_is_asked_once(self, wire: RawServer) -> None:
+        self.tick(wire, KEEPALIVE_QUIET - TICK)
+        assert self.asked(wire) == 0
+        self.tick(wire, TICK)
+        assert self.asked(wire) == 1
+        self.tick(wire, TICK)
+        assert self.asked(wire) == 0
+
+    def test_without_an_answer_the_link_is_given_up(self, wire: RawServer) -> None:
+        self.tick(wire, KEEPALIVE_DEAD - TICK)
+        assert not self.is_given_up(wire)
+        self.tick(wire, TICK)
+        assert self.is_given_up(wire)
+
+    def test_an_answer_begins_the_count_anew(self, wire: RawServer) -> None:
+        self.tick(wire, KEEPALIVE_DEAD - TICK)
+        wire.feed(settings())
+        self.tick(wire, KEEPALIVE_DEAD - TICK)
+        assert not self.is_given_up(wire)
+
+    def test_a_probe_is_patient_for_a_few_seconds_only(self, wire: RawServer) -> None:
+        self.probe(wire)
+        assert self.asked(wire) == 1
+        self.tick(wire, PROBE_PATIENCE - TICK)
+        assert not self.is_given_up(wire)
+        self.tick(wire, TICK)
+        assert self.is_given_up(wire)
+
+    def test_a_probe_of_a_link_that_was_asked_shortens_the_wait(self, wire: RawServer) -> None:
+        self.tick(wire, KEEPALIVE_QUIET)
+        self.probe(wire)
+        assert self.asked(wire) == 1
+        self.tick(wire, PROBE_PATIENCE)
+        assert self.is_given_up(wire)
+
+    def test_an_answer_to_a_probe_keeps_the_link(self, wire: RawServer) -> None:
+        self.probe(wire)
+        self.tick(wire, PROBE_PATIENCE - TICK)
+        wire.feed(settings())
+        self.tick(wire, KEEPALIVE_QUIET)
+        assert not self.is_given_up(wire)
+
+    def test_time_without_ticks_does_not_count(self, wire: RawServer) -> None:
+        wire.loop.now += 10 * KEEPALIVE_DEAD
+        self.tick(wire, TICK)
+        assert not self.is_given_up(wire)
+
+    def is_given_up(self, wire: RawServer) -> bool:
+        return wire.transport.aborted

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from rig.http1 import Dials, Visitor
-from rig.http2 import DATA, HEADERS, RST_STREAM, Frame, RawClient, RawServer
+from rig.http2 import DATA, HEADERS, RST_STREAM, Frame, RawClient, RawServer, rst_stream
 from rig.transport import ManualLoop
 
 from underpass.core.headerblock import parse_block, serialize_pairs
@@ -255,6 +255,14 @@ class TestResponsesFromOrigins:
         assert connector.failures == [(502, "protocol_error")]
         assert connector.acceptor.counters.failed == 1
 
+    def test_a_stream_beyond_the_limit_is_told_as_such(self) -> None:
+        """docs: configuration §6, `maxActiveFlows`."""
+        connector = Connector(lambda exchange: exchange.fail(502, "flow_rate_limited"))
+        connector.request(GET)
+        (head,) = (each for each in connector.edge.sent() if each.stream)
+        meta = b'{"src":"cloudflared","flow_rate_limited":true}'
+        assert field(head, b"cf-cloudflared-response-meta") == meta
+
     def test_a_failure_after_the_answer_is_none(self) -> None:
         connector = Connector()
         connector.request(GET)
@@ -460,6 +468,10 @@ class TestRequestsFromVisitors:
             b"Cf-Access-Authenticated-User-Email", b"X-Forwarded-Proto",
             b"Cf_Connecting_Ip", b"cf-connecting_ip", b"CF_RAY", b"X_Forwarded_Proto",
             b"X_Forwarded_For", b"Cf_Access_Jwt_Assertion", b"True_Client_Ip",
+            b"Forwarded", b"FORWARDED", b"Forwarded-For", b"Fastly-Client-IP", b"Client-IP",
+            b"X-Forwarded", b"X-Real-IP", b"x_real_ip", b"X-Remote-IP", b"X-Remote-Addr",
+            b"X-Client-IP", b"X-Cluster-Client-IP", b"X-Original-Forwarded-For",
+            b"X-Originating-IP",
         ],
     )  # fmt: skip
     def test_nobody_else_may_say_it(self, name: bytes) -> None:
@@ -472,7 +484,8 @@ class TestRequestsFromVisitors:
     @pytest.mark.parametrize(
         "name",
         [b"Cf-Access-Token", b"Cf-Access-Client-Id", b"Cf-Access-Jump-Destination", b"Cf-Custom",
-         b"X-Forwarded-Host", b"X-Real-Ip", b"Cfg", b"True-Color", b"X_Under_Score"],
+         b"X-Forwarded-Host", b"X-Real-Ips", b"Cfg", b"True-Color", b"X_Under_Score",
+         b"X-Client", b"Forwarded-To", b"Client-Ip-Hint", b"X-Originator"],
     )  # fmt: skip
     def test_what_visitors_may_say_goes_through(self, name: bytes) -> None:
         edge = Edge()
@@ -706,3 +719,87 @@ class TestWebSocketsOfVisitors:
             assert b"Upgrade" not in text
             assert not edge.visitor.closed
             assert edge.connector.connection.active == 0
+
+
+class TestContentThatComesWhole:
+    """For origins that can do nothing without a length (`disableChunkedEncoding`)."""
+
+    def connector(self, most: int = 10) -> Connector:
+        connector = Connector(lambda exchange: exchange.when_whole(most, connector.forward))
+        return connector
+
+    def head(self, connector: Connector) -> bytes:
+        return connector.dials.origin.take()
+
+    def test_is_given_its_length(self) -> None:
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.data(stream, b"12345"))
+        assert connector.dials.transports == []
+        connector.edge.feed(connector.edge.peer.data(stream, b"67890", end=True))
+        head, _, body = self.head(connector).partition(b"\r\n\r\n")
+        assert b"\r\nContent-Length: 10\r\n" in head
+        assert b"Transfer-Encoding" not in head
+        assert body == b"1234567890"
+
+    def test_with_a_length_it_is_not_waited_for(self) -> None:
+        connector = self.connector()
+        connector.request([*POST, (b"content-length", b"100")], end=False)
+        assert b"\r\nContent-Length: 100\r\n" in self.head(connector)
+
+    def test_without_content_it_goes_on_when_that_is_known(self) -> None:
+        for method, length in ((GET, False), (POST, True)):
+            connector = self.connector()
+            stream = connector.request(method, end=False)
+            assert connector.dials.transports == []
+            connector.edge.feed(connector.edge.peer.data(stream, b"", end=True))
+            head = self.head(connector)
+            assert (b"\r\nContent-Length: 0\r\n" in head) is length
+            connector = self.connector()
+            connector.request(method)
+            assert self.head(connector)
+
+    def test_trailers_have_no_place_then(self) -> None:
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.data(stream, b"12"))
+        connector.edge.feed(connector.edge.peer.headers(stream, [(b"x-t", b"v")], end=True))
+        assert self.head(connector).endswith(b"\r\n\r\n12")
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.headers(stream, [(b"x-t", b"v")], end=True))
+        assert b"\r\nContent-Length: 0\r\n" in self.head(connector)
+
+    def test_more_than_the_bound_is_refused(self) -> None:
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.data(stream, bytes(10)))
+        assert [each for each in connector.edge.sent() if each.stream] == []
+        connector.edge.feed(connector.edge.peer.data(stream, b"1"))
+        head, *_, reset = (each for each in connector.edge.sent() if each.stream)
+        assert field(head, b":status") == b"411"
+        assert field(head, b"cf-cloudflared-response-meta") == META_ORIGIN
+        assert reset.kind == RST_STREAM
+        assert connector.dials.transports == []
+
+    def test_who_leaves_meanwhile_is_forgotten(self) -> None:
+        connector = self.connector()
+        stream = connector.request(POST, end=False)
+        connector.edge.feed(connector.edge.peer.data(stream, b"12"))
+        connector.edge.feed(rst_stream(stream, 8))
+        assert connector.dials.transports == []
+        assert connector.acceptor.counters.active == 0
+
+    def test_upgrades_are_not_waited_for(self) -> None:
+        connector = self.connector()
+        connector.request([*GET, UPGRADE], end=False)
+        assert b"\r\nUpgrade: websocket\r\n" in self.head(connector)
+
+    def test_expect_is_answered_before_it_is_waited_for(self) -> None:
+        """Else both would wait for the other."""
+        connector = self.connector()
+        stream = connector.request([*POST, (b"expect", b"100-continue")], end=False)
+        (interim,) = [each for each in connector.edge.sent() if each.stream]
+        assert interim.fields == ((b":status", b"100"),)
+        connector.edge.feed(connector.edge.peer.data(stream, b"12", end=True))
+        assert self.head(connector).endswith(b"\r\n\r\n12")

@@ -64,6 +64,8 @@ cdef class H2Connection(Endpoint):
     cdef H2Stream recent                # the last stream looked up
     cdef H2Stream receiving             # whose DATA frame is being read, if it still lives
     cdef public uint32_t idle_at        # streams left at which `idle` is called
+    cdef str lost_cause                 # client role: what an exchange is told when the connection is gone, ...
+    cdef str reset_cause                # ... and when the peer has reset its stream
     # Receiving.
     cdef uint32_t preface_left
     cdef bint got_settings
@@ -126,6 +128,9 @@ cdef class H2Connection(Endpoint):
     # Streams.
     cdef H2Stream find(self, uint32_t id)
     cdef H2Stream add_stream(self, uint32_t id)
+    cdef bint takes_streams(self) noexcept              # client role: whether `open_stream` may be called
+    cdef int open_stream(self, Exchange exchange, Fields head) except -1
+    cdef int stream_ended(self) except -1               # one has been forgotten
     cdef int forget(self, H2Stream stream) except -1
     cdef int settle(self, H2Stream stream) except -1
     cdef int reset_stream(self, H2Stream stream, uint32_t code) except -1

@@ -244,6 +244,8 @@ cdef class H2Connection(Endpoint):
         self.peer_max_streams = 100
         self.peer_max_header_list = 0xFFFFFFFF
         self.next_stream = 1
+        self.lost_cause = "link_lost"
+        self.reset_cause = "reset_by_peer"
         self.allowance = self.limits.allowance
         self.allowance_time = self.turn.coarse
         self._start()
@@ -290,26 +292,28 @@ cdef class H2Connection(Endpoint):
     @property
     def accepts_requests(self):
         """Client role: whether `forward` would open a stream."""
+        return self.takes_streams()
+
+    cdef bint takes_streams(self) noexcept:
         return (self.client and not self.closed and not self.closing and not self.goaway_received
                 and not self.goaway_sent and self.streams.count < self.peer_max_streams
                 and self.next_stream <= LAST_STREAM and self.out.size < MAX_UNWRITTEN)
 
     def forward(self, Exchange exchange not None):
         """Client role: carry `exchange` on a new stream. False if this connection can take no more."""
-        cdef H2Stream stream
-        cdef Fields head
-        if not self.accepts_requests:
+        if not self.takes_streams():
             return False
-        if exchange.over:
-            return True
-        head = exchange.outgoing_request()
-        stream = self.add_stream(self.next_stream)
+        if not exchange.over:
+            self.open_stream(exchange, exchange.outgoing_request())
+        return True
+
+    cdef int open_stream(self, Exchange exchange, Fields head) except -1:
+        cdef H2Stream stream = self.add_stream(self.next_stream)
         self.next_stream += 2
         stream.response_bodiless = is_head(exchange.request)
         stream.opened_at = self.turn.coarse
         stream.times_out = exchange.times_out
-        exchange.join(stream, head)
-        return True
+        return exchange.join(stream, head)
 
     def sweep(self, double first_byte_timeout):
         """Client role: give up streams whose response head has not come within so many seconds.
@@ -831,7 +835,7 @@ cdef class H2Connection(Endpoint):
         if exchange is not None:
             stream.exchange = None
             if self.client:
-                exchange.outbound_lost(code, UNSEEN if code == REFUSED_STREAM else SEEN, "reset_by_peer")
+                exchange.outbound_lost(code, UNSEEN if code == REFUSED_STREAM else SEEN, self.reset_cause)
             else:
                 exchange.inbound_lost(code)
         return 0
@@ -882,7 +886,7 @@ cdef class H2Connection(Endpoint):
                 self.forget(stream)
                 if exchange is not None:
                     if self.client:
-                        exchange.outbound_lost(INTERNAL_ERROR, HARDLY_SEEN, "link_lost")
+                        exchange.outbound_lost(INTERNAL_ERROR, HARDLY_SEEN, self.lost_cause)
                     else:
                         exchange.inbound_lost(CANCEL)
             except Exception as error:
@@ -973,6 +977,9 @@ cdef class H2Connection(Endpoint):
         self.streams.remove(stream.id)
         if self.streams.count == 0 and (self.goaway_sent or self.goaway_received) and not self.closed:
             self.close_after_flush()
+        return self.stream_ended()
+
+    cdef int stream_ended(self) except -1:
         if self.streams.count <= self.idle_at:
             self.idle()
         return 0

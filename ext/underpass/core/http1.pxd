@@ -65,7 +65,7 @@ cdef class HeadReader:
 # Hide the fields that Connection fields name; `listed` has the members of their lists, in lower case.
 cdef int hide_nominated(Fields fields, set listed) except -1
 # Request line, Host and the other visible fields in canonical case, without the framing fields and the empty line.
-cdef int write_request_head(Output out, Fields fields) except -1
+cdef int write_request_head(Output out, Fields fields, bytes before) except -1
 # Status line and the visible fields, likewise. Fields that belong to one connection are left out, unless `upgrade`.
 cdef int write_response_head(Output out, Fields fields, int status, bint upgrade) except -1
 cdef int write_field(Output out, const char* name, const char* value) except -1

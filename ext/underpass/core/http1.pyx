@@ -427,8 +427,8 @@ cdef Py_ssize_t find_end(const unsigned char* data, Py_ssize_t size, Py_ssize_t 
     return -1
 
 
-cdef int write_line(Output out, const unsigned char* name, uint32_t name_size, const unsigned char* value,
-                    uint32_t value_size, bint canonical) except -1:
+cdef inline int write_line(Output out, const unsigned char* name, uint32_t name_size, const unsigned char* value,
+                           uint32_t value_size, bint canonical) except -1:
     cdef unsigned char* place = out.reserve(<Py_ssize_t>name_size + value_size + 4)
     memcpy(place, name, name_size)
     if canonical:
@@ -444,7 +444,8 @@ cdef int write_line(Output out, const unsigned char* name, uint32_t name_size, c
     return 0
 
 
-cdef int write_request_head(Output out, Fields fields) except -1:
+cdef int write_request_head(Output out, Fields fields, bytes before) except -1:
+    # `before`: scheme and authority, if the target shall have the absolute form.
     cdef Field* method = fields.find(T_METHOD)
     cdef Field* path = fields.find(T_PATH)
     cdef Field* authority = fields.find(T_AUTHORITY)
@@ -454,7 +455,12 @@ cdef int write_request_head(Output out, Fields fields) except -1:
         raise ValueError("request head without a method")
     out.append(fields.value(method), method.value_size)
     out.append(<const unsigned char*>b" ", 1)
-    if path is not NULL:
+    if before is not None and path is not NULL:
+        out.append_bytes(before)
+        if fields.value(path)[0] != 42:
+            # RFC 9112 §3.2.4: a proxy is asked for "*" by an address without a path.
+            out.append(fields.value(path), path.value_size)
+    elif path is not NULL:
         out.append(fields.value(path), path.value_size)
     elif authority is not NULL:
         # CONNECT: the authority form (RFC 9112 §3.2.3).
@@ -549,10 +555,10 @@ def read_head(data, bint request, Py_ssize_t max_head=65536):
     }, left
 
 
-def write_request(Fields fields not None):
+def write_request(Fields fields not None, bytes before=None):
     """The bytes of a request head without framing fields (for tests)."""
     cdef Output out = Output()
-    write_request_head(out, fields)
+    write_request_head(out, fields, before)
     end_head(out)
     return out.take()
 

@@ -58,15 +58,19 @@ cdef class OriginPool:
     cdef public Py_ssize_t max_idle
     cdef public double idle_timeout     # seconds; 0: for ever
     cdef readonly Py_ssize_t max_dials
+    cdef bytes absolute                 # for a proxy: scheme and authority before every path, else None
+    cdef bytes proxy_authorization      # what the proxy wants to be told, or None
     cdef readonly Py_ssize_t dialling   # connections being made
     cdef readonly uint64_t arrivals     # exchanges that had to wait, so far
     cdef readonly uint64_t reused
     cdef readonly uint64_t dialled
     cdef bint closed
 
+    cdef bint turns_away(self, Exchange exchange) except -1
     cdef int put(self, Http1Client connection) except -1
     cdef int wait(self, Exchange exchange, object queue) except -1
     cdef int dial_what_is_wanted(self) except -1
+    cdef Py_ssize_t wanted(self)        # connections that would be of use to those who wait
     cdef Exchange longest_waiting(self, object queue)
     cdef int fail_longest_waiting(self, int status, str cause, object context) except -1
     cdef int fail_waiting(self, Exchange exchange, int status, str cause, object context) except -1

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from underpass.core.chunked cimport CHUNK_BROKEN, CHUNK_DATA, CHUNK_END, ChunkedReader, write_chunk, write_last_chunk
 from underpass.core.fields cimport (
-    T_CONTENT_LENGTH, T_METHOD, T_UPGRADE, Field, Fields,
+    T_CONTENT_LENGTH, T_METHOD, T_PROXY_AUTHORIZATION, T_UPGRADE, Field, Fields,
 )
 from underpass.core.frames cimport INTERNAL_ERROR
 from underpass.core.heads cimport NO_LENGTH, parse_length, same_text
@@ -73,7 +73,14 @@ cdef class Http1Request(Side):
         cdef Http1Client connection = self.connection
         cdef Fields head = self.held
         self.held = None
-        write_request_head(connection.out, head)
+        if connection.pool is None or connection.pool.absolute is None:
+            write_request_head(connection.out, head, None)
+        else:
+            # What a visitor says to a proxy is not meant for this one.
+            head.hide(T_PROXY_AUTHORIZATION)
+            write_request_head(connection.out, head, connection.pool.absolute)
+            if connection.pool.proxy_authorization is not None:
+                write_field(connection.out, b"Proxy-Authorization", connection.pool.proxy_authorization)
         if self.upgrading:
             write_field(connection.out, b"Connection", b"Upgrade")
         elif content:
@@ -387,10 +394,12 @@ cdef class OriginPool:
     first that comes free, be it new or one that another request is done with.
 
     max_idle: connections kept for longer than a moment. idle_timeout: seconds after which a waiting one is closed by
-    `sweep`.
+    `sweep`. absolute: scheme and authority to write before every path, for an origin that is asked through a proxy.
+    proxy_authorization: the credentials for that proxy.
     """
 
-    def __init__(self, dial, Py_ssize_t max_idle=100, double idle_timeout=90.0, Py_ssize_t max_dials=512):
+    def __init__(self, dial, Py_ssize_t max_idle=100, double idle_timeout=90.0, Py_ssize_t max_dials=512, *,
+                 bytes absolute=None, bytes proxy_authorization=None):
         self.dial = dial
         self.idle = {}
         self.waiting = OrderedDict()
@@ -398,17 +407,13 @@ cdef class OriginPool:
         self.max_idle = max_idle
         self.idle_timeout = idle_timeout
         self.max_dials = max_dials
+        self.absolute = absolute
+        self.proxy_authorization = proxy_authorization
 
     def forward(self, Exchange exchange not None):
         """Carry `exchange` on a connection that is idle, or the first that comes. CONNECT is answered with 501."""
         cdef Http1Client connection
-        cdef Field* method = exchange.request.find(T_METHOD) if exchange.request is not None else NULL
-        if method is not NULL and same_text(
-                exchange.request.value(method), method.value_size, b"connect"):
-            # What would follow is no HTTP, and nobody here asked for a proxy (RFC 9110 §9.3.6).
-            exchange.respond(501, ())
-            return
-        if exchange.over:
+        if self.turns_away(exchange):
             return
         exchange.carrier = self
         while self.idle:
@@ -418,6 +423,15 @@ cdef class OriginPool:
                 connection.start(exchange)
                 return
         self.wait(exchange, self.waiting)
+
+    cdef bint turns_away(self, Exchange exchange) except -1:
+        """Whether there is nothing to carry."""
+        cdef Field* method = exchange.request.find(T_METHOD) if exchange.request is not None else NULL
+        if method is not NULL and same_text(exchange.request.value(method), method.value_size, b"connect"):
+            # What would follow is no HTTP, and nobody here asked for a proxy (RFC 9110 §9.3.6).
+            exchange.respond(501, ())
+            return True
+        return exchange.over
 
     def forward_afresh(self, Exchange exchange not None):
         """Carry `exchange` on a connection that has never been used."""
@@ -433,20 +447,22 @@ cdef class OriginPool:
         return self.dial_what_is_wanted()
 
     cdef int dial_what_is_wanted(self) except -1:
-        while (self.dialling < self.max_dials and not self.closed
-               and self.dialling < <Py_ssize_t>(len(self.waiting) + len(self.waiting_afresh))):
+        while self.dialling < self.max_dials and not self.closed and self.dialling < self.wanted():
             self.dialling += 1
             self.dialled += 1
             self.dial()
         return 0
 
-    def arrived(self, Http1Client connection not None):
+    cdef Py_ssize_t wanted(self):
+        return <Py_ssize_t>(len(self.waiting) + len(self.waiting_afresh))
+
+    def arrived(self, Endpoint connection not None):
         """A connection asked for by `dial` has been made."""
         self.dialling -= 1
         if connection.closed:
             self.fail_longest_waiting(502, "dial", None)
         else:
-            self.put(connection)
+            self.put(<Http1Client?>connection)
         self.dial_what_is_wanted()
 
     def dial_failed(self, int status, str cause, str context=None, waited_since=None):

@@ -67,11 +67,15 @@ cdef class Exchange:
     cdef bint over
     cdef readonly bint wants_upgrade        # the request asks for another protocol (Upgrade)
     cdef bint tunnel                        # both directions are opaque bytes
-    cdef bint replayable                    # nothing but the head has been sent
+    cdef bint replayable                    # nothing has been sent that we do not have any more
+    cdef bint keeps_content                 # what is sent is kept, as far as that is little
+    cdef Backlog kept                       # that, while it is all
     cdef readonly int attempts              # outbound sides tried
     cdef public bint times_out              # a response that does not begin is given up by the carrier's sweep
     cdef object carrier                     # what can send it again: has forward_afresh(exchange)
     cdef object queue                       # where it waits for an outbound side, a dict; left when it is over
+    cdef object whole                       # whole(exchange): called when the request's content has come
+    cdef Py_ssize_t most_held               # how many bytes of it may come before that
     cdef public object context              # whatever the owner wants to keep with it
     # For whoever observes it.
     cdef readonly Route route               # that it was sent on by; None: by none
@@ -101,6 +105,9 @@ cdef class Exchange:
 
     # For owners.
     cdef int join(self, Side outbound, Fields head) except -1
+    cdef int hand_on_whole(self) except -1
+    cdef int length_required(self) except -1
+    cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef bint idempotent(self) noexcept
     cdef int retry_elsewhere(self) except -1
     cdef int response_over(self) except -1
@@ -119,6 +126,10 @@ cdef class Exchange:
     cdef Fields local_response(self, Fields head, int status)
     # The status the inbound side is told: an upgrade is 200 on a link and 101 outside.
     cdef int shown_status(self, int status) noexcept
+
+
+# Who waits to be told to go on is told so (RFC 9110 §10.1.1).
+cdef int continue_if_expected(Exchange exchange) except -1
 
 
 cdef class PythonSide(Side):

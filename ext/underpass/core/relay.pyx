@@ -21,7 +21,7 @@ an outbound side, or answers it with `respond` or `fail`.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from underpass.core.fields cimport (
-    T_AUTHORITY, T_CF_TRACE_ID, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
+    T_AUTHORITY, T_CF_TRACE_ID, T_CONTENT_LENGTH, T_EXPECT, T_METHOD, T_PATH, T_SCHEME, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR
 from underpass.core.heads cimport same_text
@@ -30,6 +30,9 @@ from underpass.core.output cimport Backlog
 
 # Times a request is sent again after its carrier was lost.
 cdef int MAX_RETRIES = 2
+# Request content that may be kept to be sent again, bytes an exchange.
+cdef Py_ssize_t MAX_KEPT = 16384
+
 # Different causes that are counted apart; ours are some forty.
 cdef Py_ssize_t MAX_CAUSES = 128
 
@@ -166,14 +169,18 @@ cdef class Exchange:
         self.counters.request_bytes += <uint64_t>size
         self.request_bytes += <uint64_t>size
         if self.outbound is not None:
-            self.replayable = False
+            if self.replayable:
+                self.keep(data, size)
             return self.outbound.send_data(data, size)
         if self.over or self.response_ended:
             # Nobody wants it: the sender gets its credit back and learns of the end from the response.
             return self.inbound.release(size) if self.inbound is not None else 0
         if self.waiting is None:
             self.waiting = Backlog()
-        return self.waiting.append(data, size)
+        self.waiting.append(data, size)
+        if self.whole is not None and self.waiting.size > self.most_held:
+            self.length_required()
+        return 0
 
     cdef int request_end(self, Fields trailers) except -1:
         cdef Exchange _alive = self
@@ -181,11 +188,15 @@ cdef class Exchange:
             return 0
         self.request_ended = True
         if self.outbound is not None:
+            if self.replayable:
+                self.request_trailers = trailers
             self.outbound.send_end(trailers)
             if self.response_ended:
                 self.finish()
         else:
             self.request_trailers = trailers
+            if self.whole is not None:
+                self.hand_on_whole()
         return 0
 
     cdef int inbound_lost(self, uint32_t code) except -1:
@@ -221,6 +232,7 @@ cdef class Exchange:
         self.status = status
         self.request = None
         self.replayable = False
+        self.kept = None
         self.inbound.send_head(passed, self.shown_status(status), end)
         if end:
             self.response_ended = True
@@ -273,12 +285,25 @@ cdef class Exchange:
         if self.status == 0:
             again = self.replayable and (seen == UNSEEN or (seen == HARDLY_SEEN and self.idempotent()))
             self.replayable = False
-            if again and self.attempts <= MAX_RETRIES and self.retry_elsewhere():
-                return 0
+            if again and self.attempts <= MAX_RETRIES:
+                # (Its sender may get credit for this a second time, which is as much more at most.)
+                self.waiting, self.kept = self.kept, None
+                if self.retry_elsewhere():
+                    return 0
             self.fail(502, cause)
             return 0
         self.failed(cause)
         return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
+
+    cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """This is about to be sent."""
+        if not self.keeps_content or size + (self.kept.size if self.kept is not None else 0) > MAX_KEPT:
+            self.replayable = False
+            self.kept = None
+            return 0
+        if self.kept is None:
+            self.kept = Backlog()
+        return self.kept.append(data, size)
 
     cdef int drained(self, Side side, Py_ssize_t size) except -1:
         cdef Exchange _alive = self
@@ -300,7 +325,7 @@ cdef class Exchange:
             return 0
         self.outbound = outbound
         self.attempts += 1
-        self.replayable = ended and (waiting is None or waiting.size == 0)
+        self.replayable = self.keeps_content or ended and (waiting is None or waiting.size == 0)
         outbound.exchange = self
         outbound.send_head(head, 0, ended and (waiting is None or waiting.size == 0)
                            and self.request_trailers is None)
@@ -308,7 +333,8 @@ cdef class Exchange:
             return 0
         if waiting is not None and waiting.size:
             self.waiting = None
-            self.replayable = False
+            if self.replayable:
+                self.keep(waiting.front(), waiting.size)
             outbound.send_data(waiting.front(), waiting.size)
             if self.outbound is not outbound:
                 return 0
@@ -375,7 +401,8 @@ cdef class Exchange:
     cdef void close_books(self) noexcept:
         self.over = True
         self.counters.active -= 1
-        self.waiting = None
+        self.waiting = self.kept = None
+        self.whole = None
         if self.queue is not None:
             self.queue.pop(self, None)
             self.queue = None
@@ -445,6 +472,39 @@ cdef class Exchange:
     def header(self, int token):
         """The value of the first field with this `Token`, or None."""
         return self.request.value_bytes(token) if self.request is not None else None
+
+    def when_whole(self, Py_ssize_t most, then):
+        """Call `then(self)` when the length of the request's content is known: now, if the head says it or it is none,
+        or when it has come; the head says it then. More than `most` bytes are answered with 411.
+
+        `most` must be less than what the request's sender may send without seeing any of it taken.
+        """
+        if (self.over or self.request_ended or self.wants_upgrade
+                or self.request.find(T_CONTENT_LENGTH) is not NULL):
+            then(self)
+            return
+        self.most_held = most
+        self.whole = then
+        # Who waits to be told to go on would wait for us, and we for them.
+        continue_if_expected(self)
+        if self.waiting is not None and self.waiting.size > most:
+            self.length_required()
+
+    cdef int length_required(self) except -1:
+        self.whole = None
+        self.respond(411, ((b"content-type", b"text/plain"),),
+                     b"Content of this size needs a Content-Length here.\n")
+        return 0
+
+    cdef int hand_on_whole(self) except -1:
+        """What `when_whole` has waited for."""
+        then, self.whole = self.whole, None
+        # Where a length says where content ends, nothing may follow it.
+        self.request_trailers = None
+        if self.waiting is not None and self.waiting.size:
+            self.request.add_pair(b"content-length", b"%d" % self.waiting.size)
+        then(self)
+        return 0
 
     def headers(self, tuple tokens not None):
         """`header` of each `Token`, pseudo fields included, in one go."""
@@ -541,6 +601,22 @@ cdef class Exchange:
             outbound.send_data(waiting.front(), waiting.size)
         if self.request_ended and self.outbound is outbound:
             outbound.send_end(self.request_trailers)
+
+
+cdef int continue_if_expected(Exchange exchange) except -1:
+    """RFC 9110 §10.1.1: somebody who waits to be told to go on is told so, once the request has somewhere to go.
+
+    An Expect that is still there comes from HTTP/2: an HTTP/1.1 connection has answered its own.
+    """
+    cdef Field* expect = exchange.request.find(T_EXPECT)
+    cdef Fields head
+    if (expect is NULL or exchange.request_ended or exchange.attempts or exchange.inbound is None
+            or exchange.waiting is not None
+            or not same_text(exchange.request.value(expect), expect.value_size, b"100-continue")):
+        return 0
+    head = Fields.__new__(Fields)
+    head.add_pair(b":status", b"100")
+    return exchange.inbound.send_head(head, 100, False)
 
 
 cdef class PythonSide(Side):

@@ -14,7 +14,11 @@ cdef class StreamSide(Side):
 cdef class StreamClient(Endpoint):
     cdef StreamSide current
     cdef int64_t undrained
+    cdef object feed                # feed(bytes): what the visitor says while something is still agreed on, else None
+    cdef object gone                # gone(): the visitor has left meanwhile
 
+    cdef int hand_over(self) except -1
+    cdef int leave(self) except -1
     cdef int finish(self) except -1
     cdef int take_request(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int give_response(self, Exchange exchange, const unsigned char* data, Py_ssize_t size) except -1

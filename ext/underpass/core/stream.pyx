@@ -5,7 +5,7 @@ from cython cimport final
 from libc.stdint cimport int64_t, uint32_t
 
 from underpass.core.fields cimport Fields
-from underpass.core.frames cimport CONNECT_ERROR
+from underpass.core.frames cimport CONNECT_ERROR, INTERNAL_ERROR
 from underpass.core.relay cimport SEEN, Exchange
 
 # Bytes from the origin an exchange may hold before it is not read any further.
@@ -23,6 +23,10 @@ cdef class StreamSide(Side):
             return 0
         connection.undrained += size
         connection.take_request(data, size)
+        if connection.feed is not None:
+            return connection.hand_over()
+        if connection.out.size == 0:
+            return connection.written(0)  # nothing in it was for the origin
         return connection.wake()
 
     cdef int send_end(self, Fields trailers) except -1:
@@ -35,6 +39,7 @@ cdef class StreamSide(Side):
         if self.connection is not None:
             self.connection.current = None
             self.connection.close_at_once()
+            self.connection.leave()
             self.connection = None
         return 0
 
@@ -48,7 +53,11 @@ cdef class StreamSide(Side):
 
 
 cdef class StreamClient(Endpoint):
-    """One connection to a stream origin, for one exchange."""
+    """One connection to a stream origin, for one exchange.
+
+    Both may first have something to agree on in Python (SOCKS): between `listen` and `go_on` the visitor's bytes go
+    to a callback. They stay charged to the visitor, so that no more can come than its window holds.
+    """
 
     def attach(self, Exchange exchange not None, pairs=(), int status=200):
         """Acknowledge the exchange with `status` (200 or 101) and `pairs`, then join both directions."""
@@ -69,6 +78,69 @@ cdef class StreamClient(Endpoint):
         side.exchange = exchange
         exchange.response_head(head, status, False)
         exchange.deliver_waiting()
+
+    def listen(self, feed not None, gone not None):
+        """Until `go_on`, have the visitor's bytes by `feed(bytes)`, and learn by `gone()` that it has left."""
+        self.feed = feed
+        self.gone = gone
+
+    def say(self, bytes data not None):
+        """Something to the visitor, besides what the origin sends."""
+        if self.current is not None and self.current.exchange is not None and data:
+            self.give_response(self.current.exchange, data, len(data))
+
+    def introduce(self, bytes data not None):
+        """Something to the origin, before whatever the visitor sends from now on."""
+        if not self.closed:
+            self.out.append_bytes(data)
+            self.wake()
+
+    def go_on(self, bytes rest not None=b""):
+        """The visitor's bytes are the origin's from now on, `rest` first: what came and was not for us."""
+        self.feed = self.gone = None
+        if rest and not self.closed:
+            self.out.append_bytes(rest)
+        if self.out.size == 0:
+            self.written(0)
+        else:
+            self.wake()
+
+    def hang_up(self):
+        """End the exchange, after what was said, and the connection."""
+        cdef StreamClient _alive = self
+        self.feed = self.gone = None
+        self.finish()
+        if self.transport is None:
+            self.close_at_once()
+        else:
+            self.close_after_flush()
+
+    cdef int hand_over(self) except -1:
+        cdef StreamClient _alive = self
+        cdef Exchange exchange
+        if self.out.size == 0:
+            return 0
+        try:
+            self.feed(self.out.take())
+        except Exception as error:
+            # The link this came from is not to suffer.
+            exchange = self.current.exchange if self.current is not None else None
+            if exchange is not None:
+                exchange.drop(INTERNAL_ERROR)
+            self.failed(error)
+        return 0
+
+    cdef int leave(self) except -1:
+        gone = self.gone
+        self.feed = self.gone = None
+        if gone is not None:
+            gone()
+        return 0
+
+    cdef int close_after_flush(self) except -1:
+        if self.feed is not None:
+            return self.leave()
+        return Endpoint.close_after_flush(self)
 
     cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef StreamSide side = self.current

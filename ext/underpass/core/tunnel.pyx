@@ -23,7 +23,7 @@ from underpass.core.heads cimport parse_length, same_text
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
-from underpass.core.relay cimport Acceptor, Exchange, Side
+from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
 
 import os
 
@@ -31,6 +31,9 @@ from underpass.core.headerblock import HeaderBlockError
 
 cdef bytes META_ORIGIN = b'{"src":"origin"}'
 cdef bytes META_CONNECTOR = b'{"src":"cloudflared"}'
+# Of a stream that is refused because of `warp-routing.maxActiveFlows`: cause `flow_rate_limited`.
+cdef bytes META_LIMITED = b'{"src":"cloudflared","flow_rate_limited":true}'
+
 # Bytes of a cause that a connector tells; ours have twenty.
 cdef Py_ssize_t MAX_CAUSE = 40
 # Between processes of one edge: the tunnel whose link a request wants. `edge_only` takes it from visitors.
@@ -120,7 +123,9 @@ cdef class OriginExchange(Exchange):
             self.acceptor.on_failure(self, status, cause)
         link.add_pair(b":status", b"%d" % status)
         link.add_pair(b"content-length", b"0")
-        link.add_pair(b"cf-cloudflared-response-meta", META_CONNECTOR)
+        # What is refused and not out of order is an answer as an application would give it.
+        link.add_pair(b"cf-cloudflared-response-meta", META_LIMITED if cause == "flow_rate_limited"
+                      else META_ORIGIN if status < 500 else META_CONNECTOR)
         link.add_pair(b"cf-cloudflared-cause", cause.encode())
         if self.on_answer is not None:
             self.tell_answer(status, link)
@@ -168,6 +173,7 @@ cdef class OriginAcceptor(Acceptor):
     cdef int accept(self, Exchange exchange) except -1:
         cdef int kind = kind_of(exchange.request)
         (<OriginExchange>exchange).kind = kind
+        exchange.wants_upgrade = kind == WEBSOCKET
         if kind == CONTROL or kind == CONFIGURATION:
             self.counters.opened -= 1
             self.counters.active -= 1
@@ -226,22 +232,6 @@ cdef int join_cookies(Fields fields) except -1:
                       <size_t>PyBytes_GET_SIZE(joined), flags)
 
 
-cdef int continue_if_expected(Exchange exchange) except -1:
-    """RFC 9110 §10.1.1: somebody who waits to be told to go on is told so, once the request has somewhere to go.
-
-    An Expect that is still there comes from HTTP/2: an HTTP/1.1 connection has answered its own.
-    """
-    cdef Field* expect = exchange.request.find(T_EXPECT)
-    cdef Fields head
-    if (expect is NULL or exchange.request_ended or exchange.attempts or exchange.inbound is None
-            or exchange.waiting is not None
-            or not same_text(exchange.request.value(expect), expect.value_size, b"100-continue")):
-        return 0
-    head = Fields.__new__(Fields)
-    head.add_pair(b":status", b"100")
-    return exchange.inbound.send_head(head, 100, False)
-
-
 # Rays: 64 bits that no two requests of a process share and nobody can guess the next of.
 cdef uint64_t ray_state = 0
 
@@ -291,12 +281,18 @@ cdef bint begins(Fields fields, Field* field, const char* text, bint whole) noex
 
 
 cdef bint edge_only(Fields fields, Field* field) noexcept:
-    """Whether this is a field that applications believe because an edge has made it."""
+    """Whether this is a field that applications believe because an edge has made it.
+
+    Of the names that a visitor's address goes by, X-Forwarded-For has its own rule (it is extended); the others, the
+    standard one too, we do not send: whoever does claims an address.
+    """
     cdef unsigned char first
     if field.name_size < 6:
         return False
     first = fields.name(field)[0] | 0x20
     if first == 99:     # "c"
+        if begins(fields, field, b"client-ip", True):
+            return True
         return begins(fields, field, b"cf-", False) and (
             begins(fields, field, b"cf-connecting-ip", False)
             or begins(fields, field, b"cf-ray", True)
@@ -311,9 +307,28 @@ cdef bint edge_only(Fields fields, Field* field) noexcept:
             or begins(fields, field, b"cf-access-jwt-", False)
             or begins(fields, field, b"cf-access-authenticated-", False))
     if first == 120:    # "x"
-        return (begins(fields, field, b"x-forwarded-proto", True)
-                or (field.token == T_OTHER and begins(fields, field, b"x-forwarded-for", True)))
+        return claims_address(fields, field)
+    if first == 102:    # "f"
+        return (begins(fields, field, b"forwarded", True) or begins(fields, field, b"forwarded-for", True)
+                or begins(fields, field, b"fastly-client-ip", True))
     return first == 116 and begins(fields, field, b"true-client-ip", True)
+
+
+cdef bint claims_address(Fields fields, Field* field) noexcept:
+    """The same for names that begin with X."""
+    cdef unsigned char third = fields.name(field)[2] | 0x20
+    if third == 102:    # "x-f"
+        return (begins(fields, field, b"x-forwarded-proto", True)
+                or (field.token == T_OTHER and begins(fields, field, b"x-forwarded-for", True))
+                or begins(fields, field, b"x-forwarded", True))
+    if third == 114:    # "x-r"
+        return (begins(fields, field, b"x-real-ip", True) or begins(fields, field, b"x-remote-ip", True)
+                or begins(fields, field, b"x-remote-addr", True))
+    if third == 99:     # "x-c"
+        return (begins(fields, field, b"x-client-ip", True)
+                or begins(fields, field, b"x-cluster-client-ip", True))
+    return third == 111 and (begins(fields, field, b"x-original-forwarded-for", True)
+                             or begins(fields, field, b"x-originating-ip", True))
 
 
 cdef class VisitorExchange(Exchange):

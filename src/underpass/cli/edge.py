@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,9 @@ from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import EDGE_PACKAGES, fail
 from underpass.connector.settings import SettingError, resolve
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
+
+if TYPE_CHECKING:
+    from underpass.edge.options import AcmeOptions
 
 __all__ = ["edge"]
 
@@ -46,12 +51,40 @@ def edge() -> None:
     metavar="N",
     help="Processes that serve: a number, or auto for one per processor. Without it, one.",
 )
+@click.option(
+    "--certificate",
+    "certificates",
+    metavar="CHAIN[,KEY]",
+    multiple=True,
+    help="PEM files to serve the names in them with; repeatable. Read again when they change.",
+)
+@click.option(
+    "--acme",
+    is_flag=True,
+    help="Have Let's Encrypt, or --acme-directory, certify the public names; accepts its terms.",
+)
+@click.option("--acme-email", metavar="ADDRESS", help="Whom the authority may write to.")
+@click.option("--acme-directory", metavar="URL", help="Another ACME authority.")
+@click.option(
+    "--acme-roots", metavar="FILE", help="What that authority's own certificate is checked with."
+)
+@click.option(
+    "--acme-dns-hook",
+    metavar="COMMAND",
+    help="Prove names by DNS, wildcards too: run with present|cleanup, record, value.",
+)
+@click.option(
+    "--redirect", is_flag=True, help="Send visitors of the plain listener to the one with TLS."
+)
 @click.pass_context
 def run(
     ctx: click.Context,
     /,
     tunnels: tuple[str, ...],
     max_body: int | None,
+    certificates: tuple[str, ...],
+    acme: bool,
+    redirect: bool,
     **given: str | None,
 ) -> None:
     """Serve visitors and connectors on this machine. Without options, on loopback only."""
@@ -75,7 +108,13 @@ def run(
     if tunnels:
         chosen["tunnels"] = tunnels
     try:
-        options = EdgeOptions.parse(**chosen, max_body=max_body)
+        options = EdgeOptions.parse(
+            **chosen,
+            max_body=max_body,
+            certificates=certificates,
+            acme=_acme(acme, given),
+            redirect=redirect,
+        )
     except EdgeError as error:
         raise click.UsageError(str(error), ctx) from None
     try:
@@ -85,3 +124,21 @@ def run(
             raise
         fail("the edge needs more packages: pip install 'underpass[edge]'")
     ctx.exit(run_edge(options))
+
+
+def _acme(wanted: bool, given: Mapping[str, str | None]) -> AcmeOptions | None:
+    """Whom to ask for certificates. Raises OptionsError."""
+    from underpass.edge.errors import OptionsError
+    from underpass.edge.options import LETS_ENCRYPT, AcmeOptions
+
+    names = ("acme_email", "acme_directory", "acme_roots", "acme_dns_hook")
+    email, directory, roots, hook = (given.get(name) or "" for name in names)
+    if not wanted:
+        if email or directory or roots or hook:
+            raise OptionsError("--acme-… options need --acme")
+        return None
+    if directory and not directory.startswith("https://"):
+        raise OptionsError(f"--acme-directory {directory!r} is not an https address")
+    return AcmeOptions(
+        directory or LETS_ENCRYPT, email, Path(roots).expanduser() if roots else None, hook
+    )

@@ -108,6 +108,7 @@ async def _serve_connector(
         quick_hostname=public,
         edges=tuple((address.host, address.port) for address in edge.tunnels),
         cacert=edge.ca_certificate,
+        prechecks=False,
     )
     try:
         return await serve_connector(

@@ -12,9 +12,23 @@ import click
 from click.core import ParameterSource
 
 from underpass.cli.go_flags import Flag, GoFlagError, normalize
-from underpass.connector.settings_table import SETTINGS, Group, Setting, Value, spell
+from underpass.connector.settings_table import (
+    SETTINGS,
+    Group,
+    Setting,
+    Value,
+    parse_boolean,
+    spell,
+)
 
-__all__ = ["GoCommand", "GoGroup", "SettingOption", "given_levels", "setting_options"]
+__all__ = [
+    "GoCommand",
+    "GoGroup",
+    "GoOption",
+    "SettingOption",
+    "given_levels",
+    "setting_options",
+]
 
 
 class _SettingType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
@@ -59,6 +73,56 @@ class SettingOption(click.Option):
         if self.name not in opts:
             return None, args
         return super().handle_parse_result(ctx, opts, args)
+
+
+class _BooleanType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    name = "boolean"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_boolean(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class GoOption(click.Option):
+    """A flag of one command that is no setting: text, or a boolean (`--x`, `--x=false`).
+
+    Its value is None when it was not given. `aliases` are separated by spaces; the name of the
+    function's parameter is `parameter`, or made from `name`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        aliases: str = "",
+        *,
+        text: str,
+        boolean: bool = False,
+        env: str | None = None,
+        metavar: str = "TEXT",
+        parameter: str = "",
+        required: bool = False,
+        multiple: bool = False,
+        hidden: bool = False,
+    ) -> None:
+        self.flag = Flag(name, is_boolean=boolean)
+        spellings = [name, *aliases.split()]
+        super().__init__(
+            [
+                *(f"--{each}" if len(each) > 1 else f"-{each}" for each in spellings),
+                parameter or name.replace("-", "_"),
+            ],
+            type=_BooleanType() if boolean else str,
+            envvar=env,
+            help=f"{text} [${env}]" if env else text,
+            metavar="" if boolean else metavar,
+            required=required,
+            multiple=multiple,
+            hidden=hidden,
+        )
 
 
 _METAVARS = {
@@ -136,19 +200,28 @@ class GoCommand(click.Command):
 class GoGroup(click.Group):
     """A group of commands, with flags of its own before the command's name.
 
-    `lazy` names commands as `module:attribute`, imported when they are asked for.
+    `lazy` names commands as `module:attribute`, imported when they are asked for. `aliases` are
+    other names of commands, which the help does not show.
     """
 
     command_class = GoCommand
 
-    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = dict(lazy or {})
+        self._aliases = dict(aliases or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *self._lazy]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = self._aliases.get(cmd_name, cmd_name)
         place = self._lazy.get(cmd_name)
         if place is None:
             return super().get_command(ctx, cmd_name)
@@ -156,6 +229,18 @@ class GoGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            # click knows nothing of lazy commands, and its older versions of no hints.
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _rewritten(self, ctx, args))
@@ -171,7 +256,7 @@ def _rewritten(command: click.Command, ctx: click.Context, args: Sequence[str]) 
         if not isinstance(param, click.Option):
             continue
         names = [name.lstrip("-") for name in param.opts]
-        if isinstance(param, SettingOption):
+        if isinstance(param, (SettingOption, GoOption)):
             flag = param.flag
         else:
             flag = Flag(max(names, key=len), is_bare=param.is_flag)

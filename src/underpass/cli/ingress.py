@@ -9,9 +9,10 @@ import click
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import fail, load
-from underpass.connector.config import config_directories, find_config
+from underpass.connector.config import find_config
 from underpass.connector.document import ConfigError, parse_json
-from underpass.connector.ingress import Ingress, Rule, read_ingress
+from underpass.connector.ingress import AMBIGUOUS, Ingress, Rule, read_ingress
+from underpass.ops.directories import config_directories
 
 __all__ = ["ingress"]
 
@@ -37,8 +38,7 @@ def validate(ctx: click.Context, /, text: str | None, **_: object) -> None:
         if found is None:
             fail("Validation failed: --json has no key `ingress`")
     else:
-        path, _rules = _load_rules(ctx, "Validation failed: ")
-        click.echo(f"Validating rules from {path}")
+        _load_rules(ctx, "Validating", "Validation failed: ")
     click.echo("OK")
 
 
@@ -49,24 +49,28 @@ def rule(ctx: click.Context, /, url: str, **_: object) -> None:
     """Show the rule that a request for URL matches."""
     parts = urlsplit(url)
     if not parts.scheme or not parts.hostname:
-        raise click.UsageError(
-            f"{url!r} needs a scheme and a host, like https://app.example.com/", ctx
-        )
-    path, rules = _load_rules(ctx, "")
+        fail(f"{url!r} needs a scheme and a host, like https://app.example.com/")
+    rules = _load_rules(ctx, "Using", "")
     host = parts.netloc.rpartition("@")[2]
     number = rules.match(host.encode("utf-8"), parts.path.encode("utf-8"))
-    click.echo(f"Using rules from {path}")
+    if number == AMBIGUOUS:
+        fail(
+            f"the path of {url} may be read in several ways, and different rules match them; such "
+            "a request is refused with status 400"
+        )
     click.echo(f"Matched rule #{number}")
     for line in _describe(rules.rules[number]):
         click.echo(f"\t{line}")
 
 
-def _load_rules(ctx: click.Context, prefix: str) -> tuple[Path, Ingress]:
+def _load_rules(ctx: click.Context, verb: str, prefix: str) -> Ingress:
+    """The rules of the file. What is done with them, `verb`, is told before anything goes wrong."""
     levels = given_levels(ctx)
     given = next((Path(str(level["config"])) for level in levels if "config" in level), None)
     path = given or find_config(config_directories())
     if path is None:
         fail(f"{prefix}there is no configuration file; name one with --config")
+    click.echo(f"{verb} rules from {path}")
     try:
         configuration = load(ctx)
         settings, config = configuration.settings, configuration.config
@@ -76,7 +80,7 @@ def _load_rules(ctx: click.Context, prefix: str) -> tuple[Path, Ingress]:
         fail(f"{prefix}--url and ingress rules exclude each other; leave the URL out")
     if config.ingress is None:
         fail(f"{prefix}{path} has no key `ingress`")
-    return path, config.ingress
+    return config.ingress
 
 
 def _describe(found: Rule) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -12,16 +14,25 @@ import click
 from msgspec.structs import replace
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
-from underpass.connector.config import Config, config_directories, load_config
+from underpass.connector.config import Config, load_config
 from underpass.connector.configuration import Configuration
 from underpass.connector.document import ConfigError
-from underpass.connector.identity import IdentityError, find_credentials
-from underpass.connector.options import ORIGINS, ConnectorOptions, build_options
+from underpass.connector.identity import IdentityError, find_credentials, find_home_credentials
+from underpass.connector.options import ORIGINS, ConnectorOptions, build_homes, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
+from underpass.ops.directories import config_directories
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
-from underpass.wire.credentials import CredentialsError
+from underpass.wire.credentials import Credentials, CredentialsError
 
-__all__ = ["is_any_given", "load", "run_named_tunnel", "run_tunnel", "tunnel"]
+__all__ = [
+    "fail",
+    "is_any_given",
+    "load",
+    "run_named_tunnel",
+    "run_tunnel",
+    "run_with_credentials",
+    "tunnel",
+]
 
 _IDENTITY = ("token", "token-file", "credentials-contents", "credentials-file")
 # Seconds for a running tunnel to answer `tunnel ready`.
@@ -34,7 +45,18 @@ _log = logging.getLogger("underpass.cli")
 
 @click.group(
     cls=GoGroup,
-    lazy={"ingress": "underpass.cli.ingress:ingress"},
+    lazy={
+        "ingress": "underpass.cli.ingress:ingress",
+        "login": "underpass.cli.login:login",
+        "create": "underpass.cli.tunnels:create",
+        "list": "underpass.cli.tunnels:list_",
+        "info": "underpass.cli.tunnels:info",
+        "delete": "underpass.cli.tunnels:delete",
+        "cleanup": "underpass.cli.tunnels:cleanup",
+        "token": "underpass.cli.tunnels:token",
+        "route": "underpass.cli.routes:route",
+        "vnet": "underpass.cli.vnets:vnet",
+    },
     invoke_without_command=True,
     params=setting_options(),
 )
@@ -47,6 +69,9 @@ def tunnel(ctx: click.Context, /, **_: object) -> None:
         underpass tunnel --url http://localhost:8000
     With a token or credentials, run that tunnel:
         underpass tunnel run --token TOKEN
+    With an account certificate, make a tunnel of your own:
+        underpass tunnel login
+        underpass tunnel create NAME
     """
     if ctx.invoked_subcommand is None:
         ctx.exit(run_tunnel(ctx))
@@ -56,7 +81,10 @@ def tunnel(ctx: click.Context, /, **_: object) -> None:
 @click.argument("tunnel_reference", metavar="[NAME|UUID]", required=False, default="")
 @click.pass_context
 def run(ctx: click.Context, /, tunnel_reference: str, **_: object) -> None:
-    """Run a tunnel that exists, with its token or credentials."""
+    """Run a tunnel that exists, with its token or credentials.
+
+    A name is looked up with the account certificate, unless a credentials file is given.
+    """
     ctx.exit(run_named_tunnel(load(ctx), tunnel_reference))
 
 
@@ -84,6 +112,33 @@ def ready(ctx: click.Context, /, **_: object) -> None:
         connection.close()
     if response.status != http.client.OK:
         fail(f"http://{address}/ready answers {response.status}: {body}")
+
+
+@tunnel.command("precheck", params=setting_options())
+@click.pass_context
+def precheck(ctx: click.Context, /, **_: object) -> None:
+    """Look which ways to the edge are open; exit code 0 if a link can be made.
+
+    Takes the settings of a tunnel; credentials are not needed.
+    """
+    import asyncio  # here, because most commands need no event loop
+
+    from underpass.connector import prechecks
+
+    configuration = load(ctx)
+    settings, config = configuration.settings, configuration.config
+    try:
+        options = build_options(settings, config)
+        anybody = Credentials("", b"", uuid.UUID(int=0))
+        homes = options.all_homes
+        if config.homes:
+            homes = build_homes(config.homes, options, lambda _: anybody)
+    except (ConfigError, SettingError) as error:
+        fail(str(error))
+    report = asyncio.run(prechecks.check(homes))
+    click.echo(prechecks.table(report))
+    if report.is_hard_failure:
+        ctx.exit(1)
 
 
 def is_any_given(ctx: click.Context) -> bool:
@@ -122,6 +177,10 @@ def run_tunnel(ctx: click.Context) -> int:
     """What `underpass tunnel` does without a subcommand: see its help."""
     configuration = load(ctx)
     settings, config = configuration.settings, configuration.config
+    if settings.text("name"):
+        from underpass.cli.adhoc import run_adhoc_tunnel
+
+        return run_adhoc_tunnel(configuration)
     if any(settings.source(name) is Source.COMMAND_LINE for name in _IDENTITY):
         return run_named_tunnel(configuration, "")
     if any(settings.is_set(name) for name in ORIGINS):
@@ -132,6 +191,10 @@ def run_tunnel(ctx: click.Context) -> int:
         raise click.ClickException(
             f"{config.path} names the tunnel {config.tunnel}; start it with `underpass tunnel run`"
         )
+    if settings.text("hostname"):
+        raise click.ClickException(
+            "--hostname needs --name NAME: the tunnel that the hostname is to lead to"
+        )
     raise click.ClickException(
         "there is nothing to do: give --url ORIGIN or --hello-world for a quick tunnel, or use "
         "`underpass tunnel run` for a tunnel that exists"
@@ -141,17 +204,50 @@ def run_tunnel(ctx: click.Context) -> int:
 def run_named_tunnel(configuration: Configuration, reference: str) -> int:
     """Run the tunnel that flags, configuration or `reference` name; return the exit code."""
     settings, config = configuration.settings, configuration.config
+    if settings.text("hostname"):
+        _log.warning(
+            "--hostname is ignored: a tunnel that exists gets its hostnames from `underpass tunnel "
+            "route dns`"
+        )
+
+    def find() -> Credentials:
+        named = reference or config.tunnel
+        return find_credentials(settings, named, config_directories(), partial(_look_up, settings))
+
+    return run_with_credentials(configuration, find)
+
+
+def run_with_credentials(configuration: Configuration, find: Callable[[], Credentials]) -> int:
+    """Run the tunnel whose credentials `find` finds; return the exit code."""
+    settings, config = configuration.settings, configuration.config
     _remark(settings, config)
     try:
-        credentials = find_credentials(settings, reference or config.tunnel, config_directories())
-        options = build_options(settings, config)
-    except (IdentityError, CredentialsError, SettingError) as error:
+        options = _with_credentials(configuration, find)
+    except (IdentityError, CredentialsError, ConfigError, SettingError) as error:
         fail(str(error))
-    if options.region and credentials.endpoint:
-        fail("--region cannot be used with credentials that name their own endpoint")
     if config.ingress is None and not any(settings.is_set(name) for name in ORIGINS):
         _log.warning("No ingress rules and no origin are given; requests are answered with 503")
-    return _run_connector(replace(options, credentials=credentials), configuration)
+    return _run_connector(options, configuration)
+
+
+def _with_credentials(
+    configuration: Configuration, find: Callable[[], Credentials]
+) -> ConnectorOptions:
+    """The options, and the credentials of the one home or of all. Raises what
+    `run_with_credentials` catches."""
+    settings, config = configuration.settings, configuration.config
+    options = build_options(settings, config)
+    if config.homes:
+        homes = build_homes(
+            config.homes,
+            options,
+            lambda home: find_home_credentials(home, settings, find, config_directories()),
+        )
+        return replace(options, homes=homes)
+    credentials = find()
+    if options.region and credentials.endpoint:
+        raise SettingError("--region cannot be used with credentials that name their own endpoint")
+    return replace(options, credentials=credentials)
 
 
 def run_quick_tunnel(configuration: Configuration) -> int:
@@ -162,6 +258,8 @@ def run_quick_tunnel(configuration: Configuration) -> int:
         options = replace(build_options(settings, config), ha_connections=1)
     except SettingError as error:
         fail(str(error))
+    if config.homes:
+        _log.warning("A quick tunnel has a home of its own; `homes` is left alone")
     service = settings.text("quick-service")
     if not service:
         return _run_embedded(options, configuration)
@@ -183,6 +281,18 @@ def run_quick_tunnel(configuration: Configuration) -> int:
 def fail(message: str) -> NoReturn:
     """End the command with exit code 1."""
     raise click.ClickException(message)
+
+
+def _look_up(settings: Settings, name: str) -> uuid.UUID:
+    """The id of the account's tunnel of that name."""
+    from underpass.account.errors import AccountError
+    from underpass.account.names import find_tunnel
+    from underpass.cli.account import open_account_with
+
+    try:
+        return find_tunnel(open_account_with(settings).client, name)
+    except AccountError as error:
+        fail(f"cannot look up the tunnel {name!r}: {error}")
 
 
 def _run_connector(options: ConnectorOptions, configuration: Configuration) -> int:

@@ -54,6 +54,16 @@ class Backoff:
         exponent = 0 if self._is_reset_due() else self._attempts
         return max(MINIMUM_WAIT, self._base * 2.0 ** min(exponent + 1, self._retries))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the link was up for so long that what comes now is a new beginning."""
+        return self._is_reset_due()
+
+    def reset(self) -> None:
+        """Begin anew: what the failures were due to has changed."""
+        self._attempts = 0
+        self._reset_at = None
+
     def succeeded(self) -> None:
         """Note that the link is up; if it stays up for the grace time, the count starts anew."""
         longest = self._base * 2.0 * 2.0 ** (self._attempts + 1)

@@ -13,17 +13,18 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from underpass.connector.document import ConfigError, Document, Section, parse_yaml
+from underpass.connector.homes import HomeEntry, read_homes
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting, read_warp_routing
 
-__all__ = ["Config", "config_directories", "find_config", "load_config", "read_config"]
+__all__ = ["Config", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
-_STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing"})
+STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing", "homes"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
-_LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
-_WARP_ROUTING_KEYS = frozenset({"connectTimeout", "tcpKeepAlive", "maxActiveFlows", "enabled"})
+LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
 _FILE_NAMES = ("config.yml", "config.yaml")
 
 
@@ -33,24 +34,10 @@ class Config(Struct, frozen=True):
     path: Path | None = None
     tunnel: str = ""
     ingress: Ingress | None = None
+    warp_routing: WarpRouting = DEFAULT_ROUTING
     settings: Mapping[str, Value] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
-
-
-def config_directories(
-    home: Path | None = None, *, windows: bool = os.name == "nt"
-) -> tuple[Path, ...]:
-    """Where configuration and credentials are looked for, in order."""
-    home = home or Path.home()
-    directories = [
-        home / ".underpass",
-        home / ".cloudflared",
-        home / ".cloudflare-warp",
-        home / "cloudflare-warp",
-    ]
-    if not windows:
-        directories += [Path("/etc/cloudflared"), Path("/usr/local/etc/cloudflared")]
-    return tuple(directories)
+    homes: tuple[HomeEntry, ...] = ()
 
 
 def find_config(directories: Sequence[Path]) -> Path | None:
@@ -86,7 +73,8 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         return Config(path, remarks=(f"{document.name} is empty",))
     root = document.root
     keys = {setting.name: setting for setting in SETTINGS.values() if setting.in_config}
-    root.refuse_unknown(_STRUCTURES | _LEFT_ALONE | frozenset(keys))
+    _refuse_other_names(root)
+    root.refuse_unknown(STRUCTURES | LEFT_ALONE | frozenset(keys))
     values: dict[str, Value] = {}
     remarks: list[str] = []
     for name, setting in keys.items():
@@ -101,9 +89,31 @@ def read_config(document: Document, path: Path | None = None) -> Config:
         values[name] = value
     if isinstance(host_key := values.get("host-key-path"), str) and path is not None:
         values["host-key-path"] = str(path.parent / host_key)
-    read_origin_request(root.section("originRequest"))
-    _check_warp_routing(root.section("warp-routing"))
-    return Config(path, root.string("tunnel") or "", read_ingress(document), values, tuple(remarks))
+    defaults = read_origin_request(root.section("originRequest"))
+    if defaults.get("access") is not None and root.values.get("ingress") is None:
+        raise root.error(
+            "originRequest",
+            "access protects ingress rules, and there are none; write the origin as a rule",
+        )
+    return Config(
+        path,
+        root.string("tunnel") or "",
+        read_ingress(document),
+        read_warp_routing(root.section("warp-routing")),
+        values,
+        tuple(remarks),
+        read_homes(root),
+    )
+
+
+def _refuse_other_names(root: Section) -> None:
+    """Raise for a name that is right in other places: an alias, or what only a flag can say."""
+    for setting in SETTINGS.values():
+        for alias in setting.aliases:
+            if alias in root.values:
+                raise root.error(alias, f"is a name of the flag only; write {setting.name!r}")
+        if not setting.in_config and setting.name in root.values:
+            raise root.error(setting.name, "can be given as a flag or in the environment only")
 
 
 def _read_setting(root: Section, setting: Setting) -> Value | None:
@@ -133,13 +143,3 @@ def _is_ignored(setting: Setting, value: Value) -> bool:
     if isinstance(value, (int, float)) and setting.kind != "boolean":
         return value <= 0
     return not value
-
-
-def _check_warp_routing(section: Section) -> None:
-    section.refuse_unknown(_WARP_ROUTING_KEYS)
-    section.duration("connectTimeout")
-    section.duration("tcpKeepAlive")
-    section.boolean("enabled")
-    flows = section.integer("maxActiveFlows")
-    if flows is not None and flows < 0:
-        raise section.error("maxActiveFlows", "cannot be negative")

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
+from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
 from underpass.connector.links import LinkDialer
 from underpass.connector.options import ConnectorOptions
@@ -23,13 +24,18 @@ async def _nothing() -> None:
     """Counters that are at hand are up to date."""
 
 
+def _no_updates(_: Updates) -> None:
+    """Nobody pushes any."""
+
+
 class DataPath(Struct, frozen=True):
     """A connector's data path, in this process or in others.
 
     `counters` returns the request metrics by their full names, as of the last `refresh`. `apply`
     puts other ingress rules in force: new requests meet those, the ones under way finish as they
     began; raises DataPathError, and then nothing has changed. `close` ends what is left open,
-    after the last link is gone. `workers` are the ids of other processes that take part.
+    after the last link is gone. `take_updates` says, before the first link, who takes what the edge
+    pushes. `workers` are the ids of other processes that take part.
     """
 
     dialer: LinkDialer
@@ -37,6 +43,7 @@ class DataPath(Struct, frozen=True):
     close: Callable[[], Awaitable[None]]
     apply: Callable[[Ingress], Awaitable[None]]
     refresh: Callable[[], Awaitable[None]] = _nothing
+    take_updates: Callable[[Updates], None] = _no_updates
     workers: Callable[[], Sequence[int]] = tuple
 
 
@@ -69,4 +76,4 @@ async def build_data_path(options: ConnectorOptions, status: ConnectorStatus) ->
     async def close() -> None:
         dialer.close()
 
-    return DataPath(dialer, dialer.counters, close, apply)
+    return DataPath(dialer, dialer.counters, close, apply, take_updates=dialer.take_updates)

@@ -8,21 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from underpass.connector.figures import StreamConnects
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.observers import Observe
-from underpass.connector.origin_request import OriginRequest
+from underpass.connector.origin_request import AccessRequirement
 from underpass.connector.origins import (
     HelloWorld,
     HttpService,
     HttpStatus,
-    StreamService,
+    SocksProxy,
     UnixService,
 )
 from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo, RouteTable
+from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
 from underpass.core.fields import Token
@@ -31,18 +34,14 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.connector.services.private import PrivateNetwork
+    from underpass.connector.services.protected import AccessVerifier
 
 __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 
 log = logging.getLogger("underpass.connector.dispatch")
 
-WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host")
-"""Settings that this version reads and does not act on; whoever gives one is told."""
-
 MAX_RETIRED: Final = 10_000
 """Services of earlier rules that still have requests under way. New rules wait for their end."""
-
-_DEFAULTS = OriginRequest()
 
 # The numeric `event` field of cloudflared's log lines.
 _HTTP_EVENT: Final = 1
@@ -87,20 +86,29 @@ class Plan(Struct, frozen=True):
 
 
 class Dispatcher:
-    """The services of the ingress rules in force.
+    """The services of the ingress rules in force, in one of `processes` that a connector has.
 
     `observe` is called with every request of a visitor's before it is carried on.
     Raises ServiceNotSupportedError when a rule needs what is not there.
     """
 
-    def __init__(self, turn: LoopTurn, ingress: Ingress, observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        turn: LoopTurn,
+        ingress: Ingress,
+        processes: int = 1,
+        observe: Observe | None = None,
+    ) -> None:
         self._turn = turn
+        self._processes = processes
         self.stream_connects = StreamConnects()
         self.routes = RouteTable(observe, self.stream_connects.observe)
         self._private: PrivateNetwork | None = None
         self._ingress = ingress
         self._services: tuple[Service, ...] = ()
         self._retired: list[Service] = []
+        # Of Access tokens, by who issues them; the rules in force share them with earlier ones.
+        self._verifiers: WeakValueDictionary[str, AccessVerifier] = WeakValueDictionary()
         self._services = self._make(ingress, {}).services
         self._forwards = self._handlers()
         self._match = ingress.match
@@ -127,6 +135,8 @@ class Dispatcher:
         old, self._services, self._ingress = self._services, plan.services, plan.ingress
         self._forwards = self._handlers()
         self._match = plan.ingress.match
+        if self._private is not None:
+            self._private.routing = plan.ingress.warp_routing
         staying = set(map(id, self._services))
         for service in old:
             if id(service) not in staying:
@@ -134,8 +144,9 @@ class Dispatcher:
         self._let_go()
 
     def _handlers(self) -> tuple[Handler, ...]:
+        """What answers for each rule, by its index; AMBIGUOUS is the last one's."""
         forwards = (service.forward for service in self._services)
-        return self.routes.handlers(self._ingress, forwards)
+        return (*self.routes.handlers(self._ingress, forwards), _refuse_ambiguous)
 
     def _make(self, ingress: Ingress, kept: dict[Rule, list[Service]]) -> Plan:
         services: list[Service] = []
@@ -184,11 +195,8 @@ class Dispatcher:
                 self._forwards[self._match(exchange.authority, exchange.path)](exchange)
             elif kind == stream:
                 private(exchange)
-            elif kind in special:
-                special[kind](exchange)
             else:
-                # Configuration from the edge: this version keeps the one it was started with.
-                exchange.respond(501, ())
+                special[kind](exchange)
 
         return handle
 
@@ -213,8 +221,10 @@ class Dispatcher:
             host = exchange.authority.decode("ascii", "replace")
             fields["destAddr" if exchange.kind == Kind.STREAM else "host"] = host
             fields["cfRay"] = (exchange.header(Token.T_CF_RAY) or b"").decode("ascii", "replace")
-        if status:
+        if status >= 500:
             log.error("Unable to reach the origin service", extra={**fields, "status": status})
+        elif status:
+            log.warning("Request refused", extra={**fields, "status": status})
         elif hop is Hop.VISITOR:
             log.debug("The visitor has gone", extra=fields)
         else:
@@ -229,6 +239,8 @@ class Dispatcher:
         self._turn.on_tick.discard(self._let_go)
         for service in (*self._services, *self._retired):
             service.close()
+        for verifier in self._verifiers.values():
+            verifier.close()
         if self._private is not None:
             self._private.close()
 
@@ -237,33 +249,53 @@ class Dispatcher:
             # Here, because most connectors never see such a stream.
             from underpass.connector.services.private import PrivateNetwork
 
-            self._private = PrivateNetwork(self._turn)
+            self._private = PrivateNetwork(self._turn, self._ingress.warp_routing, self._processes)
         self._private.forward(exchange)
 
     def _service(self, number: int, rule: Rule) -> Service:
         service, settings = rule.service, rule.origin_request
         if settings.access is not None:
-            # To serve such a rule unchecked would open what somebody meant to close.
-            raise ServiceNotSupportedError(
-                f"rule #{number}: originRequest.access is not supported yet; protect the "
-                "application itself, or leave the rule out"
-            )
-        for setting in WITHOUT_EFFECT:
-            if getattr(settings, setting) != getattr(_DEFAULTS, setting):
-                log.warning("rule #%d: originRequest's %s has no effect yet", number, setting)
+            return self._protected(number, rule, settings.access)
         if isinstance(service, HttpService | UnixService):
-            return HttpOrigin(self._turn, service, settings)
+            try:
+                return HttpOrigin(self._turn, service, settings)
+            except OriginSettingError as error:
+                raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
-        if isinstance(service, StreamService) and not settings.proxy_type:
-            from underpass.connector.services.stream import StreamOrigin
-
-            return StreamOrigin(self._turn, service, settings)
         if isinstance(service, HelloWorld):
             from underpass.connector.services.hello_world import HelloWorldService
 
             return HelloWorldService()
-        raise ServiceNotSupportedError(f"rule #{number}: {service} is not supported yet")
+        if isinstance(service, SocksProxy) or settings.proxy_type:
+            from underpass.connector.services.socks import SocksOrigin
+
+            return SocksOrigin(self._turn, service, settings)
+        from underpass.connector.services.stream import StreamOrigin
+
+        return StreamOrigin(self._turn, service, settings)
+
+    def _protected(self, number: int, rule: Rule, access: AccessRequirement) -> Service:
+        """The rule's service, behind a check of Access tokens."""
+        # Here, because most connectors leave Access to the edge.
+        from underpass.connector.access_keys import AccessKeys
+        from underpass.connector.services.protected import (
+            AccessVerifier,
+            ProtectedService,
+            issuer_of,
+        )
+
+        open_rule = replace(rule, origin_request=replace(rule.origin_request, access=None))
+        issuer = issuer_of(access)
+        verifier = self._verifiers.get(issuer)
+        if verifier is None:
+            verifier = self._verifiers[issuer] = AccessVerifier(AccessKeys(issuer))
+        return ProtectedService(self._service(number, open_rule), access, verifier)
+
+
+def _refuse_ambiguous(exchange: OriginExchange) -> None:
+    exchange.context = "the path may be read in several ways, and different rules match them"
+    exchange.fail(400, "ambiguous_path")
 
 
 def _served(rule: Rule) -> Rule:

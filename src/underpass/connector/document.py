@@ -5,8 +5,8 @@ scalars (`yes` and `on` are strings, `22:30` is no number), duplicate keys are e
 first document counts. JSON, the form of remote configuration, has no lines and writes durations as
 whole seconds.
 
-Errors name the file, the line where one is known, and the key:
-`config.yml, line 3: ingress[0].path: ...`.
+Errors name the file, the line where one is known, the key, and for an ingress rule its number:
+`config.yml, line 3: ingress[0].path: rule #1: ...`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ MAX_DOCUMENT = 8 * 1024 * 1024
 # Values after aliases are followed: a "billion laughs" file stops here.
 MAX_VALUES = 200_000
 MAX_DEPTH = 64
+# Places of unknown keys that are noted where such keys are ignored.
+MAX_IGNORED = 20
 
 KeyPath = tuple["str | int", ...]
 
@@ -36,12 +38,16 @@ class ConfigError(ValueError):
 
 
 class Document(Struct, frozen=True):
-    """A parsed document. `lines` maps a key path to its 1-based line."""
+    """A parsed document. `lines` maps a key path to its 1-based line.
+
+    Unknown keys are errors, unless there is a list `ignored` that takes their places.
+    """
 
     name: str
     value: Any
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     durations_in_seconds: bool = False
+    ignored: list[str] | None = None
 
     def error(self, path: KeyPath, why: str) -> ConfigError:
         """An error about the value at `path`, with the nearest line known."""
@@ -51,6 +57,8 @@ class Document(Struct, frozen=True):
             if line is not None:
                 where = f"{where}, line {line}"
                 break
+        if len(path) > 1 and path[0] == "ingress" and isinstance(path[1], int):
+            why = f"rule #{path[1] + 1}: {why}"
         text = spell(path)
         return ConfigError(f"{where}: {text}: {why}" if text else f"{where}: {why}")
 
@@ -89,10 +97,20 @@ class Section(Struct, frozen=True):
     def error(self, key: str, why: str) -> ConfigError:
         return self.document.error((*self.path, key), why)
 
-    def refuse_unknown(self, known: frozenset[str]) -> None:
-        """Raise for the first key that is not in `known`, naming the nearest one that is."""
+    def refuse_unknown(
+        self, known: frozenset[str], meaningless: frozenset[str] = frozenset()
+    ) -> None:
+        """Raise for the first key that is not in `known`, naming the nearest one that is.
+
+        Where unknown keys are ignored, note their places, `meaningless` ones excepted.
+        """
+        ignored = self.document.ignored
         for key in self.values:
             if key not in known:
+                if ignored is not None:
+                    if key not in meaningless and len(ignored) < MAX_IGNORED:
+                        ignored.append(spell((*self.path, key)))
+                    continue
                 from difflib import get_close_matches
 
                 near = get_close_matches(key, known, n=1)
@@ -125,28 +143,20 @@ class Section(Struct, frozen=True):
         values = self._typed(key, list, "a list of strings")
         if values is None:
             return None
-        for index, value in enumerate(values):
-            if type(value) is not str:
-                path = (*self.path, key, index)
-                raise self.document.error(path, f"expected a string, found {kind_of(value)}")
-        return tuple(values)
+        return tuple(self._of_list(key, index, value, str) for index, value in enumerate(values))
 
     def integers(self, key: str) -> tuple[int, ...] | None:
         values = self._typed(key, list, "a list of whole numbers")
         if values is None:
             return None
-        for index, value in enumerate(values):
-            if type(value) is not int:
-                path = (*self.path, key, index)
-                raise self.document.error(path, f"expected a whole number, found {kind_of(value)}")
-        return tuple(values)
+        return tuple(self._of_list(key, index, value, int) for index, value in enumerate(values))
 
     def duration(self, key: str) -> float | None:
         """Seconds."""
         if self.document.durations_in_seconds:
-            seconds: int | None = self._typed(key, int, "a whole number of seconds")
+            seconds: int | None = self._typed(key, int, "a whole number of seconds", "seconds")
             return seconds if seconds is None else float(seconds)
-        text = self._typed(key, str, "a duration such as 30s or 1m30s")
+        text = self._typed(key, str, "a duration such as 30s or 1m30s", "duration")
         if text is None:
             return None
         try:
@@ -154,11 +164,54 @@ class Section(Struct, frozen=True):
         except ValueError as error:
             raise self.error(key, str(error)) from None
 
-    def _typed(self, key: str, kind: type, name: str) -> Any:
+    def _typed(self, key: str, kind: type, name: str, form: str = "") -> Any:
         value = self.values.get(key)
         if value is not None and type(value) is not kind:
-            raise self.error(key, f"expected {name}, found {kind_of(value)}")
+            right = right_form(value, form or kind.__name__)
+            hint = f"; write {right}" if right else ""
+            raise self.error(key, f"expected {name}, found {kind_of(value)}{hint}")
         return value
+
+    def _of_list(self, key: str, index: int, value: Any, kind: type) -> Any:
+        if type(value) is not kind:
+            name = "a string" if kind is str else "a whole number"
+            right = right_form(value, kind.__name__)
+            hint = f"; write {right}" if right else ""
+            path = (*self.path, key, index)
+            raise self.document.error(path, f"expected {name}, found {kind_of(value)}{hint}")
+        return value
+
+
+# What people write for true and false in other dialects, YAML 1.1 among them.
+_SPOKEN = {
+    **dict.fromkeys(("yes", "on", "true", "y", "t", "1"), "true"),
+    **dict.fromkeys(("no", "off", "false", "n", "f", "0"), "false"),
+}
+
+
+def right_form(value: object, form: str) -> str:
+    """How somebody who wrote `value` writes what was probably meant, as `form` ("str", "int",
+    "bool", "list", "duration" or "seconds"); "" when that is not clear."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, (list, dict, type(None))):
+        return ""
+    if form == "str":
+        return f'"{text}"'
+    if form == "int":
+        return f"{text} without quotes" if re.fullmatch(r"-?[0-9]+", text) else ""
+    if form == "bool":
+        return _SPOKEN.get(text.lower(), "")
+    if form == "list":
+        return f'["{text}"]'
+    if form == "duration":
+        return f"{text}s" if type(value) in (int, float) else ""
+    if form == "seconds" and isinstance(value, str):
+        try:
+            seconds = parse_duration(value)
+        except ValueError:
+            return ""
+        return str(int(seconds)) if seconds.is_integer() else ""
+    return ""
 
 
 def kind_of(value: object) -> str:
@@ -166,21 +219,21 @@ def kind_of(value: object) -> str:
     if isinstance(value, bool):
         return f"the boolean {str(value).lower()}"
     if isinstance(value, (int, float)):
-        return f"the number {value} (quote it to make it a string)"
+        return f"the number {value}"
     if isinstance(value, str):
         return f"the string {value[:40]!r}"
     return {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(value), "a value")
 
 
-def parse_json(text: str | bytes, name: str) -> Document:
-    """Parse the JSON form, in which durations are whole seconds."""
+def parse_json(text: str | bytes, name: str, ignored: list[str] | None = None) -> Document:
+    """Parse the JSON form, in which durations are whole seconds. `ignored` as in Document."""
     try:
         value = json.loads(text, object_pairs_hook=_pairs_without_duplicates)
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply") from None
     except ValueError as error:
         raise ConfigError(f"{name}: not valid JSON: {error}") from None
-    return Document(name, value, durations_in_seconds=True)
+    return Document(name, value, durations_in_seconds=True, ignored=ignored)
 
 
 def _pairs_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

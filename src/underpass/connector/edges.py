@@ -27,11 +27,13 @@ MAX_STATIC_EDGES = 256
 
 
 class EdgeSlot(Struct, frozen=True, eq=False):
-    """One place to dial. Compared by identity. `host` is a name or an address without brackets."""
+    """One place to dial. Compared by identity. `host` is a name or an address without brackets;
+    `home` is the number of the home it belongs to."""
 
     host: str
     port: int
     region: int
+    home: int = 0
 
     @property
     def is_ipv6(self) -> bool:
@@ -76,18 +78,21 @@ def parse_edge(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def static_regions(entries: Sequence[tuple[str, int]]) -> tuple[Region, Region]:
+def static_regions(entries: Sequence[tuple[str, int]], home: int = 0) -> tuple[Region, Region]:
     """Regions for a list of (host, port): even entries in the first, odd ones in the second."""
     if not entries:
         raise ValueError("the list of edge addresses is empty")
     if len(entries) > MAX_STATIC_EDGES:
         raise ValueError(f"more than {MAX_STATIC_EDGES} edge addresses")
-    slots = [EdgeSlot(host, port, index % 2) for index, (host, port) in enumerate(entries)]
+    slots = [EdgeSlot(host, port, index % 2, home) for index, (host, port) in enumerate(entries)]
     return Region(slots[0::2]), Region(slots[1::2])
 
 
 class EdgePool:
-    """Hands slots to links, which are known by their connection index."""
+    """Hands slots to links, which are known by their connection index.
+
+    It may be empty until `renew` has brought addresses.
+    """
 
     def __init__(
         self,
@@ -97,16 +102,45 @@ class EdgePool:
         choose: Callable[[Sequence[EdgeSlot]], EdgeSlot] = random.choice,
     ) -> None:
         self._regions = tuple(regions)
-        if not self.capacity:
-            raise ValueError("there is no edge address")
         self._clock = clock
         self._choose = choose
         self._held: dict[int, EdgeSlot] = {}
+        # Those that could not be reached since one could.
+        self._failed: set[EdgeSlot] = set()
 
     @property
     def capacity(self) -> int:
         """How many links can have a slot of their own."""
         return sum(len(region.active) for region in self._regions)
+
+    @property
+    def failed(self) -> int:
+        """How many of the slots failed since a link was last made."""
+        return sum(slot in self._failed for region in self._regions for slot in region.active)
+
+    def reached(self) -> None:
+        """A link was made: the addresses are good for something."""
+        self._failed.clear()
+
+    def renew(self, regions: Sequence[Region]) -> None:
+        """Go by other addresses from now on. One that stays keeps its slot, and so its link."""
+        known = {
+            (slot.host, slot.port, slot.region): slot
+            for region in self._regions
+            for slot in (*region.primary, *region.secondary)
+        }
+
+        def kept(slots: Sequence[EdgeSlot]) -> list[EdgeSlot]:
+            return [known.pop((slot.host, slot.port, slot.region), slot) for slot in slots]
+
+        self._regions = tuple(
+            Region(kept(region.primary), kept(region.secondary)) for region in regions
+        )
+        current = {
+            slot for region in self._regions for slot in (*region.primary, *region.secondary)
+        }
+        self._held = {index: slot for index, slot in self._held.items() if slot in current}
+        self._failed.clear()
 
     def take(self, conn_index: int) -> EdgeSlot:
         """The slot the link holds, or a free one, or when none is free one shared with a link."""
@@ -121,6 +155,7 @@ class EdgePool:
         failed = self._held.get(conn_index)
         if failed is None:
             return False
+        self._failed.add(failed)
         self._regions[failed.region].failed(failed, self._clock())
         del self._held[conn_index]
         slot = self._free(failed)

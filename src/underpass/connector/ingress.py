@@ -1,18 +1,19 @@
 """Ingress rules: which service answers which request (docs: configuration §3).
 
 Rules are read once, checked as a whole, and compiled. Matching keeps the first-match meaning of the
-list exactly, port and case included: the first rule whose hostname and path both match decides, and
-the last rule matches everything.
+list exactly: the first rule whose hostname and path both match decides, and the last rule matches
+everything. Hosts are compared as DNS does, without case, trailing dot and port. Where a path is to
+be matched and what it means is not certain, no rule is chosen (`connector.request_path`).
 
 A request costs one dictionary lookup when no rule of its host has a path.
 """
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct, field
 
@@ -29,11 +30,13 @@ from underpass.connector.origins import (
     UnixService,
     parse_service,
 )
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting
 
 if TYPE_CHECKING:
     from underpass.connector.path_pattern import PathPattern
 
 __all__ = [
+    "AMBIGUOUS",
     "Bastion",
     "HelloWorld",
     "HttpService",
@@ -49,12 +52,20 @@ __all__ = [
     "split_host_port",
 ]
 
-# Hosts whose candidate rules are remembered; wildcards let visitors invent as many as they like.
+AMBIGUOUS = -1
+"""In the place of a rule's index: the path may mean several things, which different rules match."""
+
+PERCENT, BACKSLASH = b"%\\"
+
+# Hosts whose candidate rules are remembered, beside those that rules name: wildcards let visitors
+# invent as many as they like.
 MAX_REMEMBERED_HOSTS = 4096
 # Bytes. The longest DNS name plus a port; longer ones are matched but not remembered.
 MAX_REMEMBERED_HOST = 262
 
-_RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+RULE_KEYS = frozenset({"hostname", "path", "service", "originRequest"})
+# What an edge adds for its own bookkeeping.
+EDGE_KEYS = frozenset({"id"})
 
 
 class Rule(Struct, frozen=True):
@@ -70,21 +81,22 @@ class Rule(Struct, frozen=True):
         return self.hostname in ("", "*") and self.path is None
 
 
-# One host's candidates: rules with a path in order, then the first rule without one.
-_PathCheck = tuple[int, Callable[[str], bool]]
-_Candidates = tuple[tuple[_PathCheck, ...], int]
+# Chooses among one host's candidates by the path.
+_Choice = Callable[[bytes], int]
 
 
 class Ingress:
     """Compiled rules. `match` is called once per request.
 
-    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it.
+    `rules` must end in a catch-all; `read_ingress` and `single_rule` see to it. What the same
+    configuration says of private networks, which no rule is about, goes along as `warp_routing`.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], warp_routing: WarpRouting = DEFAULT_ROUTING) -> None:
         if not rules or not rules[-1].is_catch_all:
             raise ValueError("the last rule must match every host and path")
         self.rules = tuple(rules)
+        self.warp_routing = warp_routing
         self._any: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
         self._suffixes: dict[bytes, list[int]] = {}
@@ -92,16 +104,24 @@ class Ingress:
             if rule.hostname in ("", "*"):
                 self._any.append(index)
                 continue
-            for name in (rule.hostname, _idna(rule.hostname)):
-                host = name.encode("utf-8", "surrogateescape")
+            for name in dict.fromkeys((rule.hostname, _idna(rule.hostname))):
+                host = _folded(name.encode("utf-8", "surrogateescape"))
                 self._exact.setdefault(host, []).append(index)
                 if host.startswith(b"*."):
                     self._suffixes.setdefault(host[1:], []).append(index)
         self._suffix_lengths = sorted({len(suffix) for suffix in self._suffixes})
-        self._by_host: dict[bytes, int | _Candidates] = {}
+        self._by_host: dict[bytes, int | _Choice] = {}
+
+    def with_warp_routing(self, warp_routing: WarpRouting) -> Ingress:
+        """The same rules, with other settings of private networks."""
+        if warp_routing == self.warp_routing:
+            return self
+        other = copy.copy(self)
+        other.warp_routing = warp_routing
+        return other
 
     def match(self, host: bytes, path: bytes) -> int:
-        """The index of the first rule that matches.
+        """The index of the first rule that matches, or AMBIGUOUS.
 
         `host` is the Host header or `:authority`, with or without a port; `path` is the raw path, a
         query included or not.
@@ -111,10 +131,10 @@ class Ingress:
             found = self._look_up(host)
         if type(found) is int:
             return found
-        return _match_path(found, path)  # type: ignore[arg-type]
+        return found(path)  # type: ignore[operator]
 
-    def _look_up(self, host: bytes) -> int | _Candidates:
-        name = split_host_port(host)
+    def _look_up(self, host: bytes) -> int | _Choice:
+        name = _folded(split_host_port(host))
         indexes = set(self._any)
         indexes.update(self._exact.get(name, ()))
         for length in self._suffix_lengths:
@@ -123,29 +143,50 @@ class Ingress:
             indexes.update(self._suffixes.get(name[-length:], ()))
         found = self._candidates(sorted(indexes))
         if len(host) <= MAX_REMEMBERED_HOST:
-            if len(self._by_host) >= MAX_REMEMBERED_HOSTS:
+            if len(self._by_host) >= MAX_REMEMBERED_HOSTS + len(self._exact):
                 self._by_host.clear()
             self._by_host[host] = found
         return found
 
-    def _candidates(self, indexes: list[int]) -> int | _Candidates:
-        checks: list[_PathCheck] = []
+    def _candidates(self, indexes: list[int]) -> int | _Choice:
+        checks: list[tuple[int, Callable[[str], bool]]] = []
         for index in indexes:
             path = self.rules[index].path
             if path is None:
-                return (tuple(checks), index) if checks else index
+                return _choice(checks, index) if checks else index
             checks.append((index, path.matches))
         raise AssertionError("the catch-all is a candidate for every host")
 
 
-def _match_path(candidates: _Candidates, path: bytes) -> int:
-    raw = path.partition(b"?")[0]
-    text = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("utf-8", "surrogateescape")
-    checks, otherwise = candidates
-    for index, matches in checks:
-        if matches(text):
-            return index
-    return otherwise
+def _choice(checks: list[tuple[int, Callable[[str], bool]]], otherwise: int) -> _Choice:
+    """Choose among rules with a path, in order, and the first one without."""
+    from underpass.connector.request_path import readings  # most rules have no path
+
+    def first(text: str) -> int:
+        for index, matches in checks:
+            if matches(text):
+                return index
+        return otherwise
+
+    def choose(target: bytes) -> int:
+        path = target.partition(b"?")[0]
+        # `in` is quick for numbers only: for bytes it fails to make one of them first.
+        if PERCENT in path or BACKSLASH in path or path.find(b"/.") >= 0:
+            chosen = set(map(first, readings(path)))
+            return chosen.pop() if len(chosen) == 1 else AMBIGUOUS
+        # Almost every request. As in `first`, without a call for each.
+        text = path.decode("utf-8", "surrogateescape")
+        for index, matches in checks:
+            if matches(text):
+                return index
+        return otherwise
+
+    return choose
+
+
+def _folded(host: bytes) -> bytes:
+    """A name as it is compared (RFC 4343, and a root label that may be written or not)."""
+    return host.lower().removesuffix(b".")
 
 
 def split_host_port(host: bytes) -> bytes:
@@ -179,19 +220,13 @@ def read_ingress(document: Document) -> Ingress | None:
     sections = list(root.sections("ingress"))
     if not sections:
         raise root.error("ingress", "the list is empty; its last rule must match everything")
-    return Ingress(
-        [
-            _read_rule(section, number, len(sections), defaults)
-            for number, section in enumerate(sections, 1)
-        ]
-    )
+    return Ingress([_read_rule(section, section is sections[-1], defaults) for section in sections])
 
 
-def _read_rule(section: Section, number: int, count: int, defaults: dict[str, Any]) -> Rule:
-    """Read rule `number` (1-based) of `count`."""
-    section.refuse_unknown(_RULE_KEYS)
+def _read_rule(section: Section, is_last: bool, defaults: dict[str, Any]) -> Rule:
+    section.refuse_unknown(RULE_KEYS, EDGE_KEYS)
     own = read_origin_request(section.section("originRequest"))
-    fields = {**defaults, "ip_rules": (), "access": None, **own}
+    fields = {**defaults, "ip_rules": (), **own}
     origin_request = OriginRequest(**fields)
     service = section.string("service") or ""
     try:
@@ -200,27 +235,33 @@ def _read_rule(section: Section, number: int, count: int, defaults: dict[str, An
         )
     except ValueError as error:
         why = str(error) if service else "a rule needs a service, like http://localhost:8000"
-        raise section.error("service", f"rule #{number}: {why}") from None
+        raise section.error("service", why) from None
+    if origin_request.proxy_protocol and isinstance(parsed, HttpService | UnixService):
+        raise section.error(
+            "service",
+            f"{parsed} takes no proxyProtocol: its connections are shared by visitors, who are "
+            "named in Cf-Connecting-Ip; set it on rules for tcp:// and its like",
+        )
     hostname = section.string("hostname") or ""
     path_text = section.string("path") or ""
-    _check_hostname(section, hostname, number)
-    path = _path_pattern(section, path_text, number) if path_text else None
+    _check_hostname(section, hostname)
+    path = _path_pattern(section, path_text) if path_text else None
     rule = Rule(parsed, hostname, path, origin_request)
-    if rule.is_catch_all and number < count:
+    if rule.is_catch_all and not is_last:
         raise _order_error(
             section,
-            f"rule #{number} matches every host and path, so the rules after it never apply",
+            "it matches every host and path, so the rules after it never apply; move it to the end",
         )
-    if not rule.is_catch_all and number == count:
+    if is_last and not rule.is_catch_all:
         raise _order_error(
             section,
-            f"rule #{number} is the last one and must match everything: give it no hostname and no "
-            "path, for example `- service: http_status:404`",
+            "it is the last one and must match everything: give it no hostname and no path, or add "
+            "`- service: http_status:404` after it",
         )
     return rule
 
 
-def _path_pattern(section: Section, text: str, number: int) -> PathPattern:
+def _path_pattern(section: Section, text: str) -> PathPattern:
     # Imported here because most configurations have no path, and start faster without.
     from underpass.connector.path_pattern import PathPattern, PatternError
 
@@ -228,21 +269,18 @@ def _path_pattern(section: Section, text: str, number: int) -> PathPattern:
         return PathPattern(text)
     except PatternError as error:
         raise section.error(
-            "path", f"rule #{number} has an invalid regular expression {text!r}: {error}"
+            "path", f"{text!r} is not a valid regular expression: {error}"
         ) from None
 
 
-def _check_hostname(section: Section, hostname: str, number: int) -> None:
+def _check_hostname(section: Section, hostname: str) -> None:
     host = hostname.encode("utf-8", "surrogateescape")
     if split_host_port(host) != host:
-        raise section.error(
-            "hostname", f"rule #{number}: {hostname!r} contains a port; leave it out"
-        )
+        raise section.error("hostname", f"{hostname!r} contains a port; leave it out")
     if hostname.rfind("*") > 0:
         raise section.error(
             "hostname",
-            f"rule #{number}: {hostname!r} has a '*' that is not its first character; "
-            "write it like *.example.com",
+            f"{hostname!r} has a '*' that is not its first character; write it like *.example.com",
         )
 
 
@@ -257,6 +295,8 @@ _MAX_LABEL = 63
 
 def _idna(hostname: str) -> str:
     """The ASCII form clients send (IDNA lookup, UTS #46 mapping); unchanged if it has none."""
+    if hostname.isascii():
+        return hostname
     wildcard = "*." if hostname.startswith("*.") else ""
     folded = "".join(
         char if char in _KEPT else unicodedata.normalize("NFKC", char).casefold()

@@ -9,29 +9,27 @@ import asyncio
 import ipaddress
 import logging
 import platform
-import ssl
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from underpass.connector.dispatch import Dispatcher, Plan
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.figures import EdgeCalls
+from underpass.connector.home_dialer import HomeDialer
+from underpass.connector.homes import Home
+from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
-from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.observers import Observers
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.status import ConnectorStatus
-from underpass.connector.trust import certificate_trouble, edge_context
 from underpass.core.relay import PythonSide
 from underpass.core.tunnel import Kind, OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
-from underpass.wire.headers import (
-    EDGE_SERVER_NAME_HTTP2,
-    FEATURE_SERIALIZED_HEADERS,
-)
+from underpass.wire.headers import FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import (
     MAX_CONFIGURATION_BYTES,
@@ -43,17 +41,17 @@ from underpass.wire.registration import (
 from underpass.wire.rpc import RpcError, RpcProtocolError
 from underpass.wire.turns import LoopTurn
 
+if TYPE_CHECKING:
+    from underpass.connector.configuration_stream import ConfigurationStreams
+
 __all__ = ["ConnectorLink", "HttpLinkDialer"]
 
 log = logging.getLogger("underpass.connector.link")
 
-DIAL_TIMEOUT: Final = 15.0
-"""Seconds for the TCP connection, and again for the TLS handshake."""
-
 CONTROL_STREAM_TIMEOUT: Final = 15.0
 """Seconds the edge has to open the control stream; cloudflared would wait for ever."""
 
-FEATURES: Final = (FEATURE_SERIALIZED_HEADERS,)
+FEATURES: Final = (FEATURE_ALLOW_REMOTE_CONFIG, FEATURE_SERIALIZED_HEADERS)
 """Only what is implemented: an edge may act on any of them."""
 
 
@@ -69,6 +67,7 @@ class ConnectorLink(LinkConnection):
         self._side: PythonSide | None = None
         self._rpc: RegistrationClient | None = None
         self._details: ConnectionDetails | None = None
+        self._going_away = asyncio.Event()
 
     @property
     def details(self) -> ConnectionDetails:
@@ -110,22 +109,14 @@ class ConnectorLink(LinkConnection):
             self._rpc.closed(reason)
         super().disconnected(reason)
 
-    async def register(
-        self, credentials: Credentials, conn_index: int, options: ConnectionOptions, timeout: float
-    ) -> None:
-        """Wait for the control stream and register. Raises RegistrationRefused or DialError."""
+    async def control_stream_opened(self) -> None:
+        """Return when the edge has opened the control stream. Raises DialError."""
         try:
             await asyncio.wait_for(asyncio.shield(self._control), CONTROL_STREAM_TIMEOUT)
-            assert self._rpc is not None
-            self._details = await asyncio.wait_for(
-                self._rpc.register_connection(
-                    credentials.auth, credentials.tunnel_id, conn_index, options
-                ),
-                timeout,
-            )
         except asyncio.TimeoutError:
-            what = "answer the registration" if self._control.done() else "open the control stream"
-            raise DialError(DialErrorKind.REGISTER, f"the edge did not {what} in time") from None
+            raise DialError(
+                DialErrorKind.HANDSHAKE, "the edge did not open the control stream in time"
+            ) from None
         except asyncio.CancelledError:
             if self._control.cancelled():
                 reason = self.ended.result() if self.ended.done() else None
@@ -134,6 +125,23 @@ class ConnectorLink(LinkConnection):
                     f"the edge closed the connection before registration: {reason or 'no reason'}",
                 ) from None
             raise
+
+    async def register(
+        self, credentials: Credentials, conn_index: int, options: ConnectionOptions, timeout: float
+    ) -> None:
+        """Register over the open control stream. Raises RegistrationRefused or DialError."""
+        assert self._rpc is not None
+        try:
+            self._details = await asyncio.wait_for(
+                self._rpc.register_connection(
+                    credentials.auth, credentials.tunnel_id, conn_index, options
+                ),
+                timeout,
+            )
+        except asyncio.TimeoutError:
+            raise DialError(
+                DialErrorKind.REGISTER, "the edge did not answer the registration in time"
+            ) from None
         except RpcError as error:
             raise DialError(DialErrorKind.REGISTER, f"registration failed: {error}") from error
 
@@ -154,6 +162,14 @@ class ConnectorLink(LinkConnection):
         if self._side is not None:
             self._side.end()
 
+    def going_away(self, code: int, debug: bytes) -> None:
+        super().going_away(code, debug)
+        self._going_away.set()
+
+    async def wait_going_away(self) -> None:
+        """Return when the edge has said that it wants the connection to end."""
+        await self._going_away.wait()
+
     async def drained(self) -> None:
         """Return when no exchange is in flight and all that was answered has been written."""
         await self.until_at_most(0)
@@ -167,22 +183,24 @@ class HttpLinkDialer:
     """Dials links and owns what they share: the turn, the dispatcher, the counters."""
 
     def __init__(self, options: ConnectorOptions, status: ConnectorStatus) -> None:
-        if options.credentials is None:
-            raise ValueError("a connector needs credentials")
         self._options = options
-        self._credentials = options.credentials
+        self._homes = options.all_homes
         self._status = status
         self._loop = asyncio.get_running_loop()
         self._turn = LoopTurn(self._loop)
         self._turn.start()
-        self._context = edge_context(options.cacert)
-        # The link that tells the edge of the configuration in force, while there is one.
-        self._reporter: ConnectorLink | None = None
+        self._dialers = [HomeDialer(home) for home in self._homes]
+        # The links that tell each home of the configuration in force.
+        self._reporters: dict[int, ConnectorLink] = {}
         self._ingress = options.ingress
+        self._updates: Updates | None = None
+        self._configuration_streams: ConfigurationStreams | None = None
         self._calls = EdgeCalls()
         self._observers = Observers(options)
         self._turn.on_tick.add(self._observers.tick)
-        self._dispatcher = Dispatcher(self._turn, options.ingress, self._observers.observe)
+        self._dispatcher = Dispatcher(
+            self._turn, options.ingress, options.workers, self._observers.observe
+        )
         self._tag = str(options.connector_id).encode()
         self._tags = [
             (b"cf-warp-tag-" + name.lower().encode(), value.encode())
@@ -195,75 +213,65 @@ class HttpLinkDialer:
             f"{sys.platform}_{platform.machine()}",
         )
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> ConnectorLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> ConnectorLink:
         """Connect to `slot` and register. See `links.LinkDialer`."""
-        link = await self._connect(slot, conn_index)
+        home = self._homes[slot.home]
+        assert home.credentials is not None
+        link = await self._dialers[slot.home].connect(slot, lambda: self._make_link(conn_index))
         try:
+            await link.control_stream_opened()
+            if replacing is not None:
+                await self._take_over(replacing)
             options = ConnectionOptions(
                 self._client,
                 _local_address(link),
                 num_previous_attempts=previous_attempts,
             )
-            await link.register(self._credentials, conn_index, options, self._options.rpc_timeout)
+            await link.register(home.credentials, conn_index, options, self._options.rpc_timeout)
             if conn_index == 0 and not link.details.tunnel_is_remotely_managed:
-                self._reporter = link
-                await self._report_configuration(link)
+                self._reporters[slot.home] = link
+                await self._report_configuration(link, home)
         except BaseException:
             link.abort()
             raise
         return link
 
-    async def _connect(self, slot: EdgeSlot, conn_index: int) -> ConnectorLink:
-        link: ConnectorLink | None = None
+    def _make_link(self, conn_index: int) -> ConnectorLink:
+        link: ConnectorLink
 
-        def make_link() -> ConnectorLink:
-            nonlocal link
+        def control(exchange: OriginExchange) -> None:
+            link.control_stream(exchange)
 
-            def control(exchange: OriginExchange) -> None:
-                assert link is not None
-                link.control_stream(exchange)
-
-            acceptor = OriginAcceptor(
-                self._dispatcher.handler({Kind.CONTROL: control}),
-                self._dispatcher.routes.unrouted,
-                self._dispatcher.unexpected,
-                self._tag,
-                self._tags,
-                self._dispatcher.failed,
-                conn_index,
-            )
-            link = ConnectorLink(self._turn, acceptor, self._calls)
-            return link
-
-        bind = self._options.edge_bind_address
-        try:
-            await asyncio.wait_for(
-                self._loop.create_connection(
-                    make_link,
-                    slot.host,
-                    slot.port,
-                    ssl=self._context,
-                    server_hostname=EDGE_SERVER_NAME_HTTP2,
-                    ssl_handshake_timeout=DIAL_TIMEOUT,
-                    local_addr=(bind, 0) if bind else None,
-                ),
-                2 * DIAL_TIMEOUT,
-            )
-        except ssl.SSLCertVerificationError as error:
-            raise DialError(
-                DialErrorKind.TLS, certificate_trouble(error, self._options.cacert)
-            ) from error
-        except ssl.SSLError as error:
-            raise DialError(DialErrorKind.TLS, f"TLS with {slot}: {error}") from error
-        except asyncio.TimeoutError:
-            raise DialError(DialErrorKind.CONNECT, f"{slot} did not answer in time") from None
-        except OSError as error:
-            raise DialError(DialErrorKind.CONNECT, f"cannot connect to {slot}: {error}") from error
-        assert link is not None
+        acceptor = OriginAcceptor(
+            self._dispatcher.handler(
+                {Kind.CONTROL: control, Kind.CONFIGURATION: self._take_update}
+            ),
+            self._dispatcher.routes.unrouted,
+            self._dispatcher.unexpected,
+            self._tag,
+            self._tags,
+            self._dispatcher.failed,
+            conn_index,
+        )
+        link = ConnectorLink(self._turn, acceptor, self._calls)
         return link
 
-    async def _report_configuration(self, link: ConnectorLink) -> None:
-        document = local_configuration_of(self._ingress, self._options.protocol)
+    async def _take_over(self, old: Link) -> None:
+        """Have the edge take the index from a link that is being replaced."""
+        try:
+            await old.unregister(self._options.rpc_timeout)
+        except (OSError, RpcError, asyncio.TimeoutError) as error:
+            # It may be gone already. If not, the edge will say so.
+            log.debug("the old link did not unregister", extra={"error": str(error)})
+
+    async def _report_configuration(self, link: ConnectorLink, home: Home) -> None:
+        document = local_configuration_of(self._ingress, home.protocol)
         if len(document) > MAX_CONFIGURATION_BYTES:
             log.warning(
                 "The configuration is too large to be reported to the edge, and works all the same",
@@ -277,6 +285,20 @@ class HttpLinkDialer:
             self._status.local_config_push_errors += 1
             log.warning("unable to report the configuration", extra={"error": str(error)})
 
+    def take_updates(self, updates: Updates) -> None:
+        """Say who takes configurations that the edge pushes."""
+        self._updates = updates
+
+    def _take_update(self, exchange: OriginExchange) -> None:
+        if self._configuration_streams is None:
+            # Here, because most connectors are never sent a configuration.
+            from underpass.connector.configuration_stream import ConfigurationStreams
+
+            if self._updates is None:
+                raise RuntimeError("nobody takes configurations of the edge")
+            self._configuration_streams = ConfigurationStreams(self._updates)
+        self._configuration_streams.receive(exchange)
+
     def prepare(self, ingress: Ingress) -> Plan:
         """Make what other ingress rules need. Raises ServiceNotSupportedError or TrustError."""
         return self._dispatcher.prepare(ingress)
@@ -285,8 +307,9 @@ class HttpLinkDialer:
         """Put prepared rules in force, and tell the edge."""
         self._dispatcher.apply(plan)
         self._ingress = plan.ingress
-        if self._reporter is not None and not self._reporter.is_closed:
-            await self._report_configuration(self._reporter)
+        for number, reporter in self._reporters.items():
+            if not reporter.is_closed:
+                await self._report_configuration(reporter, self._homes[number])
 
     def counters(self) -> Snapshot:
         """Request metrics by their full names."""
@@ -300,6 +323,8 @@ class HttpLinkDialer:
 
     def close(self) -> None:
         """End what is left open, after the last link is gone."""
+        if self._configuration_streams is not None:
+            self._configuration_streams.close()
         self._dispatcher.close()
         self._turn.stop()
         self._observers.close()

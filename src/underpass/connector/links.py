@@ -15,8 +15,12 @@ from underpass.connector.edges import EdgeSlot
 from underpass.wire.registration import ConnectionDetails
 
 __all__ = [
+    "AddressesFound",
+    "AddressesNotFound",
     "DialError",
     "DialErrorKind",
+    "HomeEvent",
+    "HomeRefused",
     "Link",
     "LinkConnected",
     "LinkConnecting",
@@ -25,6 +29,7 @@ __all__ = [
     "LinkEvent",
     "LinkFailed",
     "LinkReconnecting",
+    "LinkReplacing",
     "LinkUnregistered",
 ]
 
@@ -33,6 +38,7 @@ class DialErrorKind(enum.Enum):
     """The step at which dialling failed."""
 
     RESOLVE = "resolve"
+    PROXY = "proxy"
     CONNECT = "connect"
     TLS = "tls"
     HANDSHAKE = "handshake"
@@ -41,11 +47,15 @@ class DialErrorKind(enum.Enum):
 
 
 class DialError(Exception):
-    """A link could not be made; another address may do better."""
+    """A link could not be made; another address may do better.
 
-    def __init__(self, kind: DialErrorKind, message: str) -> None:
+    `is_lasting` when the same address will say the same until somebody changes something.
+    """
+
+    def __init__(self, kind: DialErrorKind, message: str, *, is_lasting: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
+        self.is_lasting = is_lasting
 
 
 class Link(Protocol):
@@ -57,6 +67,12 @@ class Link(Protocol):
 
     async def wait_closed(self) -> Exception | None:
         """Return when the connection is gone, with the reason if it was not a clean end."""
+
+    async def wait_going_away(self) -> None:
+        """Return when the edge has said that it wants the connection to end."""
+
+    def probe(self) -> None:
+        """Find out now whether the edge is still there; if not, the link closes soon."""
 
     async def unregister(self, timeout: float) -> None:
         """Ask the edge to send no new requests, for at most `timeout` seconds.
@@ -77,10 +93,21 @@ class Link(Protocol):
 class LinkDialer(Protocol):
     """Makes links."""
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> Link:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> Link:
         """Connect to `slot` and register. Cleans up after itself when cancelled.
 
-        Raises DialError, or wire.registration.RegistrationRefused when the edge says no.
+        An edge lets nobody have an index twice. So a link that is being replaced is unregistered
+        when all is ready for the registration of the new one: what is between the two is one
+        round trip.
+
+        Raises DialError, or wire.registration.RegistrationRefused when the edge says no. When
+        that is raised, or a DialError of kind REGISTER, `replacing` has been unregistered.
         """
 
 
@@ -115,13 +142,25 @@ class LinkUnregistered(Struct, frozen=True):
     error: Exception | None
 
 
+class LinkReplacing(Struct, frozen=True):
+    """A link is to be replaced; `by_edge` when the edge wants it, and sends nothing new."""
+
+    conn_index: int
+    slot: EdgeSlot
+    by_edge: bool
+
+
 class LinkDisconnected(Struct, frozen=True):
-    """A registered link is gone; `expected` when it was being shut down."""
+    """A registered link is gone; `expected` when it was being shut down.
+
+    `replaced` when another link had its index by then.
+    """
 
     conn_index: int
     slot: EdgeSlot
     error: Exception | None
     expected: bool
+    replaced: bool = False
 
 
 class LinkReconnecting(Struct, frozen=True):
@@ -132,10 +171,37 @@ class LinkReconnecting(Struct, frozen=True):
     longest_wait: float
 
 
+class AddressesFound(Struct, frozen=True):
+    """Where the edge is, is known. There will be `links`, of `wanted`."""
+
+    home: int
+    links: int
+    wanted: int
+
+
+class AddressesNotFound(Struct, frozen=True):
+    """The edge could not be looked up; the next attempt follows within `longest_wait` seconds.
+    Without one (None) the addresses known so far are used on."""
+
+    home: int
+    error: Exception
+    longest_wait: float | None
+
+
+class HomeRefused(Struct, frozen=True):
+    """A home is given up for good, and others are left."""
+
+    home: int
+    error: Exception
+
+
+HomeEvent = AddressesFound | AddressesNotFound | HomeRefused
+
 LinkEvent = (
     LinkConnecting
     | LinkConnected
     | LinkFailed
+    | LinkReplacing
     | LinkUnregistered
     | LinkDisconnected
     | LinkReconnecting

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
+
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.origin_request import OriginRequest
+from underpass.connector.warp_routing import DEFAULT_ROUTING
 from underpass.wire.remote_config import LocalRule, local_configuration
 
 __all__ = ["local_configuration_of"]
@@ -23,7 +26,8 @@ _STRUCTURED = frozenset({"ip_rules", "access"})
 def local_configuration_of(ingress: Ingress, protocol: str) -> bytes:
     """The JSON document for updateLocalConfiguration."""
     rules = [_rule(rule) for rule in ingress.rules]
-    return local_configuration(rules, warp_routing={}, flags={"protocol": protocol})
+    routing = _differing(ingress.warp_routing, DEFAULT_ROUTING)
+    return local_configuration(rules, warp_routing=routing, flags={"protocol": protocol})
 
 
 def _rule(rule: Rule) -> LocalRule:
@@ -36,12 +40,7 @@ def _rule(rule: Rule) -> LocalRule:
 
 
 def _origin_request(settings: OriginRequest) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for name in settings.__struct_fields__:
-        value = getattr(settings, name)
-        if name in _STRUCTURED or value == getattr(_DEFAULTS, name):
-            continue
-        given[_NAMES.get(name) or _camel(name)] = value
+    given = _differing(settings, _DEFAULTS)
     if settings.ip_rules:
         given["ipRules"] = [
             {"prefix": str(rule.network), "ports": list(rule.ports), "allow": rule.allow}
@@ -54,6 +53,15 @@ def _origin_request(settings: OriginRequest) -> dict[str, Any]:
             "audTag": list(settings.access.audience_tags),
         }
     return given
+
+
+def _differing(settings: Struct, defaults: Struct) -> dict[str, Any]:
+    """The plain values that are not the default."""
+    return {
+        _NAMES.get(name) or _camel(name): value
+        for name in settings.__struct_fields__
+        if name not in _STRUCTURED and (value := getattr(settings, name)) != getattr(defaults, name)
+    }
 
 
 def _camel(name: str) -> str:

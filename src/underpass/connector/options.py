@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from underpass.connector.config import Config
 from underpass.connector.durations import format_duration
 from underpass.connector.edges import parse_edge
+from underpass.connector.homes import Home, HomeEntry
 from underpass.connector.ingress import Ingress, single_rule
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import (
@@ -28,7 +32,7 @@ from underpass.connector.settings import SettingError, Settings
 from underpass.ops.processors import available_processors
 from underpass.wire.credentials import Credentials
 
-__all__ = ["DEFAULT_METRICS", "ORIGINS", "ConnectorOptions", "build_options"]
+__all__ = ["DEFAULT_METRICS", "ORIGINS", "ConnectorOptions", "build_homes", "build_options"]
 
 ORIGINS = ("url", "unix-socket", "hello-world", "bastion")
 """The settings that name the one origin of a tunnel without rules."""
@@ -44,6 +48,12 @@ MAX_WORKERS = MAX_HA_CONNECTIONS
 # 2^20 seconds are twelve days.
 MAX_RETRIES = 20
 MAX_TAGS = 64
+# What `max-active-flows` can say; more streams than that nobody has.
+MAX_FLOWS = (1 << 63) - 1
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 ACCESS_LOG_CHOICES = {
     "access-log-format": ("json", "combined"),
@@ -62,34 +72,35 @@ class AccessLogOptions(Struct, frozen=True):
     query: str = "omit"
 
 
-class ConnectorOptions(Struct, frozen=True):
+class ConnectorOptions(Home, frozen=True):
     """Everything a connector needs. Durations are seconds.
 
-    `edges` are (host, port) pairs; empty means discovery by DNS. `cacert` None means the pinned
-    and the system's roots. `quick_hostname` is the name a quick tunnel got, without a scheme.
-    `credentials` None is allowed only until a quick tunnel has supplied them.
+    It is its own home, unless `homes` are named. `quick_hostname` is the name a quick tunnel got,
+    without a scheme. `credentials` None is allowed only until a quick tunnel has supplied them.
+    `max_active_flows` wins over every configuration; None when it was not given.
     """
 
     ingress: Ingress
-    credentials: Credentials | None = None
-    edges: tuple[tuple[str, int], ...] = ()
-    cacert: Path | None = None
-    protocol: str = "http2"
-    region: str = ""
-    edge_ip_version: str = "auto"
-    edge_bind_address: str = ""
-    ha_connections: int = 4
+    homes: tuple[Home, ...] = ()
     workers: int = 1
     retries: int = 5
+    max_edge_addr_retries: int = 8
     grace_period: float = 30.0
     rpc_timeout: float = 5.0
     tags: tuple[tuple[str, str], ...] = ()
+    max_active_flows: int | None = None
     metrics: str = DEFAULT_METRICS
     pidfile: Path | None = None
     access_log: AccessLogOptions | None = None
     label: str = ""
     quick_hostname: str = ""
+    prechecks: bool = False
     connector_id: uuid.UUID = field(default_factory=uuid.uuid4)
+
+    @property
+    def all_homes(self) -> tuple[Home, ...]:
+        """The homes named, or the one that has no name."""
+        return self.homes or (self,)
 
 
 def build_options(settings: Settings, config: Config) -> ConnectorOptions:
@@ -97,24 +108,97 @@ def build_options(settings: Settings, config: Config) -> ConnectorOptions:
     cacert = settings.text("cacert")
     pidfile = settings.text("pidfile")
     ha_connections = _within(settings, "ha-connections", 1, MAX_HA_CONNECTIONS)
+    max_active_flows = _max_active_flows(settings)
+    routing = config.warp_routing
+    if max_active_flows is not None:
+        routing = replace(routing, max_active_flows=max_active_flows)
+    ingress = config.ingress or _single_origin(settings)
+    bind = _bind_address(settings.text("edge-bind-address"))
     return ConnectorOptions(
-        ingress=config.ingress or _single_origin(settings),
+        ingress=ingress.with_warp_routing(routing),
         edges=_edges(settings.list("edge")),
         cacert=Path(cacert).expanduser() if cacert else None,
         protocol=_protocol(settings.text("protocol")),
         region=settings.text("region"),
-        edge_ip_version=_ip_version(settings.text("edge-ip-version")),
-        edge_bind_address=_bind_address(settings.text("edge-bind-address")),
+        edge_ip_version=_family(_ip_version(settings.text("edge-ip-version")), bind),
+        edge_bind_address=bind,
+        edge_proxy=_edge_proxy(settings.text("edge-proxy")),
         ha_connections=ha_connections,
         workers=_workers(settings, ha_connections),
         retries=_within(settings, "retries", 0, MAX_RETRIES),
+        max_edge_addr_retries=_within(settings, "max-edge-addr-retries", 0, 255),
         grace_period=_grace_period(settings.seconds("grace-period")),
         rpc_timeout=_positive(settings, "rpc-timeout"),
         tags=_tags(settings.list("tag")),
+        max_active_flows=max_active_flows,
         metrics=settings.text("metrics") or DEFAULT_METRICS,
         pidfile=Path(pidfile).expanduser() if pidfile else None,
         access_log=_access_log(settings),
         label=settings.text("label"),
+        prechecks=not settings.boolean("no-prechecks"),
+    )
+
+
+def build_homes(
+    entries: Sequence[HomeEntry],
+    options: ConnectorOptions,
+    credentials_of: Callable[[HomeEntry], Credentials],
+) -> tuple[Home, ...]:
+    """The homes of a configuration file. What an entry does not say is as `options` have it, but
+    for addresses and trust, which are each home's own.
+
+    Raises SettingError, and what `credentials_of` and the entries' `error` make.
+    """
+    for name, value in (
+        ("edge", options.edges),
+        ("cacert", options.cacert),
+        ("region", options.region),
+    ):
+        if value:
+            raise SettingError(
+                f"{name} is given beside `homes`: write it into the home that it is meant for"
+            )
+    homes = tuple(_home(entry, options, credentials_of(entry)) for entry in entries)
+    links = sum(home.ha_connections for home in homes)
+    if links > MAX_HA_CONNECTIONS:
+        raise SettingError(f"the homes have {links} connections, more than {MAX_HA_CONNECTIONS}")
+    return homes
+
+
+def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials) -> Home:
+    def checked(key: str, check: Callable[[str], _T], value: str | None, default: _T) -> _T:
+        if value is None:
+            return default
+        try:
+            return check(value)
+        except ValueError as error:
+            raise entry.error(key, str(error)) from None
+
+    region = entry.region or ""
+    if region and credentials.endpoint:
+        raise entry.error("region", "cannot be used with credentials that name their own endpoint")
+    links = options.ha_connections if entry.ha_connections is None else entry.ha_connections
+    if not 1 <= links <= MAX_HA_CONNECTIONS:
+        raise entry.error("ha-connections", f"{links} is not between 1 and {MAX_HA_CONNECTIONS}")
+    try:
+        edges = _edges(entry.edge)
+    except SettingError as error:
+        raise entry.error("edge", str(error)) from None
+    bind = checked(
+        "edge-bind-address", _bind_address, entry.edge_bind_address, options.edge_bind_address
+    )
+    wanted = checked("edge-ip-version", _ip_version, entry.edge_ip_version, options.edge_ip_version)
+    return Home(
+        name=entry.name,
+        credentials=credentials,
+        edges=edges,
+        cacert=Path(entry.cacert).expanduser() if entry.cacert else None,
+        protocol=checked("protocol", _protocol, entry.protocol, options.protocol),
+        region=region,
+        edge_ip_version=_family(wanted, bind),
+        edge_bind_address=bind,
+        edge_proxy=checked("edge-proxy", _edge_proxy, entry.edge_proxy, options.edge_proxy),
+        ha_connections=links,
     )
 
 
@@ -180,7 +264,7 @@ def _origin_request(settings: Settings) -> OriginRequest:
 
 def _edges(entries: Sequence[str]) -> tuple[tuple[str, int], ...]:
     try:
-        return tuple(parse_edge(entry) for entry in entries)
+        return tuple(parse_edge(part) for entry in entries for part in entry.split(","))
     except ValueError as error:
         raise SettingError(str(error)) from None
 
@@ -208,6 +292,31 @@ def _bind_address(text: str) -> str:
         raise SettingError(f"--edge-bind-address {text!r} is not an IP address") from None
 
 
+def _edge_proxy(text: str) -> str:
+    if text:
+        from underpass.connector.edge_proxy import NO_PROXY_AT_ALL, parse_proxy
+
+        try:
+            if text != NO_PROXY_AT_ALL:
+                parse_proxy(text)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+    return text
+
+
+def _family(ip_version: str, bind: str) -> str:
+    """The address family to look for: that of the address to dial from, if there is one."""
+    if not bind:
+        return ip_version
+    bound = str(ipaddress.ip_address(bind).version)
+    if ip_version not in ("auto", bound):
+        _log.warning(
+            "The address to dial the edge from is of another IP version, which counts",
+            extra={"edge-bind-address": bind, "edge-ip-version": ip_version},
+        )
+    return bound
+
+
 def _grace_period(seconds: float) -> float:
     if not 0 <= seconds <= LONGEST_GRACE_PERIOD:
         longest = format_duration(LONGEST_GRACE_PERIOD)
@@ -229,6 +338,12 @@ def _within(settings: Settings, name: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise SettingError(f"--{name} {value} is not between {low} and {high}")
     return value
+
+
+def _max_active_flows(settings: Settings) -> int | None:
+    if not settings.is_set("max-active-flows"):
+        return None
+    return _within(settings, "max-active-flows", 0, MAX_FLOWS)
 
 
 def _workers(settings: Settings, ha_connections: int) -> int:

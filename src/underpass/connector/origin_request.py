@@ -1,12 +1,13 @@
 """How requests are made to an origin: the `originRequest` settings (docs: configuration §5).
 
 A field's value comes from the rule, else from the top-level `originRequest`, else from the defaults
-here. `ipRules` and `access` count only where they stand on the rule itself.
+here. `ipRules` count only where they stand on the rule itself.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 
 from msgspec import Struct
@@ -37,7 +38,7 @@ class OriginRequest(Struct, frozen=True):
 
     `connect_timeout` and `tls_timeout`: 0 means none. `tcp_keep_alive`: 0 means the system's own,
     negative means off. `keep_alive_timeout`: 0 means for ever. `keep_alive_connections`: 0 means no
-    total limit.
+    total limit. `proxy_protocol` is `v1`, `v2` or nothing.
     """
 
     connect_timeout: float = 30.0
@@ -57,12 +58,13 @@ class OriginRequest(Struct, frozen=True):
     proxy_address: str = "127.0.0.1"
     proxy_port: int = 0
     proxy_type: str = ""
+    proxy_protocol: str = ""
     ip_rules: tuple[IPRule, ...] = ()
     access: AccessRequirement | None = None
 
 
 # Key in the file -> (field, reader of Section).
-_FIELDS = {
+FIELDS = {
     "connectTimeout": ("connect_timeout", Section.duration),
     "tlsTimeout": ("tls_timeout", Section.duration),
     "tcpKeepAlive": ("tcp_keep_alive", Section.duration),
@@ -80,30 +82,37 @@ _FIELDS = {
     "proxyAddress": ("proxy_address", Section.string),
     "proxyPort": ("proxy_port", Section.integer),
     "proxyType": ("proxy_type", Section.string),
+    "proxyProtocol": ("proxy_protocol", Section.string),
 }
-_KEYS = frozenset(_FIELDS) | {"ipRules", "access"}
+KEYS = frozenset(FIELDS) | {"ipRules", "access"}
 _IP_RULE_KEYS = frozenset({"prefix", "ports", "allow"})
 _ACCESS_KEYS = frozenset({"required", "teamName", "audTag", "environment"})
 _MAX_PORT = 65535
+# It becomes part of a host name that keys are fetched from.
+_TEAM_NAME = re.compile(r"[A-Za-z0-9-]{0,63}\Z")
 
 
 def read_origin_request(section: Section) -> dict[str, Any]:
     """The fields given in `section`, by their names in OriginRequest. Raises ConfigError."""
-    section.refuse_unknown(_KEYS)
+    if not section.values:
+        return {}
+    section.refuse_unknown(KEYS)
     fields: dict[str, Any] = {}
-    for key, (name, read) in _FIELDS.items():
+    for key, (name, read) in FIELDS.items():
         value = read(section, key)
         if value is not None:
             fields[name] = value
     if fields.get("proxy_type", "") not in ("", "socks"):
         raise section.error("proxyType", f"{fields['proxy_type']!r} is not '' or 'socks'")
+    if fields.get("proxy_protocol", "") not in ("", "v1", "v2"):
+        raise section.error("proxyProtocol", f"{fields['proxy_protocol']!r} is not 'v1' or 'v2'")
     if not 0 <= fields.get("proxy_port", 0) <= _MAX_PORT:
         raise section.error("proxyPort", f"{fields['proxy_port']} is not a port")
     if fields.get("keep_alive_connections", 0) < 0:
         raise section.error("keepAliveConnections", "the pool cannot be smaller than 0")
     for name in ("http_host_header", "origin_server_name"):
         if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in fields.get(name, "")):
-            key = next(key for key, (field, _) in _FIELDS.items() if field == name)
+            key = next(key for key, (field, _) in FIELDS.items() if field == name)
             raise section.error(key, "a space or control character cannot be sent in a host name")
     if "ipRules" in section.values:
         fields["ip_rules"] = tuple(_ip_rule(item) for item in section.sections("ipRules"))
@@ -136,8 +145,14 @@ def _access(section: Section) -> AccessRequirement | None:
     team_name = section.string("teamName") or ""
     audience_tags = section.strings("audTag") or ()
     environment = section.string("environment") or ""
+    if not _TEAM_NAME.match(team_name):
+        raise section.error("teamName", f"{team_name!r} is not the name of a team, like `example`")
+    if environment not in ("", "fed"):
+        raise section.error("environment", f"{environment!r} is not '' or 'fed'")
     if not required:
         return None
     if audience_tags and not team_name:
         raise section.error("teamName", "cannot be blank when audTag is given")
+    if not audience_tags:
+        raise section.error("audTag", "is missing; without one every request would be refused")
     return AccessRequirement(team_name, audience_tags, environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Struct
@@ -25,6 +26,7 @@ _HTTP_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _HTTP_PORTS = {"http": 80, "https": 443}
 _STREAM_PORTS = {"tcp": 7864, "ssh": 22, "rdp": 3389, "smb": 445}
 _URL_FLAG_SCHEMES = ("http", "https", "rdp", "ssh", "smb", "tcp")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _STATUS_PREFIX = "http_status:"
 
 
@@ -144,7 +146,7 @@ def parse_url_flag(text: str) -> HttpService | StreamService:
 
 
 def _split(text: str) -> SplitResult:
-    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in text):
+    if _UNPRINTABLE.search(text):
         raise ValueError(f"{text!r} holds a space or a control character")
     try:
         url = urlsplit(text)

@@ -1,4 +1,5 @@
-"""SIGHUP: the configuration file is read again, and what it says of origins put in force.
+"""The configuration file is read again, on SIGHUP or because it has changed, and what it says of
+origins put in force.
 
 A file that cannot be used is refused with its reason, and the old one stays. Requests under way
 finish as they began. What is not about origins belongs to links that are up, so it waits for a
@@ -9,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
 from underpass.connector.document import ConfigError
-from underpass.connector.ingress import Ingress
+from underpass.connector.in_force import InForce
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
-from underpass.ops.metrics import Snapshot
+
+if TYPE_CHECKING:
+    from underpass.connector.watch import FileWatch
 
 __all__ = ["Reloader"]
 
@@ -36,57 +38,79 @@ class Reloader:
         started_with: None when there is nothing that could be read again.
     """
 
-    def __init__(self, started_with: Configuration | None) -> None:
+    def __init__(self, started_with: Configuration | None, in_force: InForce) -> None:
         self._started_with = started_with
-        self._apply: Callable[[Ingress], Awaitable[None]] | None = None
-        self._version = 0
+        self._in_force = in_force
+        self._is_started = False
         self._asked = False
         self._working: asyncio.Task[None] | None = None
+        self._watch: FileWatch | None = None
 
-    def start(self, apply: Callable[[Ingress], Awaitable[None]]) -> None:
-        """Do what is asked from now on, and what has been asked.
-
-        `apply` puts rules in force; it raises DataPathError, and then nothing has changed.
-        """
-        self._apply = apply
+    def start(self) -> None:
+        """Do what is asked from now on, and what has been asked."""
+        self._is_started = True
+        self._watch_files()
         if self._asked:
             self.ask()
 
     def ask(self) -> None:
         """Reload soon. What is asked while one is under way makes for one more after it."""
         self._asked = True
-        if self._apply is not None and (self._working is None or self._working.done()):
-            self._working = asyncio.create_task(self._work(self._apply), name="reload")
+        if self._is_started and (self._working is None or self._working.done()):
+            self._working = asyncio.create_task(self._work(), name="reload")
+
+    def _watch_files(self) -> None:
+        """Reload also when the file, or one that is named in it, has changed."""
+        started_with = self._started_with
+        if started_with is None or started_with.settings.boolean("no-config-watch"):
+            return
+        path = started_with.config.path
+        if path is not None:
+            from underpass.connector.watch import FileWatch  # not without a file
+
+            self._watch = FileWatch(lambda: (path, *self._in_force.named_files), self.ask)
+            self._watch.start()
+            self._in_force.before_change = self._watch.notice_new_files
 
     def close(self) -> None:
         """Give up what is under way."""
+        if self._watch is not None:
+            self._watch.close()
         if self._working is not None:
             self._working.cancel()
 
-    def snapshot(self) -> Snapshot:
-        """How often other rules were put in force since the start."""
-        return {"cloudflared_orchestration_config_version": self._version}
-
-    async def _work(self, apply: Callable[[Ingress], Awaitable[None]]) -> None:
+    async def _work(self) -> None:
         while self._asked:
             self._asked = False
             started_with = self._started_with
             if started_with is None or started_with.config.path is None:
                 _log.warning("There is no configuration file to reload; the rest is read once")
                 continue
-            try:
-                await self._reload(started_with, apply)
-            except (ConfigError, SettingError, DataPathError) as error:
-                _log.error(
-                    "Configuration refused, the one in force stays",
-                    extra={"error": str(error), "version": self._version},
-                )
-            except Exception as error:  # noqa: BLE001 - a reload is no reason to stop serving
-                _log.error("unexpected error while reloading", exc_info=error)
+            async with self._in_force.turn:
+                await self._reload_or_say_why(started_with)
 
-    async def _reload(
-        self, started_with: Configuration, apply: Callable[[Ingress], Awaitable[None]]
-    ) -> None:
+    async def _reload_or_say_why(self, started_with: Configuration) -> None:
+        if self._in_force.is_remote:
+            _log.warning(
+                "The edge has sent the configuration in force, so the file is not reloaded",
+                extra={"version": self._in_force.version},
+            )
+            return
+        try:
+            await self._reload(started_with)
+        except (ConfigError, SettingError, DataPathError) as error:
+            self._in_force.refused("file")
+            _log.error(
+                "Configuration refused, the one in force stays",
+                extra={"error": str(error), "version": self._in_force.version},
+            )
+        except Exception as error:  # noqa: BLE001 - a reload is no reason to stop serving
+            self._in_force.refused("file")
+            _log.error("unexpected error while reloading", exc_info=error)
+
+    async def _reload(self, started_with: Configuration) -> None:
+        if self._watch is not None:
+            await self._watch.settle()
         # In a thread: a file of megabytes takes its time, and requests go on.
         found = await asyncio.to_thread(started_with.read_again)
         options = build_options(found.settings, found.config)
@@ -95,11 +119,10 @@ class Reloader:
             raise ConfigError(f"{found.config.path} has neither ingress rules nor an origin")
         for remark in found.config.remarks:
             _log.warning(remark)
-        await apply(options.ingress)
-        self._version += 1
+        await self._in_force.put(options.ingress)
         _log.info(
             "Configuration applied",
-            extra={"version": self._version, "rules": len(options.ingress.rules)},
+            extra={"version": self._in_force.version, "rules": len(options.ingress.rules)},
         )
         waiting = [
             name
@@ -108,5 +131,8 @@ class Reloader:
         ]
         if found.config.tunnel != started_with.config.tunnel:
             waiting.append("tunnel")
+        old, new = started_with.config.homes, found.config.homes
+        if [home.written for home in old] != [home.written for home in new]:
+            waiting.append("homes")
         if waiting:
             _log.warning("Some changes take effect after a restart only", extra={"keys": waiting})

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from underpass.connector.durations import format_duration
+from underpass.connector.homes import Home
 from underpass.connector.links import (
+    AddressesFound,
     DialError,
+    HomeEvent,
+    HomeRefused,
     LinkConnected,
     LinkConnecting,
     LinkDisconnected,
     LinkEvent,
     LinkFailed,
     LinkReconnecting,
+    LinkReplacing,
     LinkUnregistered,
 )
 from underpass.wire.registration import RegistrationRefused
@@ -28,29 +33,58 @@ _EVENT = 0
 
 
 class LinkReport:
-    """Logs link events. `ready_connections` decides whether a failure is an error or a warning."""
+    """Logs what happens to links and homes.
 
-    def __init__(self, protocol: str, ready_connections: Callable[[], int]) -> None:
-        self._protocol = protocol
+    `ready_connections` decides whether a failure is an error or a warning. The home's name is in a
+    line only when there are several.
+    """
+
+    def __init__(self, homes: Sequence[Home], ready_connections: Callable[[], int]) -> None:
+        self._homes = tuple(homes)
         self._ready_connections = ready_connections
 
+    def observe_home(self, event: HomeEvent) -> None:
+        """Log what concerns a whole home."""
+        fields = self._home_fields(event.home)
+        if isinstance(event, AddressesFound):
+            if event.links < event.wanted:
+                fields |= {"connections": event.links, "asked": event.wanted}
+                _log.info("There are fewer edge addresses than connections asked for", extra=fields)
+            return
+        fields["error"] = _words(event.error)
+        if isinstance(event, HomeRefused):
+            _log.error("This home is given up; the others go on", extra=fields)
+        elif event.longest_wait is None:
+            _log.warning("Cannot look the edge up again, using what is known", extra=fields)
+        else:
+            self._log_trouble("Cannot find the edge", fields)
+            _log.info("Looking again in up to %s", format_duration(event.longest_wait))
+
+    def _home_fields(self, home: int) -> dict[str, Any]:
+        return {"home": self._homes[home].name} if len(self._homes) > 1 else {}
+
     def observe(self, event: LinkEvent) -> None:
-        """Log one event."""
+        """Log what happens to a link."""
         fields: dict[str, Any] = {
             "connIndex": event.conn_index,
             "ip": event.slot.host,
             "event": _EVENT,
+            **self._home_fields(event.slot.home),
         }
+        protocol = self._homes[event.slot.home].protocol
         if isinstance(event, LinkConnecting):
-            fields["protocol"] = self._protocol
+            fields["protocol"] = protocol
             _log.debug("Registering tunnel connection", extra=fields)
         elif isinstance(event, LinkConnected):
-            fields["protocol"] = self._protocol
+            fields["protocol"] = protocol
             fields["connection"] = str(event.details.connection_id)
             fields["location"] = event.details.location_name
             _log.info("Registered tunnel connection", extra=fields)
         elif isinstance(event, LinkFailed):
             self._failed(event, fields)
+        elif isinstance(event, LinkReplacing):
+            who = "as the edge asks" if event.by_edge else "on request"
+            _log.info("Replacing the connection %s", who, extra=fields)
         elif isinstance(event, LinkUnregistered):
             if event.error is not None:
                 fields["error"] = _words(event.error)

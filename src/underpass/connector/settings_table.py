@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from underpass.connector.durations import format_duration, parse_duration
 
-__all__ = ["AUTO", "SETTINGS", "Group", "Kind", "Setting", "Value", "spell"]
+__all__ = ["AUTO", "SETTINGS", "Group", "Kind", "Setting", "Value", "parse_boolean", "spell"]
 
 # A `count` is a whole number, or AUTO.
 Kind = Literal["text", "integer", "count", "boolean", "duration", "list"]
@@ -40,6 +40,7 @@ class Group(enum.Enum):
 
     SERVICE = "What to publish"
     IDENTITY = "Which tunnel"
+    ACCOUNT = "Account, for commands that manage tunnels"
     EDGE = "Connection to the edge"
     OPERATION = "Running, logging and metrics"
     ORIGIN = "Requests to the origin (without ingress rules)"
@@ -67,9 +68,7 @@ class Setting(Struct, frozen=True):
     def parse(self, text: str) -> Value:
         """Read the text of one flag or variable. Raises ValueError."""
         if self.kind == "boolean":
-            if text not in _TRUE | _FALSE:
-                raise ValueError(f"{text!r} is not true or false")
-            return text in _TRUE
+            return parse_boolean(text)
         if self.kind == "integer":
             try:
                 return int(text, 10)
@@ -130,6 +129,13 @@ def _service() -> Iterable[Setting]:
         "socks5", "boolean", group, "SOCKS5 in front of a TCP origin.", env="TUNNEL_SOCKS"
     )
     yield _setting(
+        "max-active-flows",
+        "integer",
+        group,
+        "Most streams to private networks at once; 0 for any number.",
+        env="TUNNEL_MAX_ACTIVE_FLOWS",
+    )
+    yield _setting(
         "quick-service",
         "text",
         group,
@@ -168,23 +174,53 @@ def _identity() -> Iterable[Setting]:
         env="TUNNEL_CRED_CONTENTS",
         secret=True,
     )
+
+
+def _account() -> Iterable[Setting]:
+    group = Group.ACCOUNT
     yield _setting(
-        "origincert", "text", group, "Account certificate.", env="TUNNEL_ORIGIN_CERT", hidden=True
+        "origincert",
+        "text",
+        group,
+        "Account certificate; by default the first cert.pem found.",
+        env="TUNNEL_ORIGIN_CERT",
     )
-    for name, env, alias in (
-        ("name", "TUNNEL_NAME", "n"),
-        ("hostname", "TUNNEL_HOSTNAME", ""),
-        ("lb-pool", "TUNNEL_LB_POOL", ""),
-    ):
-        yield _setting(
-            name,
-            "text",
-            group,
-            env=env,
-            aliases=alias,
-            hidden=True,
-            unsupported="tunnels are not created on the fly; use `underpass tunnel run`",
-        )
+    yield _setting(
+        "api-url",
+        "text",
+        group,
+        "Address of the account API.",
+        default="https://api.cloudflare.com/client/v4",
+        env="TUNNEL_API_URL",
+    )
+    yield _setting("max-fetch-size", "integer", group, env="TUNNEL_MAX_FETCH_SIZE", hidden=True)
+    yield _setting(
+        "name",
+        "text",
+        group,
+        "Make the tunnel of this name unless there is one, and run it.",
+        env="TUNNEL_NAME",
+        aliases="n",
+    )
+    yield _setting(
+        "hostname", "text", group, "With --name: lead this hostname to it.", env="TUNNEL_HOSTNAME"
+    )
+    yield _setting(
+        "lb-pool",
+        "text",
+        group,
+        "With --hostname: by a load balancer with this pool.",
+        env="TUNNEL_LB_POOL",
+    )
+    yield _setting(
+        "overwrite-dns",
+        "boolean",
+        group,
+        "With --hostname: replace a DNS record that exists.",
+        env="TUNNEL_FORCE_PROVISIONING_DNS",
+        aliases="f",
+        in_config=False,
+    )
 
 
 def _edge() -> Iterable[Setting]:
@@ -218,6 +254,14 @@ def _edge() -> Iterable[Setting]:
         "Local address to dial the edge from.",
         env="TUNNEL_EDGE_BIND_ADDRESS",
     )
+    yield _setting(
+        "edge-proxy",
+        "text",
+        group,
+        "Proxy to dial the edge through: http, https, socks5 or socks5h URL; none for no proxy.",
+        env="TUNNEL_EDGE_PROXY",
+        secret=True,
+    )
     yield _setting("ha-connections", "integer", group, "Number of links.", default=4)
     yield _setting(
         "retries",
@@ -226,6 +270,14 @@ def _edge() -> Iterable[Setting]:
         "Waits between attempts grow up to 2^N seconds.",
         default=5,
         env="TUNNEL_RETRIES",
+    )
+    yield _setting(
+        "max-edge-addr-retries",
+        "integer",
+        group,
+        "So many failed addresses count as all of them.",
+        default=8,
+        hidden=True,
     )
     yield _setting(
         "grace-period",
@@ -328,6 +380,20 @@ def _operation() -> Iterable[Setting]:
         "File that gets the process id once a link is up.",
         env="TUNNEL_PIDFILE",
     )
+    yield _setting(
+        "no-config-watch",
+        "boolean",
+        group,
+        "Read a changed configuration file on SIGHUP only.",
+        env="TUNNEL_NO_CONFIG_WATCH",
+    )
+    yield _setting(
+        "no-prechecks",
+        "boolean",
+        group,
+        "Do not check at the start which ways to the edge are open.",
+        env="TUNNEL_NO_PRECHECKS",
+    )
     yield _setting("label", "text", group, "Name of this connector.", hidden=True)
 
 
@@ -401,13 +467,9 @@ def _origin() -> Iterable[Setting]:
 _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("autoupdate-freq", "duration", "", ""),
     ("no-autoupdate", "boolean", "NO_AUTOUPDATE", ""),
-    ("no-prechecks", "boolean", "TUNNEL_NO_PRECHECKS", ""),
     ("transport-loglevel", "text", "TUNNEL_PROTO_LOGLEVEL TUNNEL_TRANSPORT_LOGLEVEL",
      "proto-loglevel"),
     ("trace-output", "text", "TUNNEL_TRACE_OUTPUT", ""),
-    ("api-url", "text", "TUNNEL_API_URL", ""),
-    ("max-fetch-size", "integer", "TUNNEL_MAX_FETCH_SIZE", ""),
-    ("overwrite-dns", "boolean", "TUNNEL_FORCE_PROVISIONING_DNS", "f"),
     ("id", "text", "TUNNEL_ID", ""),
     ("api-key", "text", "TUNNEL_API_KEY", ""),
     ("api-email", "text", "TUNNEL_API_EMAIL", ""),
@@ -420,7 +482,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("proxy-dns-upstream", "list", "", ""),
     ("proxy-dns-max-upstream-conns", "integer", "", ""),
     ("proxy-dns-bootstrap", "list", "", ""),
-    ("max-edge-addr-retries", "integer", "", ""),
     ("write-stream-timeout", "duration", "TUNNEL_STREAM_WRITE_TIMEOUT", ""),
     ("quic-disable-pmtu-discovery", "boolean", "TUNNEL_DISABLE_QUIC_PMTU", ""),
     ("quic-connection-level-flow-control-limit", "integer",
@@ -439,7 +500,6 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("features", "list", "", "F"),
     ("icmpv4-src", "text", "TUNNEL_ICMPV4_SRC", ""),
     ("icmpv6-src", "text", "TUNNEL_ICMPV6_SRC", ""),
-    ("max-active-flows", "integer", "TUNNEL_MAX_ACTIVE_FLOWS", ""),
     ("dns-resolver-addrs", "list", "TUNNEL_DNS_RESOLVER_ADDRS", ""),
     ("proxy-connection-timeout", "duration", "", ""),
     ("proxy-expect-continue-timeout", "duration", "", ""),
@@ -456,7 +516,7 @@ _ACCEPTED: tuple[tuple[str, Kind, str, str], ...] = (
     ("host-key-path", "text", "HOST_KEY_PATH", ""),
 )  # fmt: skip
 # Shown in the help although without effect, because people look for them.
-_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate", "no-prechecks"})
+_SHOWN = frozenset({"autoupdate-freq", "no-autoupdate"})
 
 
 def _accepted() -> Iterable[Setting]:
@@ -474,9 +534,24 @@ def _accepted() -> Iterable[Setting]:
 
 SETTINGS: Mapping[str, Setting] = {
     setting.name: setting
-    for settings in (_service(), _identity(), _edge(), _operation(), _origin(), _accepted())
+    for settings in (
+        _service(),
+        _identity(),
+        _account(),
+        _edge(),
+        _operation(),
+        _origin(),
+        _accepted(),
+    )
     for setting in settings
 }
+
+
+def parse_boolean(text: str) -> bool:
+    """Read true or false in the spellings Go knows. Raises ValueError."""
+    if text not in _TRUE | _FALSE:
+        raise ValueError(f"{text!r} is not true or false")
+    return text in _TRUE
 
 
 def spell(value: Value) -> str:

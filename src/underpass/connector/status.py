@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 
 from underpass.connector.links import (
     LinkConnected,
     LinkDisconnected,
     LinkEvent,
     LinkFailed,
+    LinkReplacing,
     LinkUnregistered,
 )
 from underpass.ops.metrics import Labelled, Snapshot
@@ -28,14 +30,23 @@ _REGISTER = "registerConnection"
 
 
 class ConnectorStatus:
-    """Readiness and metrics of one connector. Only a quick tunnel has a `quick_hostname`."""
+    """Readiness and metrics of one connector. Only a quick tunnel has a `quick_hostname`.
 
-    def __init__(self, connector_id: uuid.UUID, quick_hostname: str = "") -> None:
+    With `home_names` more than one, a link is called by its home's name and its index: `own/0`.
+    """
+
+    def __init__(
+        self,
+        connector_id: uuid.UUID,
+        quick_hostname: str = "",
+        home_names: Sequence[str] = ("",),
+    ) -> None:
         self.connector_id = connector_id
         self.quick_hostname = quick_hostname
         self.local_config_pushes = 0
         self.local_config_push_errors = 0
-        self._registered: set[int] = set()
+        self._home_names = tuple(home_names)
+        self._registered: set[tuple[int, int]] = set()
         self._locations: dict[tuple[str, str], int] = {}
         self._registrations = 0
         self._failures: Counter[str] = Counter()
@@ -50,15 +61,26 @@ class ConnectorStatus:
 
     def observe(self, event: LinkEvent) -> None:
         """Take in what the supervisor tells."""
+        link = (event.slot.home, event.conn_index)
         if isinstance(event, LinkConnected):
-            self._registered.add(event.conn_index)
+            self._registered.add(link)
             self._registrations += 1
-            self._note_location(str(event.conn_index), event.details.location_name)
-        elif isinstance(event, (LinkUnregistered, LinkDisconnected)):
-            self._registered.discard(event.conn_index)
+            self._note_location(self._name(link), event.details.location_name)
+        elif (
+            isinstance(event, LinkUnregistered)
+            or (isinstance(event, LinkDisconnected) and not event.replaced)
+            or (isinstance(event, LinkReplacing) and event.by_edge)
+        ):
+            self._registered.discard(link)
         elif isinstance(event, LinkFailed) and isinstance(event.error, RegistrationRefused):
             kind = "dup_edge_conn" if event.error.is_duplicate else "server_error"
             self._failures[kind] += 1
+
+    def _name(self, link: tuple[int, int]) -> str:
+        home, conn_index = link
+        if len(self._home_names) == 1:
+            return str(conn_index)
+        return f"{self._home_names[home]}/{conn_index}"
 
     def snapshot(self) -> Snapshot:
         """The metrics of the control plane."""

@@ -16,6 +16,7 @@ from underpass.connector.trust import TrustError
 from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.inside import Inside, run_worker
 from underpass.wire.registration import RegistrationRefused
+from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 from underpass.wire.rpc import RpcError
 
 __all__ = ["ConnectorWorker", "main"]
@@ -59,9 +60,13 @@ class ConnectorWorker(Inside):
         return self._finish()
 
     def notice(self, notice: Any) -> None:
-        assert isinstance(notice, messages.Abort)
         link = self._links.get(notice.link)
-        if link is not None:
+        if link is None:
+            return
+        if isinstance(notice, messages.Probe):
+            link.probe()
+        else:
+            assert isinstance(notice, messages.Abort)
             link.abort()
 
     def _configure(self, request: messages.Configure) -> messages.Done:
@@ -70,22 +75,35 @@ class ConnectorWorker(Inside):
         self._status = ConnectorStatus(options.connector_id)
         try:
             self._dialer = HttpLinkDialer(options, self._status)
+            self._dialer.take_updates(self._update)
         except (ServiceNotSupportedError, TrustError, ObserverError) as error:
             return messages.Done(str(error))
         return messages.Done()
 
+    async def _update(self, update: ConfigurationUpdate) -> ConfigurationReply:
+        """Hand a configuration of the edge to the supervisor, who has it applied everywhere."""
+        request = messages.Update(update.version, update.config)
+        done = await self.channel.call(request, messages.Updated)
+        return ConfigurationReply(done.version, done.error)
+
     async def _dial(self, request: messages.Dial) -> messages.DialAnswer:
-        slot = EdgeSlot(request.host, request.port, region=0)
+        slot = EdgeSlot(request.host, request.port, region=0, home=request.home)
         try:
-            link = await self._dialer.dial(slot, request.conn_index, request.previous_attempts)
+            link = await self._dialer.dial(
+                slot,
+                request.conn_index,
+                request.previous_attempts,
+                self._links.get(request.replacing),
+            )
         except DialError as error:
-            return messages.DialFailed(error.kind.value, str(error))
+            return messages.DialFailed(error.kind.value, str(error), error.is_lasting)
         except RegistrationRefused as error:
             return messages.Refused(error.cause, error.retry_after_ns, error.should_retry)
         self._links[request.link] = link
-        watching = asyncio.create_task(self._watch(request.link, link))
-        self._watching.add(watching)
-        watching.add_done_callback(self._watching.discard)
+        for watch in (self._watch(request.link, link), self._watch_going_away(request.link, link)):
+            watching = asyncio.create_task(watch)
+            self._watching.add(watching)
+            watching.add_done_callback(self._watching.discard)
         details = link.details
         return messages.Dialled(
             details.connection_id, details.location_name, details.tunnel_is_remotely_managed
@@ -95,6 +113,17 @@ class ConnectorWorker(Inside):
         error = await link.wait_closed()
         del self._links[number]
         self.channel.tell(messages.LinkClosed(number, None if error is None else _words(error)))
+
+    async def _watch_going_away(self, number: int, link: ConnectorLink) -> None:
+        going = asyncio.ensure_future(link.wait_going_away())
+        closed = asyncio.ensure_future(link.wait_closed())
+        try:
+            await asyncio.wait({going, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not closed.done():
+                self.channel.tell(messages.LinkGoingAway(number))
+        finally:
+            going.cancel()
+            closed.cancel()
 
     async def _unregister(self, request: messages.Unregister) -> messages.Done:
         link = self._links.get(request.link)
@@ -109,7 +138,7 @@ class ConnectorWorker(Inside):
     def _prepare(self, request: messages.Prepare) -> messages.Done:
         self._give_up_plan()
         try:
-            self._plan = self._dialer.prepare(messages.rules_to_ingress(request.rules))
+            self._plan = self._dialer.prepare(messages.rules_to_ingress(request))
         except (ServiceNotSupportedError, TrustError) as error:
             return messages.Done(str(error))
         return messages.Done()

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from underpass.connector.homes import Home
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.options import AccessLogOptions, ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import parse_service
+from underpass.connector.warp_routing import WarpRouting
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 from underpass.wire.credentials import Credentials
 
@@ -28,18 +30,24 @@ __all__ = [
     "Done",
     "Drain",
     "Finish",
+    "HomeMessage",
     "InFlight",
     "LinkClosed",
+    "LinkGoingAway",
     "Prepare",
+    "Probe",
     "ReadCounters",
     "Refused",
     "RuleMessage",
     "SupervisorNotice",
     "Unregister",
+    "Update",
+    "Updated",
     "WorkerNotice",
     "WorkerRequest",
     "configure_message",
     "options_of",
+    "prepare_message",
     "rules_of",
     "rules_to_ingress",
 ]
@@ -57,34 +65,47 @@ class RuleMessage(Struct, array_like=True, frozen=True):
 # Asked by the supervisor.
 
 
+class HomeMessage(Struct, frozen=True):
+    """As homes.Home, without what only the supervisor needs."""
+
+    account_tag: str
+    tunnel_secret: bytes
+    tunnel_id: uuid.UUID
+    name: str
+    cacert: str
+    protocol: str
+    edge_bind_address: str
+    edge_proxy: str
+
+    def __repr__(self) -> str:
+        return f"<HomeMessage for tunnel {self.tunnel_id}>"
+
+
 class Configure(Struct, frozen=True, tag=True):
     """Become a connector's data path. The first request, and the only one with secrets. -> Done"""
 
     log_level: int
-    account_tag: str
-    tunnel_secret: bytes
-    tunnel_id: uuid.UUID
+    homes: tuple[HomeMessage, ...]
     connector_id: uuid.UUID
     rules: tuple[RuleMessage, ...]
-    cacert: str
-    protocol: str
-    edge_bind_address: str
+    warp_routing: WarpRouting
     rpc_timeout: float
     tags: tuple[tuple[str, str], ...]
+    workers: int
     access_log: AccessLogOptions | None
-
-    def __repr__(self) -> str:
-        return f"<Configure for tunnel {self.tunnel_id}>"
 
 
 class Dial(Struct, frozen=True, tag=True):
-    """Dial `host`:`port` and register; `link` names the link from now on. -> DialAnswer"""
+    """Dial `host`:`port` of a home and register; `link` names the link from now on, and replaces
+    `replacing`, 0 for none. -> DialAnswer"""
 
     link: int
     host: str
     port: int
+    home: int
     conn_index: int
     previous_attempts: int
+    replacing: int = 0
 
 
 class Unregister(Struct, frozen=True, tag=True):
@@ -110,6 +131,7 @@ class Prepare(Struct, frozen=True, tag=True):
     """Make what new ingress rules need, and keep it beside what is in force. -> Done"""
 
     rules: tuple[RuleMessage, ...]
+    warp_routing: WarpRouting
 
 
 class Apply(Struct, frozen=True, tag=True):
@@ -129,6 +151,23 @@ class Finish(Struct, frozen=True, tag=True):
 WorkerRequest = (
     Configure | Dial | Unregister | Drain | InFlight | Prepare | Apply | ReadCounters | Finish
 )
+
+
+# Asked by a worker.
+
+
+class Update(Struct, frozen=True, tag=True):
+    """The edge has pushed this configuration, a JSON value. -> Updated"""
+
+    version: int
+    config: bytes
+
+
+class Updated(Struct, frozen=True):
+    """As wire.remote_config.ConfigurationReply."""
+
+    version: int
+    error: str | None
 
 
 # Answered by a worker.
@@ -153,6 +192,7 @@ class DialFailed(Struct, frozen=True, tag=True):
 
     kind: str
     message: str
+    is_lasting: bool = False
 
 
 class Refused(Struct, frozen=True, tag=True):
@@ -176,7 +216,13 @@ class LinkClosed(Struct, array_like=True, frozen=True, tag=True):
     error: str | None
 
 
-WorkerNotice = LinkClosed | LogLine | LogLinesLost
+class LinkGoingAway(Struct, array_like=True, frozen=True, tag=True):
+    """The edge wants a link to end."""
+
+    link: int
+
+
+WorkerNotice = LinkClosed | LinkGoingAway | LogLine | LogLinesLost
 
 
 class Abort(Struct, array_like=True, frozen=True, tag=True):
@@ -185,44 +231,69 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     link: int
 
 
-SupervisorNotice = Abort
+class Probe(Struct, array_like=True, frozen=True, tag=True):
+    """Find out whether a link lives. One that does not exist is no error here either."""
+
+    link: int
+
+
+SupervisorNotice = Abort | Probe
 
 
 # Between the messages and what they stand for.
 
 
 def configure_message(options: ConnectorOptions, log_level: int) -> Configure:
-    """What a worker has to know of the options, which must have credentials."""
-    credentials = options.credentials
-    assert credentials is not None
+    """What a worker has to know of the options, whose homes must have credentials."""
     return Configure(
         log_level=log_level,
+        homes=tuple(_home_message(home) for home in options.all_homes),
+        connector_id=options.connector_id,
+        rules=rules_of(options.ingress),
+        warp_routing=options.ingress.warp_routing,
+        rpc_timeout=options.rpc_timeout,
+        tags=options.tags,
+        workers=options.workers,
+        access_log=options.access_log,
+    )
+
+
+def _home_message(home: Home) -> HomeMessage:
+    credentials = home.credentials
+    assert credentials is not None
+    return HomeMessage(
         account_tag=credentials.account_tag,
         tunnel_secret=bytes(credentials.tunnel_secret),
         tunnel_id=credentials.tunnel_id,
-        connector_id=options.connector_id,
-        rules=rules_of(options.ingress),
-        cacert="" if options.cacert is None else str(options.cacert),
-        protocol=options.protocol,
-        edge_bind_address=options.edge_bind_address,
-        rpc_timeout=options.rpc_timeout,
-        tags=options.tags,
-        access_log=options.access_log,
+        name=home.name,
+        cacert="" if home.cacert is None else str(home.cacert),
+        protocol=home.protocol,
+        edge_bind_address=home.edge_bind_address,
+        edge_proxy=home.edge_proxy,
     )
 
 
 def options_of(message: Configure) -> ConnectorOptions:
     """The options a worker builds its data path from."""
     return ConnectorOptions(
-        ingress=rules_to_ingress(message.rules),
+        ingress=rules_to_ingress(message),
+        homes=tuple(_home(home) for home in message.homes),
+        rpc_timeout=message.rpc_timeout,
+        tags=message.tags,
+        workers=message.workers,
+        access_log=message.access_log,
+        connector_id=message.connector_id,
+    )
+
+
+def _home(message: HomeMessage) -> Home:
+    return Home(
+        name=message.name,
         credentials=Credentials(message.account_tag, message.tunnel_secret, message.tunnel_id),
         cacert=Path(message.cacert) if message.cacert else None,
         protocol=message.protocol,
         edge_bind_address=message.edge_bind_address,
-        rpc_timeout=message.rpc_timeout,
-        tags=message.tags,
-        access_log=message.access_log,
-        connector_id=message.connector_id,
+        edge_proxy=message.edge_proxy,
     )
 
 
@@ -252,9 +323,14 @@ def _given(settings: OriginRequest) -> dict[str, Any]:
     return plain
 
 
-def rules_to_ingress(rules: tuple[RuleMessage, ...]) -> Ingress:
-    """The rules as they were before `rules_of`."""
-    return Ingress([_rule(rule) for rule in rules])
+def prepare_message(ingress: Ingress) -> Prepare:
+    """All that a worker has to know of a configuration."""
+    return Prepare(rules_of(ingress), ingress.warp_routing)
+
+
+def rules_to_ingress(message: Prepare | Configure) -> Ingress:
+    """The configuration as it was before it was sent."""
+    return Ingress([_rule(rule) for rule in message.rules], message.warp_routing)
 
 
 def _rule(message: RuleMessage) -> Rule:

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 from underpass.connector import worker_messages as messages
 from underpass.connector.data_path import DataPath, DataPathError
 from underpass.connector.edges import EdgeSlot
+from underpass.connector.in_force import Updates
 from underpass.connector.ingress import Ingress
-from underpass.connector.links import DialError, DialErrorKind
+from underpass.connector.links import DialError, DialErrorKind, Link
 from underpass.connector.options import ConnectorOptions
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
@@ -28,6 +29,7 @@ from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
 from underpass.ops.workers.tally import Readings, Tally, total
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
+from underpass.wire.remote_config import ConfigurationUpdate
 
 __all__ = ["WorkerDialer", "WorkerLink", "open_workers"]
 
@@ -56,6 +58,12 @@ class WorkerLink:
         self._details: ConnectionDetails | None = None
         loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[Exception | None] = loop.create_future()
+        self._going_away = asyncio.Event()
+
+    @property
+    def number(self) -> int:
+        """What the worker knows it by."""
+        return self._number
 
     @property
     def process(self) -> Process:
@@ -79,6 +87,19 @@ class WorkerLink:
     async def wait_closed(self) -> Exception | None:
         """Return when the connection is gone, with the reason if it was not a clean end."""
         return await asyncio.shield(self._closed)
+
+    def going_away(self) -> None:
+        """The edge wants it to end."""
+        self._going_away.set()
+
+    async def wait_going_away(self) -> None:
+        """Return when the edge has said that it wants the connection to end."""
+        await self._going_away.wait()
+
+    def probe(self) -> None:
+        """Find out now whether the edge is still there."""
+        if not self._closed.done():
+            self._process.channel.tell(messages.Probe(self._number))
 
     async def unregister(self, timeout: float) -> None:
         """Ask the edge to send no new requests. Raises ConnectionError."""
@@ -113,7 +134,7 @@ class WorkerLink:
 class _Ear:
     """What the supervisor hears from one worker process."""
 
-    requests = None
+    requests = messages.Update
     notices = messages.WorkerNotice
 
     def __init__(self, dialer: WorkerDialer, worker: int) -> None:
@@ -121,13 +142,17 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
-        raise NotImplementedError("workers ask for nothing")
+        """Put a configuration in force that came down one of the worker's links."""
+        assert isinstance(request, messages.Update)
+        return await self._dialer.update(request)
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
             write_line(notice, self._worker)
         elif isinstance(notice, LogLinesLost):
             write_loss(notice, self._worker)
+        elif isinstance(notice, messages.LinkGoingAway):
+            self._dialer.link_going_away(notice)
         else:
             self._dialer.link_closed(notice)
 
@@ -143,8 +168,12 @@ class WorkerDialer:
 
     def __init__(self, options: ConnectorOptions) -> None:
         self._options = options
+        self._updates: Updates | None = None
         self._links: dict[int, WorkerLink] = {}
         self._numbers = itertools.count(1)
+        # Links are counted through all homes, so that each worker has its share.
+        counts = [home.ha_connections for home in options.all_homes]
+        self._first_links = list(itertools.accumulate(counts, initial=0))
         self._tallies = [Tally() for _ in range(options.workers)]
         # Counts changes of the rules, so that a worker that starts meanwhile misses none.
         self._version = 0
@@ -178,20 +207,37 @@ class WorkerDialer:
                     raise DataPathError(str(outcome)) from outcome
                 raise outcome
 
-    async def dial(self, slot: EdgeSlot, conn_index: int, previous_attempts: int) -> WorkerLink:
+    async def dial(
+        self,
+        slot: EdgeSlot,
+        conn_index: int,
+        previous_attempts: int,
+        replacing: Link | None = None,
+    ) -> WorkerLink:
         """Have a worker connect to `slot` and register. See `links.LinkDialer`."""
-        worker = conn_index % len(self._seats)
+        worker = (self._first_links[slot.home] + conn_index) % len(self._seats)
         process = await self._seats[worker].process()
         number = next(self._numbers)
         link = self._links[number] = WorkerLink(number, process)
-        request = messages.Dial(number, slot.host, slot.port, conn_index, previous_attempts)
+        # One in another worker has died with it, since an index always has the same seat.
+        same = isinstance(replacing, WorkerLink) and replacing.process is process
+        request = messages.Dial(
+            number,
+            slot.host,
+            slot.port,
+            slot.home,
+            conn_index,
+            previous_attempts,
+            replacing.number if same and isinstance(replacing, WorkerLink) else 0,
+        )
         try:
             answer: Any = await process.channel.call(
                 request,
                 messages.DialAnswer,  # type: ignore[arg-type]  # a union is no type to mypy
             )
             if isinstance(answer, messages.DialFailed):
-                raise DialError(DialErrorKind(answer.kind), answer.message)
+                kind = DialErrorKind(answer.kind)
+                raise DialError(kind, answer.message, is_lasting=answer.is_lasting)
             if isinstance(answer, messages.Refused):
                 raise RegistrationRefused(answer.cause, answer.retry_after_ns, answer.should_retry)
         except ChannelError as error:
@@ -209,11 +255,27 @@ class WorkerDialer:
         )
         return link
 
+    def take_updates(self, updates: Updates) -> None:
+        """Say who takes configurations that the edge pushes."""
+        self._updates = updates
+
+    async def update(self, request: messages.Update) -> messages.Updated:
+        """A worker has been sent a configuration, for all of them."""
+        assert self._updates is not None
+        reply = await self._updates(ConfigurationUpdate(request.version, request.config))
+        return messages.Updated(reply.last_applied_version, reply.error)
+
     def link_closed(self, notice: messages.LinkClosed) -> None:
         """A worker tells that a link is gone."""
         link = self._links.pop(notice.link, None)
         if link is not None:
             link.closed(None if notice.error is None else ConnectionError(notice.error))
+
+    def link_going_away(self, notice: messages.LinkGoingAway) -> None:
+        """A worker tells that the edge wants a link to end."""
+        link = self._links.get(notice.link)
+        if link is not None:
+            link.going_away()
 
     def counters(self) -> Readings:
         """The sums of all workers, dead ones included, as of the last `refresh`."""
@@ -240,10 +302,10 @@ class WorkerDialer:
 
     async def apply(self, ingress: Ingress) -> None:
         """Put other rules in force in every worker, or in none. Raises DataPathError."""
-        rules = messages.rules_of(ingress)
+        prepare = messages.prepare_message(ingress)
         asked = dict(self._configured)
         try:
-            outcomes = await self._ask_all(asked, messages.Prepare(rules))
+            outcomes = await self._ask_all(asked, prepare)
         except BaseException:
             await self._ask_all(asked, messages.Apply(give_up=True))
             raise
@@ -283,8 +345,8 @@ class WorkerDialer:
 
     async def _hand_over_rules(self, process: Process) -> None:
         """Put the rules in force into one more worker. Raises WorkerRefusedError, ChannelError."""
-        rules = messages.rules_of(self._options.ingress)
-        done = await process.channel.call(messages.Prepare(rules), messages.Done)
+        prepare = messages.prepare_message(self._options.ingress)
+        done = await process.channel.call(prepare, messages.Done)
         if done.error:
             raise WorkerRefusedError(done.error)
         await process.channel.call(messages.Apply(), messages.Done)
@@ -368,5 +430,6 @@ async def open_workers(options: ConnectorOptions) -> DataPath:
         dialer.close,
         dialer.apply,
         dialer.refresh,
+        dialer.take_updates,
         dialer.processes,
     )

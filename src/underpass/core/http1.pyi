@@ -58,8 +58,11 @@ def read_head(
     fields.
     """
 
-def write_request(fields: Fields) -> bytes:
-    """A request head in HTTP/1.1, without framing fields. ValueError without a `:method`."""
+def write_request(fields: Fields, before: bytes | None = None) -> bytes:
+    """A request head in HTTP/1.1, without framing fields. ValueError without a `:method`.
+
+    before: scheme and authority, for a target in absolute form.
+    """
 
 def write_response(fields: Fields, status: int, upgrade: bool = False) -> bytes:
     """A response head in HTTP/1.1; the connection's own fields only if `upgrade`."""

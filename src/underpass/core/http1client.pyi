@@ -45,7 +45,14 @@ class OriginPool:
         max_idle: int = 100,
         idle_timeout: float = 90.0,
         max_dials: int = 512,
-    ) -> None: ...
+        *,
+        absolute: bytes | None = None,
+        proxy_authorization: bytes | None = None,
+    ) -> None:
+        """absolute: scheme and authority to write before every path, for an origin behind a proxy.
+
+        proxy_authorization: the credentials for that proxy.
+        """
     def forward(self, exchange: Exchange) -> None:
         """Carry `exchange` on an idle connection, or the first that comes.
 
@@ -55,7 +62,7 @@ class OriginPool:
         """
     def forward_afresh(self, exchange: Exchange) -> None:
         """Carry `exchange` on a connection that has never been used."""
-    def arrived(self, connection: Http1Client) -> None:
+    def arrived(self, connection: Endpoint) -> None:
         """A connection asked for by `dial` has been made."""
     def dial_failed(
         self, status: int, cause: str, context: str | None = None, waited_since: int | None = None

@@ -139,6 +139,13 @@ class Exchange:
         """True if request content has come or may still come."""
     def header(self, token: int) -> bytes | None:
         """The value of the first request field with this `Token`, or None."""
+    def when_whole(self, most: int, then: Callable[[Any], object]) -> None:
+        """Call `then(self)` when the length of the request's content is known: now, if the head
+        says it or there is none, or when all has come; the head says it then.
+
+        More than `most` octets are answered with 411. `most` must be less than the sender may send
+        before any of it is taken.
+        """
     def headers(self, tokens: tuple[int, ...]) -> list[bytes | None]:
         """`header` of each `Token`, pseudo fields included, in one go."""
     def respond(self, status: int, pairs: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:

@@ -190,6 +190,11 @@ def _create(certificate_path: Path, key_path: Path, now: datetime) -> None:
     _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that is this user's alone: whole or not at all. Raises OSError."""
+    _write(path, content, 0o600)
+
+
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Whole or not at all, on disk before the name appears, never readable by more than `mode`."""
     temporary = path.with_name(f".{path.name}.new")

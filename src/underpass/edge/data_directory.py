@@ -55,6 +55,7 @@ class DataDirectory:
             ) from error
         try:
             directory.scratch.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+            directory.certificates.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
             for left_over in directory.scratch.iterdir():
                 left_over.unlink()
         except OSError as error:
@@ -83,6 +84,21 @@ class DataDirectory:
     def scratch(self) -> Path:
         """Directory for files that live a moment; what a stopped edge left there is removed."""
         return self.path / "scratch"
+
+    @property
+    def certificates(self) -> Path:
+        """Directory of the certificates that a public authority has signed."""
+        return self.path / "certificates"
+
+    @property
+    def challenges(self) -> Path:
+        """Directory of the proofs that such an authority asks for."""
+        return self.path / "challenges"
+
+    @property
+    def acme_account_key(self) -> Path:
+        """The key of the account there, PEM."""
+        return self.path / "acme-account-key.pem"
 
     @property
     def database(self) -> Path:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
+from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
+from underpass.edge.challenges import Challenges
+from underpass.edge.data_directory import DataDirectory
 from underpass.edge.gateway import Gateway
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -32,6 +35,10 @@ class Service:
     domain: str
     max_body: int | None = None
     first_byte_seconds: float = FIRST_BYTE_SECONDS
+    certificates: tuple[tuple[str, str], ...] = ()
+    """The operator's certificate files: paths of chain and key."""
+    redirect_port: int | None = None
+    """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
 
 
 class DataPath(Protocol):
@@ -59,12 +66,16 @@ class LocalDataPath:
         registry: Registry,
         router: Router,
         authority: CertificateAuthority,
-        scratch: Path,
+        directory: DataDirectory,
     ) -> None:
         self._service = service
         self._router = router
         self._authority = authority
-        self._scratch = scratch
+        self._scratch = scratch = directory.scratch
+        self.certificates = CertificateFiles(
+            [(Path(chain), Path(key)) for chain, key in service.certificates],
+            directory.certificates,
+        )
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.listeners = TunnelListeners(
@@ -76,7 +87,12 @@ class LocalDataPath:
             first_byte_seconds=service.first_byte_seconds,
         )
         self.gateway = Gateway(
-            self.turn, router, location=service.location, max_body=service.max_body
+            self.turn,
+            router,
+            location=service.location,
+            max_body=service.max_body,
+            challenges=Challenges(directory.challenges),
+            redirect_port=service.redirect_port,
         )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
@@ -86,7 +102,11 @@ class LocalDataPath:
     async def start_visitors(self, http: socket.socket, https: socket.socket) -> None:
         """Take visitors on bound sockets."""
         context = public_listener_context(
-            self._authority, self._scratch, self._service.domain, self._router.knows
+            self._authority,
+            self._scratch,
+            self._service.domain,
+            self._router.knows,
+            self.certificates.find,
         )
         await self.gateway.start(http, https, context)
 

@@ -19,6 +19,8 @@ from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
+from underpass.edge.challenges import PREFIX, Challenges
+from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import Failure, PageKind, render
@@ -58,6 +60,7 @@ LINGER_SECONDS: Final = 2.0
 
 _PAGES: Final = {
     400: PageKind.BAD_REQUEST,
+    403: PageKind.FORBIDDEN,
     404: PageKind.UNKNOWN_HOST,
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
@@ -178,12 +181,23 @@ class Gateway:
     Args:
         location: the edge's short name, which ends every ray.
         max_body: bytes of content a request may have; None for any number.
+        challenges: answered on the plain listener before any tunnel is asked.
+        redirect_port: where visitors of the plain listener are sent; None serves them.
     """
 
     def __init__(
-        self, turn: LoopTurn, router: Router, *, location: str, max_body: int | None = None
+        self,
+        turn: LoopTurn,
+        router: Router,
+        *,
+        location: str,
+        max_body: int | None = None,
+        challenges: Challenges | None = None,
+        redirect_port: int | None = None,
     ) -> None:
         self.turn = turn
+        self._challenges = challenges
+        self._redirect_port = redirect_port
         self.counters = Counters()
         self._router = router
         self._max_body = -1 if max_body is None else max_body
@@ -225,7 +239,7 @@ class Gateway:
         peer = transport.get_extra_info("peername")
         address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
         acceptor = VisitorAcceptor(
-            self.route,
+            self.route if scheme == b"https" else self.route_plain,
             self.counters,
             self._unexpected,
             self._failed,
@@ -260,6 +274,28 @@ class Gateway:
             exchange.fail(404, "unknown_host")
         else:
             exchange.fail(503, "no_link")
+
+    def route_plain(self, exchange: VisitorExchange) -> None:
+        """The same for a request that came without TLS."""
+        path = exchange.path
+        if path.startswith(PREFIX) and self._challenges is not None:
+            proof = self._challenges.find(path)
+            if proof is not None:
+                exchange.respond(200, ((b"content-type", b"application/octet-stream"),), proof)
+                return
+        if self._redirect_port is not None:
+            host = hostname_of(exchange.authority)
+            # A name that nobody serves is told so here: there is no certificate for it.
+            if host is not None and self._router.knows(host):
+                exchange.respond(308, ((b"location", self._secure(host, path)),))
+                return
+        self.route(exchange)
+
+    def _secure(self, host: str, path: bytes) -> bytes:
+        """The address of the same with TLS."""
+        port = b"" if self._redirect_port == 443 else b":%d" % (self._redirect_port or 0)
+        # The form for requests about the whole server has no path (RFC 9112 §3.2.4).
+        return b"https://" + host.encode("ascii") + port + (path if path[:1] == b"/" else b"/")
 
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""

@@ -22,6 +22,7 @@ from underpass.edge.router import Link, Router
 from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import ClientInfo, RegistrationServer
+from underpass.wire.remote_config import ConfigurationUpdate
 from underpass.wire.rpc import RpcProtocolError
 from underpass.wire.turns import LoopTurn
 
@@ -92,6 +93,7 @@ class EdgeLink(LinkConnection):
         self._side: PythonSide | None = None
         self._rpc: RegistrationServer | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._kept = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
 
@@ -171,16 +173,22 @@ class EdgeLink(LinkConnection):
             self._rpc.closed(None)
         if self.registration.refused:
             self.close()
-        elif self.registered and not self.draining and not self.is_closed:
+        elif self.registered and not self.is_closed:
             # Nobody answers for this link any more, though it may still work off what it has.
-            self._router.drain(self)
+            if not self.draining:
+                self._router.drain(self)
             self._finish_soon()
 
-    def _finish_soon(self) -> None:
-        if self._finishing is None:
-            self._finishing = asyncio.get_running_loop().create_task(self._finish())
+    def _finish_soon(self, kept: int = 0) -> None:
+        if self._finishing is not None:
+            if kept >= self._kept:
+                return
+            # The stream that was to be left over is none that stays any more.
+            self._finishing.cancel()
+        self._kept = kept
+        self._finishing = asyncio.get_running_loop().create_task(self._finish(kept))
 
-    async def _finish(self, kept: int = 0) -> None:
+    async def _finish(self, kept: int) -> None:
         """Wait until only `kept` streams are left, then close: the connector waits for that."""
         try:
             await asyncio.wait_for(self.until_at_most(kept), DRAIN_SECONDS)
@@ -193,6 +201,13 @@ class EdgeLink(LinkConnection):
         if not self.registered:
             log.info("%s connected and did not register", self.peer)
             self.abort()
+
+    async def push_configuration(self, version: int, config: bytes) -> int:
+        """Have the connector put a configuration (a JSON object) in force; return the version that
+        it has then, which may be newer. Raises ConfigurationNotTakenError."""
+        from underpass.edge.configuration import push_configuration
+
+        return await push_configuration(self.forward, ConfigurationUpdate(version, config))
 
     def _keep_configuration(self, document: bytes) -> None:
         self.configuration = document
@@ -228,9 +243,8 @@ class EdgeLink(LinkConnection):
         if self.registered:
             self._router.drain(self)
         self.shut_down()
-        if self._finishing is None:
-            # The control stream would stay for ever.
-            self._finishing = asyncio.get_running_loop().create_task(self._finish(kept=1))
+        # The control stream would stay for ever.
+        self._finish_soon(kept=1)
 
 
 def _ask_whether_alive(holder: Link) -> None:

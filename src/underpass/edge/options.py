@@ -23,6 +23,9 @@ DEFAULT_DOMAIN = "localhost"
 DEFAULT_LOCATION = "local01"
 """Told to connectors at registration, which log it and use it as a metric label."""
 
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+"""The authority that is asked unless another is named (RFC 8555 §7.1.1)."""
+
 MAX_WORKERS = 64
 """Worker processes; each is connected to all others."""
 
@@ -68,6 +71,21 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeOptions:
+    """Whom to ask, and how to prove that a name is ours.
+
+    `email` may be empty. `authority_roots` is a PEM file that the authority itself is verified
+    with, for one of one's own. `dns_hook` is a command line; without one, names are proved by
+    HTTP, which cannot be done for wildcards.
+    """
+
+    directory: str = LETS_ENCRYPT
+    email: str = ""
+    authority_roots: Path | None = None
+    dns_hook: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeOptions:
     """Everything an edge is told at start."""
 
@@ -89,6 +107,12 @@ class EdgeOptions:
     """Bytes of content a visitor's request may have; more is answered with 413. None: no limit."""
     workers: int = 1
     """Processes that serve visitors and links. With 1 it is this one."""
+    certificates: tuple[tuple[Path, Path], ...] = ()
+    """Certificate files for the public listener: chain and key."""
+    acme: AcmeOptions | None = None
+    """Have a public authority certify the public names; None: do not."""
+    redirect: bool = False
+    """Send visitors of the plain listener to the one with TLS."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -124,6 +148,9 @@ class EdgeOptions:
         location: str = DEFAULT_LOCATION,
         max_body: int | None = None,
         workers: str = "1",
+        certificates: tuple[str, ...] = (),
+        acme: AcmeOptions | None = None,
+        redirect: bool = False,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -144,6 +171,9 @@ class EdgeOptions:
             location=location,
             max_body=max_body,
             workers=_parse_workers(workers),
+            certificates=tuple(map(_parse_certificate, certificates)),
+            acme=acme,
+            redirect=redirect,
         )
 
 
@@ -166,6 +196,15 @@ def _parse_option(option: str, text: str) -> Address:
         return Address.parse(text)
     except OptionsError as error:
         raise OptionsError(f"{option}: {error}") from error
+
+
+def _parse_certificate(text: str) -> tuple[Path, Path]:
+    """`CHAIN,KEY`, or one file with both."""
+    chain, _, key = text.partition(",")
+    if not chain:
+        raise OptionsError(f"--certificate {text!r}: write FILE, or CHAIN,KEY")
+    path = Path(chain).expanduser().absolute()
+    return path, Path(key).expanduser().absolute() if key else path
 
 
 def _parse_workers(text: str) -> int:

@@ -31,6 +31,7 @@ class PageKind(Enum):
     """Why there is no answer from an application."""
 
     BAD_REQUEST = "bad-request"
+    FORBIDDEN = "forbidden"
     UNKNOWN_HOST = "unknown-host"
     PAYLOAD_TOO_LARGE = "payload-too-large"
     HEADER_TOO_LARGE = "header-too-large"
@@ -90,6 +91,12 @@ _TEXTS: Final = {
         "This request cannot be understood",
         "What was sent is not a well-formed HTTP request.",
         "If you typed an address, check it. If a program sent this, it has a fault.",
+    ),
+    PageKind.FORBIDDEN: _Text(
+        403,
+        "You may not come in here",
+        "The application is protected, and the request does not show that you may use it.",
+        "Log in where the application asks for it, or ask its owner to let you in.",
     ),
     PageKind.UNKNOWN_HOST: _Text(
         404,

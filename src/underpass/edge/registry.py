@@ -122,6 +122,11 @@ class Registry:
         served = self._served.get(tunnel_id)
         return None if served is None else served.tunnel
 
+    @property
+    def hostnames(self) -> tuple[str, ...]:
+        """What routes lead from, wildcards included."""
+        return tuple(self._routes)
+
     def authenticate(self, account_tag: str, secret: bytes, tunnel_id: UUID) -> Tunnel:
         """The tunnel that these credentials may run.
 

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
 from underpass.edge.api.server import ApiServer
+from underpass.edge.certificate_files import CertificateFiles
+from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
+from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import bound_address, listen
-from underpass.edge.options import Address, EdgeOptions
+from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.store import Store
@@ -87,7 +90,12 @@ class Edge:
         router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
         service = Service(
-            options.location, options.domain, options.max_body, self._first_byte_seconds
+            options.location,
+            options.domain,
+            options.max_body,
+            self._first_byte_seconds,
+            tuple((str(chain), str(key)) for chain, key in options.certificates),
+            self.https.port if options.redirect else None,
         )
         if options.workers == 1:
             await self._serve_here(service, directory, router, http, https, tunnels)
@@ -100,6 +108,11 @@ class Edge:
         self._closing.push_async_callback(server.stop)
         housekeeping = asyncio.create_task(self.registry.keep_house(), name="housekeeping")
         self._closing.push_async_callback(_cancelled, housekeeping)
+        if options.acme is not None:
+            keeper = asyncio.create_task(
+                self._keeper(options.acme, directory).run(), name="certificates"
+            )
+            self._closing.push_async_callback(_cancelled, keeper)
 
     async def _serve_here(
         self,
@@ -110,7 +123,7 @@ class Edge:
         https: socket.socket,
         tunnels: list[socket.socket],
     ) -> None:
-        path = LocalDataPath(service, self.registry, router, self.authority, directory.scratch)
+        path = LocalDataPath(service, self.registry, router, self.authority, directory)
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
@@ -141,6 +154,30 @@ class Edge:
         self.registry.on_changed = workers.refresh
         self._stop_with_us(workers)
         await workers.open()
+
+    def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
+        """Who obtains certificates from a public authority."""
+        from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
+
+        options = self._options
+
+        def wanted() -> Iterable[str]:
+            yield options.domain
+            yield f"*.{options.domain}"
+            for hostname in self.registry.hostnames:
+                # A certificate for the wildcard serves these, as soon as there is one.
+                below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
+                    options.domain.count(".") + 1
+                )
+                if not (below and acme.dns_hook):
+                    yield hostname
+
+        return CertificateKeeper(
+            AcmeAuthority(acme, directory.acme_account_key, Challenges(directory.challenges)),
+            CertificateFiles(options.certificates, directory.certificates),
+            wanted,
+            wildcards=bool(acme.dns_hook),
+        )
 
     def _stop_with_us(self, path: DataPath) -> None:
         self._closing.push_async_callback(path.close)

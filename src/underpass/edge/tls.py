@@ -37,6 +37,11 @@ PUBLIC_PROTOCOLS = ("h2", "http/1.1")
 """ALPN protocol names of the public listener, best first."""
 
 
+def _none_is(_: str) -> Leaf | None:
+    """There are no certificates but our own."""
+    return None
+
+
 def tunnel_listener_context(authority: CertificateAuthority, scratch: Path) -> ssl.SSLContext:
     """For the listener that connectors dial: TLS 1.2 and 1.3, no ALPN (connectors offer none).
 
@@ -48,7 +53,7 @@ def tunnel_listener_context(authority: CertificateAuthority, scratch: Path) -> s
     context = certificates.context_for(TUNNEL_SERVER_NAMES)
     # Connectors do not resume sessions; a ticket would be two records nobody reads.
     context.num_tickets = 0
-    context.sni_callback = _serving(certificates, lambda server_name: TUNNEL_SERVER_NAMES)
+    context.sni_callback = _serving(lambda _: certificates.context_for(TUNNEL_SERVER_NAMES))
     return context
 
 
@@ -57,6 +62,7 @@ def public_listener_context(
     scratch: Path,
     domain: str,
     is_known: Callable[[str], bool],
+    signed_elsewhere: Callable[[str], Leaf | None] = _none_is,
 ) -> ssl.SSLContext:
     """For the listener that visitors reach: HTTP/2 and HTTP/1.1 by ALPN.
 
@@ -70,31 +76,38 @@ def public_listener_context(
         scratch: a private directory for files that live a moment (DataDirectory.scratch).
         domain: lower-case.
         is_known: whether a lower-case hostname has a route.
+        signed_elsewhere: the certificate of another authority for a lower-case hostname; it goes
+            before our own.
     """
     certificates = _Certificates(authority, scratch, PUBLIC_PROTOCOLS)
     default_names: tuple[str, ...] = (domain, f"*.{domain}")
 
-    def names_for(server_name: str | None) -> tuple[str, ...]:
+    def choose(server_name: str | None) -> ssl.SSLContext:
         if server_name is None:
-            return default_names
+            return certificates.context_for(default_names)
         name = server_name.lower().removesuffix(".")
-        return (name,) if name != domain and is_known(name) else default_names
+        is_served = is_known(name)
+        # Looked for under names that may be a file's, and no others.
+        leaf = signed_elsewhere(name) if is_served or name == domain else None
+        if leaf is not None:
+            return certificates.context_of(name, leaf)
+        return certificates.context_for((name,) if is_served and name != domain else default_names)
 
     context = certificates.context_for(default_names)
-    context.sni_callback = _serving(certificates, names_for)
+    context.sni_callback = _serving(choose)
     return context
 
 
 def _serving(
-    certificates: _Certificates, names_for: Callable[[str | None], tuple[str, ...]]
+    choose: Callable[[str | None], ssl.SSLContext],
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], int | None]:
-    """A server-name callback that hands each connection the context for the names it asked for."""
+    """A server-name callback that hands each connection the context for the name it asked for."""
 
     def serve(
         connection: ssl.SSLObject, server_name: str | None, context: ssl.SSLContext
     ) -> int | None:
         try:
-            connection.context = certificates.context_for(names_for(server_name))
+            connection.context = choose(server_name)
         except OSError:
             log.exception("no certificate for %r", server_name)
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
@@ -142,11 +155,29 @@ class _Certificates:
                 raise
             log.exception("cannot renew the certificate for %s; the old one is served", names[0])
             return served[0]
-        self._served[names] = (context, leaf)
-        self._served.move_to_end(names)
+        self._keep(names, context, leaf)
+        return context
+
+    def context_of(self, name: str, leaf: Leaf) -> ssl.SSLContext:
+        """The context to serve a certificate of another authority with.
+
+        Raises:
+            OSError: it could not be loaded.
+        """
+        key = ("", name)  # no name of ours is empty
+        served = self._served.get(key)
+        if served is not None and served[1] is leaf:
+            self._served.move_to_end(key)
+            return served[0]
+        context = self._new_context(leaf)
+        self._keep(key, context, leaf)
+        return context
+
+    def _keep(self, key: tuple[str, ...], context: ssl.SSLContext, leaf: Leaf) -> None:
+        self._served[key] = (context, leaf)
+        self._served.move_to_end(key)
         if len(self._served) > MAX_LEAF_CONTEXTS:
             self._served.popitem(last=False)
-        return context
 
     def _new_context(self, leaf: Leaf) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -158,7 +158,7 @@ class EdgeWorker(Inside):
             authority = CertificateAuthority.open(directory)
             await self._registry.refresh()
             data_path = self._data_path = LocalDataPath(
-                service, self._registry, self._router, authority, directory.scratch
+                service, self._registry, self._router, authority, directory
             )
             peers = Path(request.peers)
             listener = self._peer_listener = PeerListener(data_path.turn, self._router)

@@ -117,6 +117,17 @@ FAMILIES: Mapping[str, Family] = {
             ("userHostname",),
         ),
         Family(
+            "underpass_configuration_refused",
+            "counter",
+            "Configurations that could not be used, by where they came from",
+            ("source",),
+        ),
+        Family(
+            "underpass_configuration_last_success_timestamp_seconds",
+            "gauge",
+            "When the configuration in force was put in force, in seconds of Unix time",
+        ),
+        Family(
             "cloudflared_config_local_config_pushes",
             "counter",
             "Local configurations sent to the edge",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,6 +162,12 @@ def read_credentials_file(
             "it has to be readable to the user that runs the tunnel"
         ) from error
     return Credentials.from_json(document, tunnel_id=tunnel_id, what=f"the credentials file {path}")
+
+
+def find_credentials_file(tunnel_id: uuid.UUID, places: Sequence[Path]) -> Path | None:
+    """The first `<tunnel id>.json` in `places`, which are directories."""
+    paths = (place / f"{tunnel_id}.json" for place in places)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def write_credentials_file(path: str | os.PathLike[str], credentials: Credentials) -> None:

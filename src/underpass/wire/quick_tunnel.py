@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from underpass.wire.credentials import Credentials
+from underpass.wire.printable import printable
 
 QUICK_TUNNEL_PATH: Final = "/tunnel"
 """What is appended to the service's address."""
@@ -27,7 +28,6 @@ MAX_RESPONSE_BYTES: Final = 64 * 1024
 """Largest answer taken in; real ones are below 1 KiB."""
 
 _MAX_ERRORS_SHOWN: Final = 3
-_MAX_ERROR_CHARACTERS: Final = 256
 _HOSTNAME: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE)
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
@@ -114,19 +114,13 @@ def decode_quick_tunnel(status: int, body: bytes) -> QuickTunnel:
 
 def _refusal(status: int, errors: list[_Error]) -> str:
     reasons = "; ".join(
-        f"{_printable(error.message) or 'no reason given'} (code {_printable(str(error.code))})"
+        f"{printable(error.message) or 'no reason given'} (code {printable(str(error.code))})"
         for error in errors[:_MAX_ERRORS_SHOWN]
     )
     return (
         f"the quick tunnel service created no tunnel (HTTP status {status}): "
         f"{reasons or 'no reason given'}; try again later, or create a named tunnel"
     )
-
-
-def _printable(text: str) -> str:
-    """`text` from a service, cut to a line that a terminal can be trusted with."""
-    cut = text[:_MAX_ERROR_CHARACTERS]
-    return "".join(character if character.isprintable() else " " for character in cut).strip()
 
 
 def _not_understood(status: int, reason: str) -> QuickTunnelError:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Struct
 
-MAX_UPDATE_BYTES: Final = 1 << 20
-"""Largest configuration update taken in: several thousand ingress rules, and no more than a
-message of the control stream may have."""
+MAX_UPDATE_BYTES: Final = 8 << 20
+"""Largest configuration update taken in: as much as a configuration file may have, which is tens of
+thousands of ingress rules."""
 
 NO_VERSION: Final = -1
 """The version in force before any update has been applied."""

@@ -38,6 +38,7 @@ class Link:
     configurations: list[bytes] = field(default_factory=list)
     unregistered: bool = False
     refusal: RegistrationRefused | None = None
+    is_remotely_managed: bool = False
     _server: RegistrationServer | None = None
     _answers: list[bytes] = field(default_factory=list)
 
@@ -47,7 +48,9 @@ class Link:
         self.requests.append(request)
         if self.refusal is not None:
             raise self.refusal
-        return ConnectionDetails(uuid.uuid4(), "standin", tunnel_is_remotely_managed=False)
+        return ConnectionDetails(
+            uuid.uuid4(), "standin", tunnel_is_remotely_managed=self.is_remotely_managed
+        )
 
     def unregister_connection(self) -> None:
         self.unregistered = True

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from underpass.connector.data_path import DataPath, build_data_path
-from underpass.connector.ingress import single_rule
+from underpass.connector.ingress import Ingress, single_rule
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import parse_url_flag
@@ -58,8 +58,10 @@ async def tunnel(
     first_byte_seconds: float = FIRST_BYTE_SECONDS,
     idle_connections: int = 1,
     links: int = 1,
+    ingress: Ingress | None = None,
 ) -> AsyncIterator[Tunnel]:
-    """Begin a tunnel to `origin_url`; at the end everything is stopped in good order."""
+    """Begin a tunnel to `origin_url`, or with the rules of `ingress`; at the end everything is
+    stopped in good order."""
     any_port = "127.0.0.1:0"
     options = EdgeOptions.parse(
         data_dir=data_dir, https=any_port, http=any_port, tunnels=(any_port,), api=any_port
@@ -70,7 +72,8 @@ async def tunnel(
         quick = await edge.registry.create_quick_tunnel(options.domain)
         address = edge.tunnels[0]
         connector_options = ConnectorOptions(
-            ingress=single_rule(
+            ingress=ingress
+            or single_rule(
                 parse_url_flag(origin_url), OriginRequest(keep_alive_connections=idle_connections)
             ),
             credentials=quick.credentials,

@@ -1,55 +1,52 @@
-"""HTTP origins: `http://`, `https://`, `unix:` and `unix+tls:`.
-
-A request that finds a waiting connection never comes here: `forward` is the compiled pool's. This
-module dials when none waits.
-"""
+"""HTTP origins: `http://`, `https://`, `unix:` and `unix+tls:`."""
 
 from __future__ import annotations
 
-import asyncio
+import ipaddress
 import logging
-import socket
+import os
+import re
 import ssl
-import sys
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.origins import HttpService, UnixService
+from underpass.connector.services.connections import (
+    HTTP2_OR_1,
+    OriginConnections,
+    OriginSettingError,
+)
 from underpass.connector.trust import origin_context
-from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.connector.services.proxy import Proxy
 
 __all__ = ["HttpOrigin"]
 
 log = logging.getLogger("underpass.connector.origin")
 
-MAX_DIALS: Final = 512
-"""Connections being made to one origin at once: more would fill its listen queue. Requests beyond
-wait for one that comes free."""
+MAX_NAMES: Final = 1000
+"""Names under which one origin is dialled at once, where the visitor's Host decides (a rule for
+`*.example.com` has as many as visitors can think of). Those used last stay."""
 
+MAX_MEASURED: Final = 524288
+"""Bytes of request content that are waited for to learn its length (`disableChunkedEncoding`). Less
+than the window of a stream on a link, so that all of it can come."""
 
-class OriginConnection(Http1Client, asyncio.BufferedProtocol):
-    """The core's HTTP/1.1 client on a transport; among `connections` while it is open."""
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", re.ASCII)
 
-    def __init__(
-        self, turn: LoopTurn, pool: OriginPool, connections: set[OriginConnection]
-    ) -> None:
-        super().__init__(turn, pool)
-        self._connections = connections
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connections.add(self)
-        super().connection_made(transport)
-
-    def connection_lost(self, reason: Exception | None) -> None:
-        self._connections.discard(self)
-        super().connection_lost(reason)
+Forward = Callable[[OriginExchange], None]
 
 
 class HttpOrigin:
-    """One HTTP origin with its pool of connections."""
+    """One HTTP origin with its connections.
+
+    Raises TrustError for a file of certificates that cannot be used, OriginSettingError for a host
+    or a proxy.
+    """
 
     def __init__(
         self, turn: LoopTurn, service: HttpService | UnixService, settings: OriginRequest
@@ -57,123 +54,137 @@ class HttpOrigin:
         self._turn = turn
         self._service = service
         self._settings = settings
-        self._loop = asyncio.get_running_loop()
-        self._pool = OriginPool(
-            self._dial,
-            max_idle=settings.keep_alive_connections or 100,
-            idle_timeout=settings.keep_alive_timeout,
-            max_dials=MAX_DIALS,
-        )
-        self._dials: set[asyncio.Task[None]] = set()
-        self._connections: set[OriginConnection] = set()
-        is_tls = service.tls if isinstance(service, UnixService) else service.scheme == "https"
-        self._is_tls = is_tls
-        # A file that cannot be used is to be known before the first request.
-        self._context = origin_context(settings) if is_tls and settings.ca_pool else None
-        self._host = settings.http_host_header.encode("idna") if settings.http_host_header else None
-        turn.on_tick.add(self._tick)
+        self._proxy = _proxy(service)
+        self._host = _host_field(settings.http_host_header)
+        self._named: dict[str, OriginConnections] = {}
+        self._only: OriginConnections | None = None
+        if isinstance(service, UnixService):
+            # As cloudflared has it: a socket is on this machine.
+            is_tls, name = service.tls, settings.origin_server_name or "localhost"
+        else:
+            is_tls = service.scheme == "https"
+            name = settings.origin_server_name or service.host
+            if settings.match_sni_to_host:
+                name = None
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
+        if is_tls and settings.ca_pool:
+            # A file that cannot be used is to be known before the first request.
+            for alpn in ((), HTTP2_OR_1) if settings.http2_origin else ((),):
+                self._context(alpn)
+        if not is_tls or name is not None:
+            self._only = self._connections(name if is_tls else None)
 
     @property
-    def forward(self) -> Callable[[OriginExchange], None]:
+    def forward(self) -> Forward:
         """The compiled pool's own method, unless something has to be said first."""
-        if self._host is None:
-            return self._pool.forward
-
-        def forward(exchange: OriginExchange) -> None:
-            exchange.host = self._host
-            self._pool.forward(exchange)
-
-        return forward
+        forward = self._only.forward if self._only is not None else self._forward_by_name
+        if self._settings.disable_chunked_encoding and not self._settings.http2_origin:
+            forward = _measured(forward)
+        return forward if self._host is None else _under(self._host, forward)
 
     @property
     def is_busy(self) -> bool:
         """Whether connections are being made, or are in use."""
-        return bool(self._dials) or len(self._connections) > len(self._pool)
+        return any(connections.is_busy for connections in self._all())
 
     def close(self) -> None:
         """Close waiting connections and give up those being made."""
-        self._turn.on_tick.discard(self._tick)
-        self._pool.close()
-        for dial in self._dials:
-            dial.cancel()
+        for connections in self._all():
+            connections.close()
 
-    def _tick(self) -> None:
-        self._pool.sweep(self._turn.coarse)
+    def _all(self) -> tuple[OriginConnections, ...]:
+        return (self._only,) if self._only is not None else tuple(self._named.values())
 
-    def _dial(self) -> None:
-        task = self._loop.create_task(self._connect())
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
-
-    async def _connect(self) -> None:
-        timeout = self._settings.connect_timeout or None
-        waiting, failed = self._pool.arrivals, self._pool.dial_failed
-        try:
-            connection = await asyncio.wait_for(self._open(), timeout)
-        except asyncio.TimeoutError:
-            why = f"{self._service} did not answer within {timeout:g} s"
-            failed(502, "dial_timeout", why, waiting)
-        except ssl.SSLError as error:
-            failed(502, "tls", f"TLS with {self._service}: {_tls_trouble(error)}")
-        except socket.gaierror as error:
-            failed(502, "dns", f"cannot resolve the name of {self._service}: {error}")
-        except OSError as error:
-            failed(502, "dial", f"cannot connect to {self._service}: {error}")
-        except asyncio.CancelledError:
-            failed(502, "shutdown")
-            raise
-        else:
-            self._pool.arrived(connection)
-
-    async def _open(self) -> OriginConnection:
-        settings, service = self._settings, self._service
-        if self._is_tls and self._context is None:
-            self._context = origin_context(settings)  # here, because it is slow to make
-        tls_timeout = (settings.tls_timeout or 3600.0) if self._is_tls else None
-        if isinstance(service, UnixService):
-            if sys.platform == "win32":
-                raise OSError("unix sockets are not supported on Windows")
-            _, connection = await self._loop.create_unix_connection(
-                self._new_connection,
-                service.path,
-                ssl=self._context,
-                server_hostname=(settings.origin_server_name or "localhost")
-                if self._is_tls
-                else None,
-                ssl_handshake_timeout=tls_timeout,
-            )
-            return connection
-        _, connection = await self._loop.create_connection(
-            self._new_connection,
-            service.host,
-            service.port,
-            ssl=self._context,
-            server_hostname=(settings.origin_server_name or service.host) if self._is_tls else None,
-            ssl_handshake_timeout=tls_timeout,
+    def _connections(self, name: str | None) -> OriginConnections:
+        return OriginConnections(
+            self._turn, self._service, self._settings, self._context, name, self._proxy
         )
-        _keep_alive(connection, settings.tcp_keep_alive)
-        return connection
 
-    def _new_connection(self) -> OriginConnection:
-        return OriginConnection(self._turn, self._pool, self._connections)
+    def _context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        context = self._contexts.get(alpn)
+        if context is None:
+            context = self._contexts[alpn] = origin_context(self._settings, alpn)
+        return context
+
+    # Where the Host that goes out is the name on the certificate.
+
+    def _forward_by_name(self, exchange: OriginExchange) -> None:
+        host = exchange.authority if exchange.host is None else exchange.host
+        name = _server_name(host)
+        if name is None:
+            exchange.context = f"no certificate can be for {host!r}"
+            exchange.fail(502, "tls")
+            return
+        connections = self._named.pop(name, None)
+        if connections is None:
+            if len(self._named) >= MAX_NAMES and not self._forget_one():
+                exchange.context = f"{self._service} is in use under {MAX_NAMES} names already"
+                exchange.fail(502, "too_many_names")
+                return
+            connections = self._connections(name)
+        self._named[name] = connections  # the last used is the last
+        connections.forward(exchange)
+
+    def _forget_one(self) -> bool:
+        """Close the connections of the name that was used longest ago and is not in use."""
+        for name, connections in self._named.items():
+            if not connections.is_busy:
+                connections.close()
+                del self._named[name]
+                return True
+        return False
 
 
-def _tls_trouble(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not to be trusted: {error.verify_message} (give its CA with "
-            "originRequest.caPool, its name with originServerName, or set noTLSVerify)"
-        )
-    return str(error.reason or error)
+def _host_field(text: str) -> bytes | None:
+    """`httpHostHeader` as it is sent: names in other scripts in the form that DNS has for them."""
+    if not text:
+        return None
+    if text.isascii():
+        return text.encode("ascii")
+    try:
+        return text.encode("idna")
+    except UnicodeError as error:
+        raise OriginSettingError(f"httpHostHeader {text!r} is no host: {error}") from None
 
 
-def _keep_alive(connection: OriginConnection, period: float) -> None:
-    """TCP keep-alive as configured: seconds, 0 for the system's own, negative for none."""
-    transport = connection.transport
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None or period < 0:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if period >= 1 and hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(period))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, int(period))
+def _under(host: bytes, forward: Forward) -> Forward:
+    """Name another host to the origin."""
+
+    def forward_under(exchange: OriginExchange) -> None:
+        exchange.host = host
+        forward(exchange)
+
+    return forward_under
+
+
+def _measured(forward: Forward) -> Forward:
+    """Have content without a length come whole first."""
+
+    def forward_measured(exchange: OriginExchange) -> None:
+        exchange.when_whole(MAX_MEASURED, forward)
+
+    return forward_measured
+
+
+def _server_name(host: bytes) -> str | None:
+    """The name or address in an outgoing Host, without its port; None if it has none that TLS can
+    ask for."""
+    text = host.decode("ascii", "replace")
+    name, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit():
+        name = text
+    name = name.removesuffix(".").lower()
+    try:
+        return str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return name if len(name) <= 253 and _HOST_NAME.fullmatch(name) else None
+
+
+def _proxy(service: HttpService | UnixService) -> Proxy | None:
+    if isinstance(service, UnixService) or not any(
+        name.upper() in ("HTTP_PROXY", "HTTPS_PROXY") for name in os.environ
+    ):
+        return None
+    from underpass.connector.services.proxy import proxy_for
+
+    return proxy_for(service)

@@ -6,16 +6,16 @@ import asyncio
 import ipaddress
 from typing import Final
 
+from underpass.connector.origin_request import OriginRequest
+from underpass.connector.services.dial import SHUTDOWN, Dialer, OriginDialError, host_and_port
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
+from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting
 from underpass.core.fields import Token
 from underpass.core.stream import StreamClient
 from underpass.core.tunnel import OriginExchange
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["PrivateNetwork"]
-
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds, as `warp-routing.connectTimeout` is by default."""
 
 MAX_STREAMS: Final = 10000
 """Raw streams of one connector at once."""
@@ -50,11 +50,31 @@ class StreamConnection(StreamClient, asyncio.BufferedProtocol):
 class PrivateNetwork:
     """Connects streams to IP addresses; names are not resolved, as the edge has done that."""
 
-    def __init__(self, turn: LoopTurn) -> None:
+    def __init__(
+        self, turn: LoopTurn, routing: WarpRouting = DEFAULT_ROUTING, processes: int = 1
+    ) -> None:
+        """`processes` of this connector share the streams that it may have at once."""
         self._turn = turn
+        self._processes = processes
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.routing = routing
         self.total = 0
+
+    @property
+    def routing(self) -> WarpRouting:
+        """What is in force for streams that begin from now on."""
+        return self._routing
+
+    @routing.setter
+    def routing(self, routing: WarpRouting) -> None:
+        self._routing = routing
+        self._most = -(-routing.max_active_flows // self._processes)
+        self._dialer = Dialer(
+            OriginRequest(
+                connect_timeout=routing.connect_timeout, tcp_keep_alive=routing.tcp_keep_alive
+            )
+        )
 
     @property
     def active(self) -> int:
@@ -68,6 +88,12 @@ class PrivateNetwork:
         except ValueError as error:
             exchange.context = str(error)
             exchange.fail(502, "bad_destination")
+            return
+        if self._most and len(self._tasks) >= self._most:
+            exchange.context = (
+                f"there are {self._most} streams already: warp-routing.maxActiveFlows"
+            )
+            exchange.fail(502, "flow_rate_limited")
             return
         if len(self._tasks) >= MAX_STREAMS:
             exchange.context = f"there are {MAX_STREAMS} streams already"
@@ -93,22 +119,19 @@ class PrivateNetwork:
     ) -> None:
         ended: asyncio.Future[None] = self._loop.create_future()
         try:
-            _, connection = await asyncio.wait_for(
-                self._loop.create_connection(
-                    lambda: StreamConnection(self._turn, exchange, acknowledgement, ended),
-                    host,
-                    port,
-                ),
-                CONNECT_TIMEOUT,
+            connection = await self._dialer.open_tcp(
+                host_and_port(host, port),
+                host,
+                port,
+                lambda: StreamConnection(self._turn, exchange, acknowledgement, ended),
             )
-        except asyncio.TimeoutError:
-            exchange.context = f"{host}:{port} did not answer within {CONNECT_TIMEOUT:g} s"
-            exchange.fail(502, "dial_timeout")
+        except OriginDialError as error:
+            exchange.context = str(error)
+            exchange.fail(502, error.cause)
             return
-        except OSError as error:
-            exchange.context = f"cannot connect to {host}:{port}: {error}"
-            exchange.fail(502, "dial")
-            return
+        except asyncio.CancelledError:
+            exchange.fail(502, SHUTDOWN)
+            raise
         try:
             await ended
         finally:
