@@ -16,8 +16,10 @@ from uuid import UUID
 
 import pytest
 
-from underpass.edge.api import application, server
-from underpass.edge.api.application import MAX_BODY_BYTES, create_application
+from underpass.edge.api import requests, server
+from underpass.edge.api.application import create_application
+from underpass.edge.api.control import Control
+from underpass.edge.api.requests import MAX_BODY_BYTES
 from underpass.edge.api.server import ApiServer
 from underpass.edge.api.token_bucket import TokenBucket
 from underpass.edge.listening import bound_address, listen
@@ -79,7 +81,9 @@ def run(tmp_path: Path) -> Callable[..., None]:
             registry = await Registry.load(store, router)
             listener = listen(Address("127.0.0.1", 0))
             port = bound_address(listener).port
-            running = ApiServer(create_application(registry, "localhost", **options), listener)
+            running = ApiServer(
+                create_application(Control(registry, "localhost", **options)), listener
+            )
             await running.start()
             try:
                 await scenario(Api(port, registry, router, store))
@@ -159,7 +163,7 @@ def test_a_large_body_is_refused_and_creates_nothing(run: Run, chunked: bool) ->
 def test_a_body_that_does_not_come_is_not_waited_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
 
     async def scenario(api: Api) -> None:
         said = await api.send_raw(
@@ -234,7 +238,8 @@ def test_health(run: Run) -> None:
     ("method", "path", "expected"),
     [
         ("GET", "/", 404),
-        ("GET", "/accounts/a/cfd_tunnel", 404),
+        ("GET", "/accounts/a/nothing", 404),
+        ("PUT", "/accounts/a/cfd_tunnel", 405),
         ("POST", "/tunnel/", 404),
         ("GET", "/tunnel", 405),
         ("DELETE", "/healthz", 405),
@@ -261,7 +266,7 @@ def test_an_unexpected_failure_is_logged_whole_and_answered_bare(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(api: Api) -> None:
-        async def broken(domain: str) -> None:
+        async def broken(*arguments: Any) -> None:
             raise ZeroDivisionError("the inside of the edge")
 
         monkeypatch.setattr(api.registry, "create_quick_tunnel", broken)
@@ -353,13 +358,13 @@ def test_a_request_under_way_is_finished_when_the_server_stops(tmp_path: Path) -
         entered, release = asyncio.Event(), asyncio.Event()
         create = registry.create_quick_tunnel
 
-        async def slow(domain: str) -> Any:
+        async def slow(*arguments: Any) -> Any:
             entered.set()
             await release.wait()
-            return await create(domain)
+            return await create(*arguments)
 
         registry.create_quick_tunnel = slow  # type: ignore[method-assign]
-        running = ApiServer(create_application(registry, "localhost"), listener)
+        running = ApiServer(create_application(Control(registry, "localhost")), listener)
         await running.start()
         api = Api(port, registry, Router(), store)
         asking = asyncio.create_task(api.ask("POST", "/tunnel"))

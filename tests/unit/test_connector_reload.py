@@ -23,6 +23,7 @@ from underpass.connector.origins import parse_service
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
+from underpass.wire.remote_config import ConfigurationUpdate
 from underpass.wire.turns import LoopTurn
 
 VERSION = "cloudflared_orchestration_config_version"
@@ -217,6 +218,22 @@ def test_without_a_file_there_is_nothing_to_do(
     run(scenario)
     assert bench.reads == 1
     assert "no configuration file to reload" in caplog.text
+
+
+def test_what_the_edge_has_sent_stays_and_reads_its_files_again(bench: Bench) -> None:
+    async def scenario() -> None:
+        bench.reloader.start()
+        sent = ConfigurationUpdate(4, b'{"ingress": [{"service": "http_status:204"}]}')
+        assert (await bench.in_force.update(sent)).last_applied_version == 4
+        bench.write("http_status:205")
+        await bench.reload()
+        assert bench.services == ["http_status:204", "http_status:204"]
+        bench.refusal = DataPathError("no such file")
+        await bench.reload()
+        assert bench.in_force.snapshot()[VERSION] == 4
+        assert bench.in_force.snapshot()[REFUSED] == {"file": 1, "edge": 0}
+
+    run(scenario)
 
 
 def test_a_file_is_watched_unless_that_is_turned_off(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from underpass.connector.config import file_state
 from underpass.connector.watch import MAX_WATCHED, FileWatch
 
 
@@ -107,6 +108,17 @@ def test_what_was_read_in_the_meantime_is_no_change(bench: Bench) -> None:
         bench.file.touch()
         assert await bench.looks() == 0
         bench.replace("three\n")
+        assert await bench.looks() == 1
+
+    run(bench, scenario)
+
+
+def test_a_change_between_reading_and_watching_is_seen(bench: Bench) -> None:
+    known = {bench.file: file_state(bench.file)}
+    bench.replace("two\n")
+    bench.watch = FileWatch(lambda: bench.files, bench._changed, known)
+
+    async def scenario() -> None:
         assert await bench.looks() == 1
 
     run(bench, scenario)

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from rig.stored import create_tunnel, delete_tunnel, put_route
 
 from underpass.edge import registry as registry_module
 from underpass.edge import words
@@ -291,14 +292,14 @@ class TestChangesMadeElsewhere:
         made, moved_to = tunnel("one"), tunnel("two")
 
         async def scenario(edge: Edge) -> None:
-            await edge.store.create_tunnel(made, ("a.localhost", "b.localhost"))
-            await edge.store.create_tunnel(moved_to)
+            await create_tunnel(edge.store, made, ("a.localhost", "b.localhost"))
+            await create_tunnel(edge.store, moved_to)
             assert edge.router.route(b"a.localhost") is UNKNOWN_HOST
             await edge.registry.refresh()
             assert edge.registry.revision == 2
             assert edge.router.route(b"a.localhost") == NoLink(made.id)
-            await edge.store.put_route("b.localhost", moved_to.id, 1)
-            await edge.store.delete_tunnel(made.id, 1)
+            await put_route(edge.store, "b.localhost", moved_to.id, 1)
+            await delete_tunnel(edge.store, made.id, 1)
             await edge.registry.refresh()
             assert edge.router.route(b"a.localhost") is UNKNOWN_HOST
             assert edge.router.route(b"b.localhost") == NoLink(moved_to.id)
@@ -311,9 +312,9 @@ class TestChangesMadeElsewhere:
 
         async def scenario(edge: Edge) -> None:
             await edge.registry.create_tunnel(made, ("a.localhost", "b.localhost"))
-            await edge.store.create_tunnel(kept, ("c.localhost",))
-            await edge.store.put_route("b.localhost", kept.id, 1)
-            await edge.store.delete_tunnel(made.id, 1)
+            await create_tunnel(edge.store, kept, ("c.localhost",))
+            await put_route(edge.store, "b.localhost", kept.id, 1)
+            await delete_tunnel(edge.store, made.id, 1)
             assert await edge.store.purge(datetime(9999, 1, 1, tzinfo=timezone.utc)) == 2
             assert await edge.store.changes_since(1) is None
             await edge.registry.refresh()

@@ -17,12 +17,13 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from rig.stored import create_tunnel, delete_route, delete_tunnel, put_route
 
 from underpass.edge.store import (
     ABSENT,
     Conflict,
+    Missing,
     NameTaken,
-    NoSuchTunnel,
     Snapshot,
     StoreCorrupt,
     StoreTooNew,
@@ -66,7 +67,7 @@ def test_a_new_store_is_empty_at_revision_zero(path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="mode bits are POSIX's")
 def test_its_files_are_for_the_user_alone(path: Path) -> None:
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(tunnel())
+        await create_tunnel(store, tunnel())
         for file in path.parent.iterdir():
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
@@ -77,8 +78,8 @@ def test_everything_is_there_after_reopening(path: Path) -> None:
     made = tunnel(quick=True)
 
     async def write(store: SqliteStore) -> None:
-        assert await store.create_tunnel(made, ("a.localhost", "b.localhost")) == 1
-        assert await store.put_route("*.example.com", made.id, ABSENT) == 2
+        assert await create_tunnel(store, made, ("a.localhost", "b.localhost")) == 1
+        assert await put_route(store, "*.example.com", made.id, ABSENT) == 2
 
     async def read(store: SqliteStore) -> None:
         snapshot = await store.snapshot()
@@ -98,9 +99,9 @@ def test_every_change_has_the_next_revision_and_is_told_to_those_who_ask(path: P
     made = tunnel()
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost",))
-        await store.put_route("b.localhost", made.id, ABSENT)
-        await store.delete_route("a.localhost", 1)
+        await create_tunnel(store, made, ("a.localhost",))
+        await put_route(store, "b.localhost", made.id, ABSENT)
+        await delete_route(store, "a.localhost", 1)
         changes = await store.changes_since(1)
         assert changes is not None
         assert changes.revision == 3
@@ -120,9 +121,9 @@ def test_deleting_a_tunnel_takes_its_routes_and_its_secret(path: Path) -> None:
     made, other = tunnel("one"), tunnel("two")
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost", "b.localhost"))
-        await store.create_tunnel(other, ("c.localhost",))
-        assert await store.delete_tunnel(made.id, 1) == 3
+        await create_tunnel(store, made, ("a.localhost", "b.localhost"))
+        await create_tunnel(store, other, ("c.localhost",))
+        assert await delete_tunnel(store, made.id, 1) == 3
         snapshot = await store.snapshot()
         assert [left.id for left in snapshot.tunnels] == [other.id]
         assert [route.hostname for route in snapshot.routes] == ["c.localhost"]
@@ -135,7 +136,7 @@ def test_deleting_a_tunnel_takes_its_routes_and_its_secret(path: Path) -> None:
         assert {route.revision for route in changes.routes} == {3}
         assert all(route.deleted_at is not None for route in changes.routes)
         with pytest.raises(Conflict):
-            await store.delete_tunnel(made.id, 3)
+            await delete_tunnel(store, made.id, 3)
 
     with_store(path, scenario)
 
@@ -144,20 +145,20 @@ def test_a_change_decided_on_stale_knowledge_is_refused_and_changes_nothing(path
     made, other = tunnel("one"), tunnel("two")
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost",))
-        await store.create_tunnel(other)
-        await store.put_route("a.localhost", other.id, 1)
+        await create_tunnel(store, made, ("a.localhost",))
+        await create_tunnel(store, other)
+        await put_route(store, "a.localhost", other.id, 1)
         before = await store.snapshot()
         refused: list[Awaitable[int]] = [
-            store.create_tunnel(made),
-            store.create_tunnel(tunnel("three"), ("new.localhost", "a.localhost")),
-            store.put_route("a.localhost", made.id, 1),
-            store.put_route("a.localhost", made.id, ABSENT),
-            store.put_route("new.localhost", made.id, 1),
-            store.delete_route("a.localhost", 1),
-            store.delete_route("new.localhost", ABSENT),
-            store.delete_tunnel(made.id, 2),
-            store.delete_tunnel(uuid4(), ABSENT),
+            create_tunnel(store, made),
+            create_tunnel(store, tunnel("three"), ("new.localhost", "a.localhost")),
+            put_route(store, "a.localhost", made.id, 1),
+            put_route(store, "a.localhost", made.id, ABSENT),
+            put_route(store, "new.localhost", made.id, 1),
+            delete_route(store, "a.localhost", 1),
+            delete_route(store, "new.localhost", ABSENT),
+            delete_tunnel(store, made.id, 2),
+            delete_tunnel(store, uuid4(), ABSENT),
         ]
         for change in refused:
             with pytest.raises(Conflict):
@@ -171,11 +172,11 @@ def test_a_conflict_says_what_was_found(path: Path) -> None:
     made = tunnel()
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost",))
+        await create_tunnel(store, made, ("a.localhost",))
         with pytest.raises(
             Conflict, match=r"route a\.localhost is at revision 1, not 7"
         ) as refused:
-            await store.delete_route("a.localhost", 7)
+            await delete_route(store, "a.localhost", 7)
         assert (refused.value.expected, refused.value.found) == (7, 1)
 
     with_store(path, scenario)
@@ -185,12 +186,12 @@ def test_names_are_unique_in_an_account_while_the_tunnel_lives(path: Path) -> No
     made = tunnel("web")
 
     async def scenario(store: SqliteStore) -> None:
-        revision = await store.create_tunnel(made)
+        revision = await create_tunnel(store, made)
         with pytest.raises(NameTaken, match="'web'"):
-            await store.create_tunnel(tunnel("web"))
-        await store.create_tunnel(tunnel("web", account_tag="another"))
-        await store.delete_tunnel(made.id, revision)
-        await store.create_tunnel(tunnel("web"))
+            await create_tunnel(store, tunnel("web"))
+        await create_tunnel(store, tunnel("web", account_tag="another"))
+        await delete_tunnel(store, made.id, revision)
+        await create_tunnel(store, tunnel("web"))
 
     with_store(path, scenario)
 
@@ -200,12 +201,12 @@ def test_a_route_needs_a_living_tunnel(path: Path) -> None:
     unknown = UUID(int=7)
 
     async def scenario(store: SqliteStore) -> None:
-        with pytest.raises(NoSuchTunnel, match=str(unknown)):
-            await store.put_route("a.localhost", unknown, ABSENT)
-        await store.create_tunnel(made)
-        await store.delete_tunnel(made.id, 1)
-        with pytest.raises(NoSuchTunnel):
-            await store.put_route("a.localhost", made.id, ABSENT)
+        with pytest.raises(Missing, match=str(unknown)):
+            await put_route(store, "a.localhost", unknown, ABSENT)
+        await create_tunnel(store, made)
+        await delete_tunnel(store, made.id, 1)
+        with pytest.raises(Missing):
+            await put_route(store, "a.localhost", made.id, ABSENT)
 
     with_store(path, scenario)
 
@@ -214,10 +215,10 @@ def test_a_deleted_route_can_come_back(path: Path) -> None:
     made = tunnel()
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost",))
+        await create_tunnel(store, made, ("a.localhost",))
         (first,) = (await store.snapshot()).routes
-        await store.delete_route("a.localhost", 1)
-        await store.put_route("a.localhost", made.id, ABSENT)
+        await delete_route(store, "a.localhost", 1)
+        await put_route(store, "a.localhost", made.id, ABSENT)
         (again,) = (await store.snapshot()).routes
         assert again.deleted_at is None
         assert again.revision == 3
@@ -233,12 +234,12 @@ def test_of_many_that_decide_on_the_same_knowledge_one_wins(path: Path) -> None:
         stores = [await SqliteStore.open(path) for _ in range(4)]
         tunnels = [tunnel(f"t{number}") for number in range(4)]
         for made in tunnels:
-            await stores[0].create_tunnel(made)
+            await create_tunnel(stores[0], made)
         expected = ABSENT
         for _ in range(5):
             outcomes = await asyncio.gather(
                 *(
-                    store.put_route("a.localhost", made.id, expected)
+                    put_route(store, "a.localhost", made.id, expected)
                     for store, made in zip(stores, tunnels, strict=True)
                 ),
                 return_exceptions=True,
@@ -261,9 +262,9 @@ def test_purging_forgets_old_tombstones_and_says_so_to_those_behind(path: Path) 
     made, kept = tunnel("one"), tunnel("two")
 
     async def scenario(store: SqliteStore) -> None:
-        await store.create_tunnel(made, ("a.localhost",))
-        await store.create_tunnel(kept, ("b.localhost",))
-        assert await store.delete_tunnel(made.id, 1) == 3
+        await create_tunnel(store, made, ("a.localhost",))
+        await create_tunnel(store, kept, ("b.localhost",))
+        assert await delete_tunnel(store, made.id, 1) == 3
         before = await store.snapshot()
         now = datetime.now(timezone.utc)
         assert await store.purge(now - timedelta(days=1)) == 0
@@ -292,7 +293,7 @@ def test_a_cancelled_caller_leaves_a_whole_change(path: Path) -> None:
     made = tunnel()
 
     async def scenario(store: SqliteStore) -> None:
-        task = asyncio.create_task(store.create_tunnel(made, ("a.localhost",)))
+        task = asyncio.create_task(create_tunnel(store, made, ("a.localhost",)))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -325,7 +326,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
 def test_a_database_with_damaged_pages(path: Path) -> None:
     async def fill(store: SqliteStore) -> None:
         for number in range(200):
-            await store.create_tunnel(tunnel(f"tunnel {number}"))
+            await create_tunnel(store, tunnel(f"tunnel {number}"))
 
     with_store(path, fill)
     size = path.stat().st_size
@@ -371,11 +372,11 @@ def test_a_locked_store_is_unavailable_not_corrupt(
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="locked"):
-            await store.create_tunnel(tunnel())
+            await create_tunnel(store, tunnel())
         assert (await store.snapshot()).revision == 0, "reading goes on"
         other.execute("ROLLBACK")
         other.close()
-        assert await store.create_tunnel(tunnel()) == 1
+        assert await create_tunnel(store, tunnel()) == 1
 
     with_store(path, scenario)
 

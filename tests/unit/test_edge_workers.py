@@ -13,13 +13,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from rig.stored import ENTRY, create_tunnel, delete_tunnel
 
 from underpass.edge import worker_messages as messages
 from underpass.edge import workers as workers_module
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
+from underpass.edge.link_details import LinkDetails
 from underpass.edge.router import MAX_LINKS_PER_TUNNEL, Router
-from underpass.edge.store import Changes, Snapshot, Tunnel
+from underpass.edge.store import Account, ApiToken, Changes, Configuration, Snapshot, Tunnel
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.worker import EdgeWorker
 from underpass.edge.workers import EdgeWorkers, _Ear
@@ -250,6 +252,41 @@ class TestLinks:
 
         run(scenario)
 
+    def test_what_is_told_of_a_link_goes_with_it(self) -> None:
+        details = LinkDetails(
+            UUID(int=9), datetime(2026, 11, 27, tzinfo=timezone.utc), "192.0.2.1", "1", "a", ("f",)
+        )
+
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            came = messages.LinkCame(0, 7, TUNNEL, CONNECTOR, 0, details)
+            one.inside.tell(came)
+            await one.heard()
+            (link,) = workers.router.links_of(TUNNEL)
+            assert link.details == details
+            await other.has_been_told(came)
+
+        run(scenario)
+
+    def test_all_are_asked_to_close_links_and_waited_for(self) -> None:
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            await workers.close_links(TUNNEL, CONNECTOR)
+            await workers.close_links(TUNNEL)
+            for worker in (one, other):
+                assert worker.asked[-2:] == [
+                    messages.CloseLinks(TUNNEL, CONNECTOR),
+                    messages.CloseLinks(TUNNEL, None),
+                ]
+
+        run(scenario)
+
+    def test_a_worker_that_ends_meanwhile_has_closed_its_links(self) -> None:
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            one.kill()
+            await workers.close_links(TUNNEL)
+            assert messages.CloseLinks(TUNNEL) in other.asked
+
+        run(scenario)
+
     def test_a_worker_that_is_up_is_told_to_the_others(self) -> None:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
             one.inside.tell(messages.PeerIsUp(0))
@@ -339,7 +376,7 @@ class Worker(EdgeWorker):
 
     def closed(self) -> None: ...
 
-    def _close_links_of(self, tunnel_id: UUID) -> None:
+    def _close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         self.deleted.append(tunnel_id)
 
 
@@ -366,6 +403,36 @@ class Supervisor:
     def closed(self) -> None: ...
 
 
+def test_workers_read_configurations_and_no_tokens(tmp_path: Path) -> None:
+    now = datetime.now(timezone.utc)
+    account = Account("a" * 32, "b" * 32, "mine", "", now)
+    token = ApiToken("0" * 12, account.id, "token", ("read",), (), bytes(32), now)
+    tunnel = Tunnel(uuid4(), account.id, "web", bytes(32), now)
+    configuration = Configuration(tunnel.id, 1, b"{}", now)
+
+    async def main() -> None:
+        store = await SqliteStore.open(tmp_path / "edge.db")
+        workers = Workers()
+        workers.store = store
+        await store.commit((account, token, tunnel, configuration), ENTRY)
+        ear = _Ear(workers, 0)
+        for told in (
+            await ear.answer(messages.ReadSnapshot()),
+            await ear.answer(messages.ReadChanges(0)),
+        ):
+            assert told.tokens == ()
+            assert [each.id for each in told.tunnels] == [tunnel.id]
+            assert [each.version for each in told.configurations] == [1]
+        found = await ear.answer(messages.ReadConfiguration(tunnel.id))
+        assert found.document == b"{}"
+        assert await ear.answer(messages.ReadConfiguration(uuid4())) is None
+        await workers.close()
+        workers.close_sockets()
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_a_worker_follows_the_store(tmp_path: Path) -> None:
     async def main() -> None:
         store = await SqliteStore.open(tmp_path / "edge.db")
@@ -377,9 +444,9 @@ def test_a_worker_follows_the_store(tmp_path: Path) -> None:
             Tunnel(uuid4(), "account", name, bytes(32), datetime.now(timezone.utc))
             for name in ("one", "two")
         )
-        await store.create_tunnel(kept, ("one.localhost",))
+        await create_tunnel(store, kept, ("one.localhost",))
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
-        await store.create_tunnel(deleted, ("two.localhost",))
+        await create_tunnel(store, deleted, ("two.localhost",))
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
         assert supervisor.asked == [messages.ReadSnapshot, messages.ReadChanges]
         registry, router = worker._registry, worker._router
@@ -387,7 +454,7 @@ def test_a_worker_follows_the_store(tmp_path: Path) -> None:
         assert router.knows("two.localhost")
         known = registry.tunnel(deleted.id)
         assert known is not None
-        await store.delete_tunnel(deleted.id, known.revision)
+        await delete_tunnel(store, deleted.id, known.revision)
         assert await channel.call(messages.Refresh(), messages.Done) == messages.Done()
         assert worker.deleted == [deleted.id]
         assert not router.knows("two.localhost")

@@ -89,5 +89,5 @@ def _describe(found: Rule) -> list[str]:
         lines.append(f"hostname: {found.hostname}")
     if found.path is not None:
         lines.append(f"path: {found.path.text}")
-    lines.append(f"service: {found.service}")
+    lines.append(f"service: {found.service_text}")
     return lines

@@ -38,7 +38,7 @@ _IDENTITY = ("token", "token-file", "credentials-contents", "credentials-file")
 # Seconds for a running tunnel to answer `tunnel ready`.
 _READY_TIMEOUT = 10.0
 # Packages of the edge; a connector is installed without them.
-EDGE_PACKAGES = frozenset({"jinja2", "starlette", "uvicorn"})
+EDGE_PACKAGES = frozenset({"idna", "jinja2", "starlette", "uvicorn"})
 
 _log = logging.getLogger("underpass.cli")
 

@@ -88,6 +88,11 @@ class InForce:
         self._changes += 1
         self._succeeded_at = self._clock()
 
+    async def put_again(self) -> None:
+        """Have the rules in force read the files they name again. Raises DataPathError."""
+        assert self._ingress is not None
+        await self.put(self._ingress)
+
     def refused(self, origin: Origin) -> None:
         """Count a configuration that cannot be used."""
         self._refused[origin] += 1

@@ -11,6 +11,7 @@ A request costs one dictionary lookup when no rule of its host has a path.
 from __future__ import annotations
 
 import copy
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,12 +70,21 @@ EDGE_KEYS = frozenset({"id"})
 
 
 class Rule(Struct, frozen=True):
-    """One rule. `hostname` "" or "*" matches every host, `path` None every path."""
+    """One rule. `hostname` "" or "*" matches every host, `path` None every path.
+
+    `written` is the service as somebody wrote it, where that says more than the service itself.
+    """
 
     service: Service
     hostname: str = ""
     path: PathPattern | None = None
     origin_request: OriginRequest = field(default_factory=OriginRequest)
+    written: str = ""
+
+    @property
+    def service_text(self) -> str:
+        """The service for people, and for the edge; read again it is the same service."""
+        return self.written or str(self.service)
 
     @property
     def is_catch_all(self) -> bool:
@@ -246,7 +256,8 @@ def _read_rule(section: Section, is_last: bool, defaults: dict[str, Any]) -> Rul
     path_text = section.string("path") or ""
     _check_hostname(section, hostname)
     path = _path_pattern(section, path_text) if path_text else None
-    rule = Rule(parsed, hostname, path, origin_request)
+    written = _as_written(service) if isinstance(parsed, HttpService) else ""
+    rule = Rule(parsed, hostname, path, origin_request, written)
     if rule.is_catch_all and not is_last:
         raise _order_error(
             section,
@@ -259,6 +270,13 @@ def _read_rule(section: Section, is_last: bool, defaults: dict[str, Any]) -> Rul
             "`- service: http_status:404` after it",
         )
     return rule
+
+
+def _as_written(url: str) -> str:
+    """A URL without user name and password, which no origin gets and nobody is to read."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return f"{scheme.lower()}://{rest[authority.rfind('@') + 1 :]}"
 
 
 def _path_pattern(section: Section, text: str) -> PathPattern:

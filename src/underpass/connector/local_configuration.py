@@ -32,7 +32,7 @@ def local_configuration_of(ingress: Ingress, protocol: str) -> bytes:
 
 def _rule(rule: Rule) -> LocalRule:
     return LocalRule(
-        service=str(rule.service),
+        service=rule.service_text,
         hostname=rule.hostname,
         path=rule.path.text if rule.path is not None else "",
         origin_request=_origin_request(rule.origin_request),

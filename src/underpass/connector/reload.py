@@ -68,7 +68,11 @@ class Reloader:
         if path is not None:
             from underpass.connector.watch import FileWatch  # not without a file
 
-            self._watch = FileWatch(lambda: (path, *self._in_force.named_files), self.ask)
+            self._watch = FileWatch(
+                lambda: (path, *self._in_force.named_files),
+                self.ask,
+                {path: started_with.config.state},
+            )
             self._watch.start()
             self._in_force.before_change = self._watch.notice_new_files
 
@@ -90,14 +94,15 @@ class Reloader:
                 await self._reload_or_say_why(started_with)
 
     async def _reload_or_say_why(self, started_with: Configuration) -> None:
-        if self._in_force.is_remote:
-            _log.warning(
-                "The edge has sent the configuration in force, so the file is not reloaded",
-                extra={"version": self._in_force.version},
-            )
-            return
         try:
-            await self._reload(started_with)
+            if self._in_force.is_remote:
+                _log.warning(
+                    "The edge has sent the configuration in force, so the file is not reloaded",
+                    extra={"version": self._in_force.version},
+                )
+                await self._in_force.put_again()
+            else:
+                await self._reload(started_with)
         except (ConfigError, SettingError, DataPathError) as error:
             self._in_force.refused("file")
             _log.error(

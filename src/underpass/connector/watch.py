@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from underpass.connector.config import FileState, file_state
 from underpass.connector.document import MAX_DOCUMENT
 
 __all__ = ["LOOK_EVERY", "MAX_WATCHED", "FileWatch"]
@@ -26,8 +26,6 @@ LOOK_EVERY: Final = 1.0
 MAX_WATCHED: Final = 256
 """Files. Those beyond are read again with the others, when one of these has changed."""
 
-_State = tuple[int, int, int, int]
-
 _log = logging.getLogger(__name__)
 
 
@@ -36,20 +34,26 @@ class FileWatch:
 
     Args:
         files: the files that count now; asked for at each look.
+        known: the state of files when they were read.
     """
 
-    def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        files: Callable[[], Iterable[Path]],
+        changed: Callable[[], None],
+        known: Mapping[Path, FileState | None] | None = None,
+    ) -> None:
         self._files = files
         self._changed = changed
-        self._settled: dict[Path, _State | None] = {}
-        self._moving: dict[Path, _State | None] = {}
+        self._settled: dict[Path, FileState | None] = dict(known or {})
+        self._moving: dict[Path, FileState | None] = {}
         self._content: dict[Path, bytes] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._has_complained = False
 
     def start(self) -> None:
         """Watch from now on."""
-        self._settled = self._states()
+        self._states()
         self._watching = asyncio.create_task(self._watch(), name="watch-configuration")
 
     def close(self) -> None:
@@ -80,7 +84,7 @@ class FileWatch:
         """What is in the files now is about to be read, and no change any more."""
         await self._take(self._states())
 
-    async def _take(self, states: dict[Path, _State | None]) -> bool:
+    async def _take(self, states: dict[Path, FileState | None]) -> bool:
         """Take the files as they are; whether their content is another than before."""
         self._settled, self._moving = states, {}
         before = self._content
@@ -88,7 +92,7 @@ class FileWatch:
         self._content = await asyncio.to_thread(_digests, tuple(states))
         return self._content != before
 
-    def _states(self) -> dict[Path, _State | None]:
+    def _states(self) -> dict[Path, FileState | None]:
         """The state of each file. One that is gone has not changed, nor one that is new here."""
         files = list(dict.fromkeys(self._files()))
         if len(files) > MAX_WATCHED and not self._has_complained:
@@ -97,22 +101,14 @@ class FileWatch:
                 "The configuration names too many files to watch all",
                 extra={"files": len(files), "most": MAX_WATCHED},
             )
-        states: dict[Path, _State | None] = {}
+        states: dict[Path, FileState | None] = {}
         for file in files[:MAX_WATCHED]:
-            state = _state(file)
+            state = file_state(file)
             known = self._settled.setdefault(file, state)
             states[file] = known if state is None else state
         for file in self._settled.keys() - states.keys():
             del self._settled[file]
         return states
-
-
-def _state(file: Path) -> _State | None:
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _digests(files: Iterable[Path]) -> dict[Path, bytes]:

@@ -304,7 +304,7 @@ def rules_of(ingress: Ingress) -> tuple[RuleMessage, ...]:
     """The rules as they are sent."""
     return tuple(
         RuleMessage(
-            str(rule.service),
+            rule.service_text,
             rule.hostname,
             rule.path.text if rule.path is not None else "",
             _given(rule.origin_request),
@@ -349,4 +349,4 @@ def _rule(message: RuleMessage) -> Rule:
 
         path = PathPattern(message.path)
     service = parse_service(message.service, ip_rules=settings.ip_rules)
-    return Rule(service, message.hostname, path, settings)
+    return Rule(service, message.hostname, path, settings, message.service)

@@ -70,6 +70,28 @@ class DataDirectory:
         """The same for another process of the edge that holds the lock."""
         return cls(path, None)
 
+    @classmethod
+    def of_any_edge(cls, path: Path) -> DataDirectory:
+        """One that exists, for a command that changes something in its store; an edge may be
+        running on it.
+
+        Raises:
+            DataDirectoryError: there is none, or it is not as `open` wants it.
+        """
+        path = path.absolute()
+        try:
+            if not path.is_dir():
+                raise DataDirectoryError(
+                    f"there is no data directory {path}: run `underpass edge init`, or say where "
+                    "it is with --data-dir"
+                )
+            _check_owner_and_mode(path)
+        except OSError as error:
+            raise DataDirectoryError(
+                f"cannot use {path} as data directory: {error.strerror or error}"
+            ) from error
+        return cls(path, None)
+
     @property
     def ca_certificate(self) -> Path:
         """The authority's certificate, PEM: what visitors and connectors are told to trust."""
@@ -79,6 +101,11 @@ class DataDirectory:
     def ca_key(self) -> Path:
         """The authority's private key, PEM."""
         return self.path / "ca-key.pem"
+
+    @property
+    def management_key(self) -> Path:
+        """The private key that management tokens are signed with, PEM."""
+        return self.path / "management-key.pem"
 
     @property
     def scratch(self) -> Path:

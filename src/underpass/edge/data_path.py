@@ -44,6 +44,11 @@ class Service:
 class DataPath(Protocol):
     """Ends in this order: visitors are waited for before the links go that they wait for."""
 
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """Give up a tunnel's links, or those of one of its connectors; returns when they get no
+        new requests."""
+        ...
+
     async def stop_visitors(self, seconds: float) -> None:
         """Accept no visitors; let requests under way finish for so long. 0: at once."""
         ...
@@ -110,9 +115,13 @@ class LocalDataPath:
         )
         await self.gateway.start(http, https, context)
 
-    def close_links_of(self, tunnel_id: UUID) -> None:
-        """Close what a deleted tunnel still holds."""
-        self.listeners.close_links_of(tunnel_id)
+    def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """See TunnelListeners."""
+        self.listeners.close_links_of(tunnel_id, connector_id)
+
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """See DataPath."""
+        self.close_links_of(tunnel_id, connector_id)
 
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""

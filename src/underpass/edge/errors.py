@@ -8,6 +8,11 @@
     ├── ListenError          an address cannot be listened on
     ├── CertificateError     the certificate authority cannot be used
     ├── StoreError           the store cannot be used (its own tree: underpass.edge.store)
+    ├── HostnameTaken        a hostname leads elsewhere
+    ├── AccountError         an account or an API token cannot be made or found
+    ├── TokenRefused         an API token that is not good
+    ├── NetworkError         a network, or a virtual network, cannot be as asked (also a ValueError)
+    ├── NetworkInUse         a virtual network is still needed
     ├── Unauthorized         tunnel credentials that are not right
     └── QuickTunnelLimit     no room for another quick tunnel
 
@@ -47,6 +52,26 @@ class CertificateError(EdgeError):
 
 class StoreError(EdgeError):
     """The store cannot be opened, read or changed."""
+
+
+class HostnameTaken(EdgeError):  # noqa: N818 - says the state
+    """A hostname belongs to another account, or leads to another tunnel."""
+
+
+class AccountError(EdgeError, ValueError):
+    """An account or an API token cannot be made as asked, or is not there."""
+
+
+class TokenRefused(EdgeError):  # noqa: N818
+    """An API token is unknown, revoked, replaced or expired."""
+
+
+class NetworkError(EdgeError, ValueError):
+    """A network or virtual network is not one that can be kept."""
+
+
+class NetworkInUse(EdgeError):  # noqa: N818
+    """A virtual network cannot be deleted: something needs it."""
 
 
 class Unauthorized(EdgeError):  # noqa: N818 - the word that connectors look for in the text

@@ -64,6 +64,32 @@ def normalize_hostname(hostname: str, *, wildcard: bool = False) -> str:
     return name
 
 
+def idna_hostname(hostname: str, *, wildcard: bool = False) -> str:
+    """The same for a name that people write: other scripts are turned into `xn--` labels
+    (IDNA 2008, with UTS 46's mapping, as browsers do).
+
+    Raises:
+        HostnameError: as normalize_hostname, or the name has letters that no name may have.
+    """
+    if not hostname.isascii() and len(hostname) <= MAX_HOSTNAME_LENGTH:
+        import idna  # with tables of some size, and hardly ever needed
+
+        star, rest = ("*.", hostname[2:]) if hostname.startswith("*.") else ("", hostname)
+        try:
+            hostname = star + idna.encode(rest, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise HostnameError(f"hostname {hostname[:80]!r} cannot be served: {error}") from error
+    return normalize_hostname(hostname, wildcard=wildcard)
+
+
+def covers(pattern: str, hostname: str) -> bool:
+    """Whether `pattern` (normalized; a name or `*.suffix`) has `hostname` in it: the same name, or
+    one below the suffix; of a wildcard, all that it stands for."""
+    if pattern == hostname:
+        return True
+    return pattern.startswith("*.") and hostname.removeprefix("*.").endswith(pattern[1:])
+
+
 def hostname_of(authority: bytes | str) -> str | None:
     """The hostname in a request's authority, lower-case, without port and trailing dot.
 

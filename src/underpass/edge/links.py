@@ -15,6 +15,7 @@ from underpass.core.fields import Fields
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
@@ -55,6 +56,7 @@ class EdgeLink(LinkConnection):
     Args:
         location: what the connector is told it is connected to.
         first_byte_seconds: how long a response may take to begin.
+        on_registered: called once when the connector has registered and been told so.
         on_gone: called once when the link has ended.
     """
 
@@ -68,6 +70,7 @@ class EdgeLink(LinkConnection):
         *,
         location: str,
         first_byte_seconds: float,
+        on_registered: Callable[[EdgeLink], None],
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
         super().__init__(turn, limits=Limits(connection_window=LINK_WINDOW))
@@ -77,6 +80,7 @@ class EdgeLink(LinkConnection):
         self.connection_id = NOBODY
         self.conn_index = 0
         self.client_info: ClientInfo | None = None
+        self.details = UNKNOWN_DETAILS
         self.registration = LinkRegistration(
             registry,
             router,
@@ -89,6 +93,7 @@ class EdgeLink(LinkConnection):
         self._turn = turn
         self._router = router
         self._first_byte_seconds = first_byte_seconds
+        self._on_registered = on_registered
         self._on_gone = on_gone
         self._side: PythonSide | None = None
         self._rpc: RegistrationServer | None = None
@@ -111,6 +116,7 @@ class EdgeLink(LinkConnection):
         self.conn_index = conn_index
         self.connector_id = client.client_id
         self.client_info = client
+        self.details = LinkDetails.of(connection_id, self.peer_ip, client)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -156,6 +162,8 @@ class EdgeLink(LinkConnection):
         if self.registered and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+            if self.registration.registered:
+                self._on_registered(self)
         if self.registration.refused:
             # Connectors do not close by themselves: see `_control_ended`.
             if self._farewell is None:

@@ -131,7 +131,8 @@ class LinkRegistration:
             client.version,
             client.arch,
         )
-        return ConnectionDetails(connection_id, self._location, tunnel_is_remotely_managed=False)
+        is_managed = tunnel.id in self._registry.configurations
+        return ConnectionDetails(connection_id, self._location, is_managed)
 
     def unregister_connection(self) -> None:
         """Send the link no new requests. Before a registration there is nothing to do."""

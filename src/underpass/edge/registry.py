@@ -13,15 +13,29 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from underpass.edge.errors import QuickTunnelLimit, StoreError, Unauthorized
-from underpass.edge.router import Router
-from underpass.edge.store import ABSENT, Changes, Conflict, Route, Snapshot, Store, Tunnel
+from underpass.edge.router import Link, Router
+from underpass.edge.store import (
+    Account,
+    ApiToken,
+    AuditEntry,
+    Changes,
+    Configuration,
+    Conflict,
+    NetworkRoute,
+    Record,
+    Route,
+    Snapshot,
+    Store,
+    Tunnel,
+    VirtualNetwork,
+)
 from underpass.edge.words import ANIMALS, MATERIALS, MOODS, THINGS
 from underpass.wire.credentials import Credentials
 from underpass.wire.quick_tunnel import QuickTunnel
@@ -46,8 +60,32 @@ TOMBSTONE_DAYS: Final = 7
 TUNNEL_SECRET_BYTES: Final = 32
 """As the command-line tool makes them (docs: wire protocol §1.10)."""
 
+FOLLOW_SECONDS: Final = 1.0
+"""Between two looks for what others have changed in the store: a command on this machine."""
+
 _NAME_ATTEMPTS: Final = 16
 """Names tried before giving up; with 1,000 of 30 million taken a second is hardly ever needed."""
+
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who makes a change, and from which address (see store.AuditEntry)."""
+
+    actor: str
+    source: str = ""
+
+    def did(
+        self, action: str, target: object, account_id: str = "", detail: str = ""
+    ) -> AuditEntry:
+        """What is written down about it."""
+        return AuditEntry(self.actor, self.source, action, str(target), account_id, detail)
+
+
+THE_EDGE: Final = Author("edge")
+"""By itself: nobody asked."""
 
 
 @dataclass(slots=True)
@@ -75,6 +113,8 @@ class Registry:
     ) -> None:
         self.on_changed: Callable[[], Awaitable[None]] | None = None
         """Called after a change was taken over; `refresh` waits for it."""
+        self.on_configuration: Callable[[UUID], None] | None = None
+        """Called with the tunnel's id when another configuration was taken over."""
         self._store = store
         self._router = router
         self._on_tunnel_deleted = on_tunnel_deleted
@@ -83,6 +123,13 @@ class Registry:
         """None until the first snapshot."""
         self._served: dict[UUID, _Served] = {}
         self._routes: dict[str, Route] = {}
+        # Read by whoever asks, changed by what comes from the store alone.
+        self.accounts: dict[str, Account] = {}
+        self.tokens: dict[str, ApiToken] = {}
+        self.virtual_networks: dict[UUID, VirtualNetwork] = {}
+        self.network_routes: dict[UUID, NetworkRoute] = {}
+        self.configurations: dict[UUID, Configuration] = {}
+        """By tunnel; without the document: ask `configuration`."""
         self._refreshing = asyncio.Lock()
         self._quick_tunnels = 0
         self._being_made = 0
@@ -127,6 +174,44 @@ class Registry:
         """What routes lead from, wildcards included."""
         return tuple(self._routes)
 
+    def tunnels_of(self, account_tag: str) -> Iterator[Tunnel]:
+        """The account's live tunnels."""
+        return (
+            served.tunnel
+            for served in self._served.values()
+            if served.tunnel.account_tag == account_tag
+        )
+
+    def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """The tunnel's links that take requests."""
+        return tuple(link for link in self._router.links_of(tunnel_id) if not link.draining)
+
+    @property
+    def tunnel_count(self) -> int:
+        """Live tunnels of all accounts, quick ones not counted."""
+        return len(self._served) - self._quick_tunnels
+
+    @property
+    def routes(self) -> Collection[Route]:
+        """All hostnames that lead somewhere."""
+        return self._routes.values()
+
+    def route(self, hostname: str) -> Route | None:
+        """The route of a normalized hostname (or `*.suffix`)."""
+        return self._routes.get(hostname)
+
+    async def configuration(self, tunnel_id: UUID) -> Configuration | None:
+        """A tunnel's configuration with its document, from the store.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return await self._store.configuration(tunnel_id)
+
+    async def deleted(self, account_id: str) -> Snapshot:
+        """See Store.deleted."""
+        return await self._store.deleted(account_id)
+
     def authenticate(self, account_tag: str, secret: bytes, tunnel_id: UUID) -> Tunnel:
         """The tunnel that these credentials may run.
 
@@ -144,7 +229,7 @@ class Registry:
             raise Unauthorized
         return served.tunnel
 
-    async def create_quick_tunnel(self, domain: str) -> QuickTunnel:
+    async def create_quick_tunnel(self, domain: str, by: Author = THE_EDGE) -> QuickTunnel:
         """Make a tunnel with a memorable hostname below `domain` (normalized) and a route to it.
 
         Raises:
@@ -171,12 +256,13 @@ class Registry:
                     created_at=datetime.now(timezone.utc),
                     quick=True,
                 )
+                route = Route(hostname, tunnel.id, tunnel.created_at)
+                entry = by.did("quick_tunnel.create", tunnel.id, detail=hostname)
                 try:
-                    await self._store.create_tunnel(tunnel, (hostname,))
+                    await self.commit((tunnel, route), entry)
                 except Conflict:
                     # Another edge on this store took the name meanwhile.
                     continue
-                await self.refresh()
                 return QuickTunnel(
                     Credentials(tunnel.account_tag, tunnel.secret, tunnel.id), hostname, name
                 )
@@ -184,37 +270,76 @@ class Registry:
             self._being_made -= 1
         raise QuickTunnelLimit(f"no free name below {domain} was found; try again")
 
-    async def create_tunnel(self, tunnel: Tunnel, hostnames: tuple[str, ...] = ()) -> None:
+    async def create_tunnel(
+        self, tunnel: Tunnel, hostnames: tuple[str, ...] = (), by: Author = THE_EDGE
+    ) -> None:
         """Add a tunnel with routes to it; hostnames normalized.
 
         Raises:
-            StoreError: as `Store.create_tunnel`.
+            StoreError: as `Store.commit`.
         """
-        await self._store.create_tunnel(tunnel, hostnames)
-        await self.refresh()
+        routes = [Route(hostname, tunnel.id, tunnel.created_at) for hostname in hostnames]
+        entry = by.did("tunnel.create", tunnel.id, tunnel.account_tag, tunnel.name)
+        await self.commit((tunnel, *routes), entry)
 
-    async def delete_tunnel(self, tunnel_id: UUID) -> None:
-        """Delete a tunnel and its routes. One that does not exist is no error.
+    async def delete_tunnel(self, tunnel_id: UUID, by: Author = THE_EDGE) -> Tunnel | None:
+        """Delete a tunnel and its routes; the tombstone. One that does not exist is no error.
 
         Raises:
-            StoreError: as `Store.delete_tunnel`.
+            StoreError: as `Store.commit`.
         """
         served = self._served.get(tunnel_id)
-        if served is not None:
-            await self._store.delete_tunnel(tunnel_id, served.tunnel.revision)
-            await self.refresh()
+        if served is None:
+            return None
+        tunnel = served.tunnel
+        deleted = replace(tunnel, deleted_at=datetime.now(timezone.utc), secret=b"")
+        kind = "quick_tunnel" if tunnel.quick else "tunnel"
+        await self.commit(
+            (deleted,), by.did(f"{kind}.delete", tunnel_id, tunnel.account_tag, tunnel.name)
+        )
+        return deleted
 
-    async def put_route(self, hostname: str, tunnel_id: UUID) -> None:
+    async def put_route(
+        self, hostname: str, tunnel_id: UUID, by: Author = THE_EDGE, *, pool: str = ""
+    ) -> None:
         """Lead a normalized hostname (or `*.suffix`) to a tunnel, wherever it led before.
 
         Raises:
-            StoreError: as `Store.put_route`.
+            StoreError: as `Store.commit`.
         """
         route = self._routes.get(hostname)
-        await self._store.put_route(
-            hostname, tunnel_id, ABSENT if route is None else route.revision
+        if route is None:
+            route = Route(hostname, tunnel_id, datetime.now(timezone.utc))
+        route = replace(route, tunnel_id=tunnel_id, pool=pool)
+        served = self._served.get(tunnel_id)
+        account = "" if served is None else served.tunnel.account_tag
+        await self.commit(
+            (route,), by.did("hostname.put", hostname, account, f"to tunnel {tunnel_id}")
         )
-        await self.refresh()
+
+    async def delete_route(self, hostname: str, by: Author = THE_EDGE) -> None:
+        """Lead a hostname nowhere any more. One that led nowhere is no error.
+
+        Raises:
+            StoreError: as `Store.commit`.
+        """
+        route = self._routes.get(hostname)
+        if route is None:
+            return
+        served = self._served.get(route.tunnel_id)
+        account = "" if served is None else served.tunnel.account_tag
+        deleted = replace(route, deleted_at=datetime.now(timezone.utc))
+        await self.commit((deleted,), by.did("hostname.delete", hostname, account))
+
+    async def commit(self, records: Sequence[Record], entry: AuditEntry) -> None:
+        """Change the store and take the change over.
+
+        Raises:
+            StoreError: as `Store.commit`.
+        """
+        await self._store.commit(records, entry)
+        if records:
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Take over what changed in the store.
@@ -259,13 +384,11 @@ class Registry:
                 # It was linked while an earlier one was being deleted.
                 continue
             try:
-                await self._store.delete_tunnel(tunnel.id, tunnel.revision)
+                await self.delete_tunnel(tunnel.id)
             except Conflict:
                 # Changed or deleted by someone else: not ours to judge by what we knew.
                 continue
             removed.append(tunnel.id)
-        if removed:
-            await self.refresh()
         return tuple(removed)
 
     async def keep_house(self) -> None:
@@ -280,6 +403,19 @@ class Registry:
                 # Serving goes on from memory; the next round tries again.
                 log.warning("cannot remove unused quick tunnels: %s", error)
 
+    async def follow(self) -> None:
+        """Take over what others change in the store, until cancelled."""
+        reachable = True
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                await self.refresh()
+                reachable = True
+            except StoreError as error:
+                if reachable:
+                    log.warning("cannot look for changes: %s", error)
+                reachable = False
+
     def _replace(self, snapshot: Snapshot) -> None:
         """Make memory equal to a snapshot, deletions included."""
         live_routes = {route.hostname for route in snapshot.routes}
@@ -288,6 +424,9 @@ class Registry:
         gone_tunnels = [key for key in self._served if key not in live_tunnels]
         for hostname in gone_routes:
             self._forget_route(hostname)
+        for table in self._tables():
+            table.clear()
+        self._take(snapshot)
         first = self._revision is None
         for tunnel in snapshot.tunnels:
             # At start-up nobody knows whether a quick tunnel was in use before: be patient.
@@ -298,7 +437,28 @@ class Registry:
         for key in gone_tunnels:
             self._forget_tunnel(key)
 
+    def _tables(self) -> tuple[dict[Any, Any], ...]:
+        return (
+            self.accounts,
+            self.tokens,
+            self.virtual_networks,
+            self.network_routes,
+            self.configurations,
+        )
+
+    def _take(self, rows: Snapshot) -> None:
+        """What has no consequences beyond its table."""
+        _fill(self.accounts, ((row.id, row) for row in rows.accounts))
+        _fill(self.tokens, ((row.id, row) for row in rows.tokens))
+        _fill(self.virtual_networks, ((row.id, row) for row in rows.virtual_networks))
+        _fill(self.network_routes, ((row.id, row) for row in rows.network_routes))
+        _fill(self.configurations, ((row.tunnel_id, row) for row in rows.configurations))
+        if self.on_configuration is not None:
+            for row in rows.configurations:
+                self.on_configuration(row.tunnel_id)
+
     def _apply(self, changes: Changes) -> None:
+        self._take(changes)
         for route in changes.routes:
             if route.deleted_at is not None:
                 self._forget_route(route.hostname)
@@ -336,6 +496,14 @@ class Registry:
     def _forget_route(self, hostname: str) -> None:
         self._routes.pop(hostname, None)
         self._router.delete_route(hostname)
+
+
+def _fill(table: dict[Key, Any], rows: Iterable[tuple[Key, Any]]) -> None:
+    for key, row in rows:
+        if row.deleted_at is None:
+            table[key] = row
+        else:
+            table.pop(key, None)
 
 
 def _credentials_digest(account_tag: str, secret: bytes) -> bytes:

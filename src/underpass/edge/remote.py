@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from underpass.core.tunnel import VisitorExchange
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 
 __all__ = ["Presence", "RemoteLink"]
 
@@ -31,6 +32,7 @@ class RemoteLink:
         connector_id: UUID,
         conn_index: int,
         *,
+        details: LinkDetails = UNKNOWN_DETAILS,
         carry: Callable[[VisitorExchange], bool] | None = None,
         ask: Callable[[RemoteLink], None] | None = None,
     ) -> None:
@@ -40,6 +42,7 @@ class RemoteLink:
         self.tunnel_id = tunnel_id
         self.connector_id = connector_id
         self.conn_index = conn_index
+        self.details = details
         self._text = str(tunnel_id).encode("ascii")
         self._carry = carry
         self._ask = ask

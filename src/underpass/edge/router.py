@@ -17,6 +17,7 @@ from uuid import UUID
 
 from underpass.edge.errors import EdgeError
 from underpass.edge.hostnames import MAX_AUTHORITY_LENGTH, hostname_of
+from underpass.edge.link_details import LinkDetails
 
 MAX_LINKS_PER_TUNNEL: Final = 128
 """Links one tunnel may hold: 32 connectors with the usual four. Bounds the search of `route`."""
@@ -52,6 +53,11 @@ class Link(Protocol):
     @property
     def load(self) -> int:
         """Requests in flight, or whatever else grows with work."""
+        ...
+
+    @property
+    def details(self) -> LinkDetails:
+        """What is told about it."""
         ...
 
 

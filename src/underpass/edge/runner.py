@@ -38,7 +38,7 @@ async def _serve(options: EdgeOptions) -> int:
             log.info(
                 "Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir
             )
-            log.info("API:        http://%s  (their --quick-service)", edge.api)
+            log.info("API:        http://%s  (their --api-url, --quick-service)", edge.api)
             await signals.stopping.wait()
             log.info("Stopping: requests under way may finish")
         finally:

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
+from underpass.edge.api.control import Control
 from underpass.edge.api.server import ApiServer
 from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificate_keeper import CertificateKeeper
@@ -97,17 +98,26 @@ class Edge:
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
         )
+        path: DataPath
         if options.workers == 1:
-            await self._serve_here(service, directory, router, http, https, tunnels)
+            path = await self._serve_here(service, directory, router, http, https, tunnels)
         else:
-            await self._serve_in_workers(service, directory, store, router, http, https, tunnels)
-        server = ApiServer(
-            create_application(self.registry, options.domain, public_port=self.https.port), api
+            path = await self._serve_in_workers(
+                service, directory, store, router, http, https, tunnels
+            )
+        control = Control(
+            self.registry,
+            options.domain,
+            public_port=self.https.port,
+            location=options.location,
+            management_key_path=directory.management_key,
+            close_links=path.close_links,
         )
+        server = ApiServer(create_application(control), api)
         await server.start()
         self._closing.push_async_callback(server.stop)
-        housekeeping = asyncio.create_task(self.registry.keep_house(), name="housekeeping")
-        self._closing.push_async_callback(_cancelled, housekeeping)
+        for work in (self.registry.keep_house(), self.registry.follow()):
+            self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
         if options.acme is not None:
             keeper = asyncio.create_task(
                 self._keeper(options.acme, directory).run(), name="certificates"
@@ -122,12 +132,13 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
-    ) -> None:
+    ) -> DataPath:
         path = LocalDataPath(service, self.registry, router, self.authority, directory)
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
         await path.start_visitors(http, https)
+        return path
 
     async def _serve_in_workers(
         self,
@@ -138,7 +149,7 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
-    ) -> None:
+    ) -> DataPath:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
         workers = EdgeWorkers(
@@ -154,6 +165,7 @@ class Edge:
         self.registry.on_changed = workers.refresh
         self._stop_with_us(workers)
         await workers.open()
+        return workers
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""

@@ -8,7 +8,9 @@ import logging
 import socket
 import ssl
 from typing import Final
+from uuid import UUID
 
+from underpass.edge.configurations import ConfigurationPusher
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.registry import Registry
@@ -48,6 +50,8 @@ class TunnelListeners:
         self._servers: list[asyncio.AbstractServer] = []
         self.links: set[EdgeLink] = set()
         """Every connection that is open, registered or not."""
+        self._pusher = ConfigurationPusher(registry, self.links)
+        registry.on_configuration = self._pusher.changed
 
     async def start(self, listeners: list[socket.socket]) -> None:
         """Begin to accept on bound sockets."""
@@ -70,6 +74,7 @@ class TunnelListeners:
             self._router,
             location=self._location,
             first_byte_seconds=self._first_byte_seconds,
+            on_registered=self._pusher.registered,
             on_gone=self.links.discard,
         )
         self.links.add(link)
@@ -84,14 +89,16 @@ class TunnelListeners:
             log.warning("%d connections have not registered: dropping one more", unregistered)
             newest.abort()
 
-    def close_links_of(self, tunnel_id: object) -> None:
-        """Close what a deleted tunnel still holds."""
+    def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """Close the links that a tunnel holds, or one of its connectors: at once to new requests,
+        and for good when those under way have ended."""
         for link in tuple(self.links):
-            if link.tunnel_id == tunnel_id:
+            if link.tunnel_id == tunnel_id and connector_id in (None, link.connector_id):
                 link.prepare_stop()
 
     async def stop(self, seconds: float) -> None:
         """Accept no more, let links drain for so long, then close them."""
+        self._pusher.close()
         for server in self._servers:
             server.close()
         for link in tuple(self.links):

@@ -20,7 +20,14 @@ from underpass.edge.peers import Peer, PeerListener, socket_path
 from underpass.edge.registry import Registry
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import Link, Router
-from underpass.edge.store import Changes, Snapshot, StoreUnavailable, Tunnel
+from underpass.edge.store import (
+    AuditEntry,
+    Changes,
+    Configuration,
+    Record,
+    Snapshot,
+    StoreUnavailable,
+)
 from underpass.ops.workers.channel import Channel, ChannelError
 from underpass.ops.workers.inside import Inside, run_worker
 
@@ -51,19 +58,28 @@ class SupervisorsStore:
             raise StoreUnavailable(str(error)) from error
         return changes  # type: ignore[no-any-return]
 
-    async def create_tunnel(self, tunnel: Tunnel, hostnames: Sequence[str] = ()) -> NoReturn:
+    async def configuration(self, tunnel_id: UUID) -> Configuration | None:
+        """See Store."""
+        try:
+            found: Any = await self._channel.call(
+                messages.ReadConfiguration(tunnel_id),
+                Configuration | None,  # type: ignore[arg-type]  # a union is no type to mypy
+            )
+        except ChannelError as error:
+            raise StoreUnavailable(str(error)) from error
+        return found  # type: ignore[no-any-return]
+
+    async def deleted(self, account_id: str) -> NoReturn:
+        """Refused, as all that the API alone asks."""
+        self._refuse()
+
+    async def commit(self, records: Sequence[Record], entry: AuditEntry) -> NoReturn:
         """Refused."""
         self._refuse()
 
-    async def delete_tunnel(self, tunnel_id: UUID, expected: int) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    async def put_route(self, hostname: str, tunnel_id: UUID, expected: int) -> NoReturn:
-        """Refused."""
-        self._refuse()
-
-    async def delete_route(self, hostname: str, expected: int) -> NoReturn:
+    async def audit(
+        self, *, limit: int, before: int | None = None, account_id: str | None = None
+    ) -> NoReturn:
         """Refused."""
         self._refuse()
 
@@ -105,6 +121,9 @@ class EdgeWorker(Inside):
             return await self._configure(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
+        if isinstance(request, messages.CloseLinks):
+            self._close_links_of(request.tunnel_id, request.connector_id)
+            return None
         if isinstance(request, messages.StopVisitors):
             if self._data_path is not None:
                 await self._data_path.stop_visitors(request.seconds)
@@ -122,6 +141,7 @@ class EdgeWorker(Inside):
                 notice.tunnel_id,
                 notice.connector_id,
                 notice.conn_index,
+                details=notice.details,
                 carry=lambda exchange: self._carry(notice.worker, exchange),
                 ask=self._ask,
             )
@@ -189,9 +209,9 @@ class EdgeWorker(Inside):
             return messages.Done(str(error))
         return messages.Done()
 
-    def _close_links_of(self, tunnel_id: UUID) -> None:
+    def _close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         if self._data_path is not None:
-            self._data_path.close_links_of(tunnel_id)
+            self._data_path.close_links_of(tunnel_id, connector_id)
 
     def _carry(self, worker: int, exchange: Any) -> bool:
         peer = self._peers.get(worker)
@@ -204,7 +224,12 @@ class EdgeWorker(Inside):
         number = self._links[link] = next(self._numbers)
         self.channel.tell(
             messages.LinkCame(
-                self._number, number, link.tunnel_id, link.connector_id, link.conn_index
+                self._number,
+                number,
+                link.tunnel_id,
+                link.connector_id,
+                link.conn_index,
+                link.details,
             )
         )
 

@@ -7,11 +7,13 @@ from uuid import UUID
 from msgspec import Struct
 
 from underpass.edge.data_path import Service
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 
 __all__ = [
     "Abort",
     "Alive",
+    "CloseLinks",
     "Configure",
     "Done",
     "LinkCame",
@@ -19,6 +21,7 @@ __all__ = [
     "PeerIsUp",
     "Probe",
     "ReadChanges",
+    "ReadConfiguration",
     "ReadSnapshot",
     "Refresh",
     "StopLinks",
@@ -54,6 +57,14 @@ class Refresh(Struct, frozen=True, tag=True):
     """Take over what has changed in the store. -> Done"""
 
 
+class CloseLinks(Struct, frozen=True, tag=True):
+    """Give up a tunnel's links, or those of one of its connectors. -> None, when they get nothing
+    new"""
+
+    tunnel_id: UUID
+    connector_id: UUID | None = None
+
+
 class StopVisitors(Struct, frozen=True, tag=True):
     """Take no visitors; let requests under way finish for `seconds`. -> None"""
 
@@ -70,7 +81,7 @@ class Alive(Struct, frozen=True, tag=True):
     """-> None"""
 
 
-WorkerRequest = Configure | Refresh | StopVisitors | StopLinks | Alive
+WorkerRequest = Configure | Refresh | CloseLinks | StopVisitors | StopLinks | Alive
 
 
 # Asked by a worker.
@@ -86,7 +97,13 @@ class ReadChanges(Struct, frozen=True, tag=True):
     revision: int
 
 
-SupervisorRequest = ReadSnapshot | ReadChanges
+class ReadConfiguration(Struct, frozen=True, tag=True):
+    """A tunnel's, with its document. -> store.Configuration, or None"""
+
+    tunnel_id: UUID
+
+
+SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration
 
 
 class Done(Struct, frozen=True):
@@ -106,6 +123,7 @@ class LinkCame(Struct, array_like=True, frozen=True, tag=True):
     tunnel_id: UUID
     connector_id: UUID
     conn_index: int
+    details: LinkDetails = UNKNOWN_DETAILS
 
 
 class LinkWent(Struct, array_like=True, frozen=True, tag=True):

@@ -13,9 +13,11 @@ import logging
 import shutil
 import socket
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
@@ -50,10 +52,15 @@ class _Ear:
         self._worker = worker
 
     async def answer(self, request: Any) -> Any:
+        store = self._workers.store
         if isinstance(request, messages.ReadChanges):
-            return await self._workers.store.changes_since(request.revision)
+            changes = await store.changes_since(request.revision)
+            return None if changes is None else replace(changes, tokens=())
+        if isinstance(request, messages.ReadConfiguration):
+            return await store.configuration(request.tunnel_id)
         assert isinstance(request, messages.ReadSnapshot)
-        return await self._workers.store.snapshot()
+        # The API is not theirs.
+        return replace(await store.snapshot(), tokens=())
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
@@ -168,6 +175,21 @@ class EdgeWorkers:
             )
             process.kill()
 
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """See DataPath."""
+        request = messages.CloseLinks(tunnel_id, connector_id)
+        await asyncio.gather(
+            *(self._close_links(process, request) for process in self._processes.values())
+        )
+
+    async def _close_links(self, process: Process, request: messages.CloseLinks) -> None:
+        try:
+            await asyncio.wait_for(process.channel.call(request, type(None)), REFRESH_SECONDS)
+        except ChannelError as error:
+            _log.debug("a worker ended, and its links with it: %s", error)
+        except asyncio.TimeoutError:
+            _log.warning("A worker process does not close links", extra={"pid": process.pid})
+
     # Links.
 
     def link_came(self, notice: messages.LinkCame) -> None:
@@ -178,6 +200,7 @@ class EdgeWorkers:
             notice.tunnel_id,
             notice.connector_id,
             notice.conn_index,
+            details=notice.details,
         )
         try:
             self._router.add_link(link.tunnel_id, link)
@@ -222,7 +245,12 @@ class EdgeWorkers:
         for link in self._presence:
             process.channel.tell(
                 messages.LinkCame(
-                    link.worker, link.number, link.tunnel_id, link.connector_id, link.conn_index
+                    link.worker,
+                    link.number,
+                    link.tunnel_id,
+                    link.connector_id,
+                    link.conn_index,
+                    link.details,
                 )
             )
         request = messages.Configure(

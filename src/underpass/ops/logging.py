@@ -55,8 +55,8 @@ _NOT_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _SECRET_FIELD = re.compile(
     r"(?i)(?:^|[-_])(?:token|secret|password|authorization|cookie)|tunnelsecret"
 )
-# Base64 of a JSON object: tunnel tokens and JSON Web Tokens.
-_SECRET_WORD = re.compile(r"eyJ[A-Za-z0-9_\-+/=.]{16,}")
+# Base64 of a JSON object: tunnel tokens and JSON Web Tokens. API tokens of an edge.
+_SECRET_WORD = re.compile(r"eyJ[A-Za-z0-9_\-+/=.]{16,}|up_[0-9a-f]{12}_[0-9a-f]{16,}")
 _MASK = "*****"
 _QUOTED = re.compile(r'[^\x21-\x7e]|["\\=]')
 

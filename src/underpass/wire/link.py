@@ -107,6 +107,12 @@ class LinkConnection(H2Connection, asyncio.BufferedProtocol):
         name = self.transport.get_extra_info("peername") if self.transport is not None else None
         return f"{name[0]}:{name[1]}" if name else "a closed connection"
 
+    @property
+    def peer_ip(self) -> str:
+        """The other end's IP address; that of nobody when there is none."""
+        name = self.transport.get_extra_info("peername") if self.transport is not None else None
+        return str(name[0]) if isinstance(name, tuple) else "0.0.0.0"  # noqa: S104
+
     def probe(self) -> None:
         """Ask for a sign of life now; without one the link is given up after PROBE_PATIENCE."""
         if self.is_closed:

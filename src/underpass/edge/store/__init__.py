@@ -1,15 +1,18 @@
 """What an edge must remember, and the small interface to whatever remembers it.
 
-Tunnels and routes are few, read-mostly and must be consistent. An edge loads a `Snapshot`, serves
-from memory, and pulls `Changes` since the revision it has; no request ever waits for the store.
+Tunnels, routes and their like are few, read-mostly and must be consistent. An edge loads a
+`Snapshot`, serves from memory, and pulls `Changes` since the revision it has; no request ever waits
+for the store.
 
 Rules for every implementation:
 
 - One monotonic revision. Every change stamps the rows it touches with the next one, in the same
   transaction, so `revision > seen` is exactly what a reader has missed.
-- A mutation is compare-and-set: the caller names the revision of the row it decided upon (`ABSENT`
-  when it decided that there is none) and gets `Conflict` when that has changed meanwhile.
+- A mutation is compare-and-set: each record that is committed has the revision of the row that was
+  decided upon (`ABSENT` when it was decided that there is none), and `Conflict` says that one has
+  changed meanwhile.
 - Deleted rows stay as tombstones, so that readers learn of them, until `purge`.
+- What was done, and by whom, is written down in the same transaction.
 
 Several edges on one database will also need presence: a lease is one row per edge node,
 `(node: UUID, generation: int, address: str, expires_at: datetime)`, taken by compare-and-set on
@@ -21,15 +24,49 @@ stands. One edge on one machine needs neither: its data directory's lock says th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from underpass.edge.errors import StoreError
+from underpass.edge.store.records import (
+    ABSENT,
+    Account,
+    ApiToken,
+    AuditEntry,
+    AuditRecord,
+    Configuration,
+    NetworkRoute,
+    Record,
+    Route,
+    Tunnel,
+    VirtualNetwork,
+)
 
-ABSENT = 0
-"""The revision of a row that does not exist, for compare-and-set; real revisions start at 1."""
+__all__ = [
+    "ABSENT",
+    "Account",
+    "ApiToken",
+    "AuditEntry",
+    "AuditRecord",
+    "Changes",
+    "Configuration",
+    "Conflict",
+    "Missing",
+    "NameTaken",
+    "NetworkRoute",
+    "Record",
+    "Route",
+    "Snapshot",
+    "Store",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreTooNew",
+    "StoreUnavailable",
+    "Tunnel",
+    "VirtualNetwork",
+]
 
 
 class StoreCorrupt(StoreError):  # noqa: N818 - says the state, as its siblings do
@@ -54,48 +91,21 @@ class Conflict(StoreError):  # noqa: N818
 
 
 class NameTaken(StoreError):  # noqa: N818
-    """An account's tunnel names are unique among tunnels that are not deleted."""
+    """What has to be unique among rows that are not deleted would not be: a tunnel's name in its
+    account, for one. Nothing was changed."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"a tunnel named {name!r} exists already in this account")
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"{what} {name!r} exists already")
         self.name = name
 
 
-class NoSuchTunnel(StoreError):  # noqa: N818
-    """A route was to lead to a tunnel that does not exist or is deleted."""
+class Missing(StoreError):  # noqa: N818
+    """A row was to hang on one that does not exist or is deleted. Nothing was changed."""
 
-    def __init__(self, tunnel_id: UUID) -> None:
-        super().__init__(f"there is no tunnel {tunnel_id}")
-        self.tunnel_id = tunnel_id
-
-
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """A tunnel: who may run it and what it is called."""
-
-    id: UUID
-    account_tag: str
-    name: str
-    secret: bytes = field(repr=False)
-    """Kept itself, not as a hash: tokens that carry it are issued again on demand."""
-    created_at: datetime
-    """Aware, UTC, whole microseconds; as all times here."""
-    deleted_at: datetime | None = None
-    quick: bool = False
-    """Made by a quick-tunnel request, owned by nobody, removed once unused."""
-    revision: int = ABSENT
-    """Set by the store; what a caller puts here is not looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A hostname (or `*.suffix`) that leads to a tunnel."""
-
-    hostname: str
-    tunnel_id: UUID
-    created_at: datetime
-    deleted_at: datetime | None = None
-    revision: int = ABSENT
+    def __init__(self, what: str, key: str) -> None:
+        super().__init__(f"there is no {what} {key}")
+        self.what = what
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +113,24 @@ class Snapshot:
     """Everything that is not deleted, at one revision."""
 
     revision: int
-    tunnels: tuple[Tunnel, ...]
-    routes: tuple[Route, ...]
+    tunnels: tuple[Tunnel, ...] = ()
+    routes: tuple[Route, ...] = ()
+    accounts: tuple[Account, ...] = ()
+    tokens: tuple[ApiToken, ...] = ()
+    virtual_networks: tuple[VirtualNetwork, ...] = ()
+    network_routes: tuple[NetworkRoute, ...] = ()
+    configurations: tuple[Configuration, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Snapshot):
     """Rows changed after the asked revision and up to `revision`, tombstones included."""
-
-    revision: int
-    tunnels: tuple[Tunnel, ...]
-    routes: tuple[Route, ...]
 
 
 class Store(Protocol):
-    """Where tunnels and routes are kept.
+    """Where all of it is kept.
 
     Every method may raise StoreUnavailable or StoreCorrupt; StoreError is the base of all.
-    Mutations return the revision at which the change stands.
     """
 
     async def snapshot(self) -> Snapshot:
@@ -132,42 +142,41 @@ class Store(Protocol):
         (load a snapshot instead)."""
         ...
 
-    async def create_tunnel(self, tunnel: Tunnel, hostnames: Sequence[str] = ()) -> int:
-        """Add a tunnel and, in the same change, routes to it.
+    async def configuration(self, tunnel_id: UUID) -> Configuration | None:
+        """A tunnel's configuration with its document."""
+        ...
+
+    async def deleted(self, account_id: str) -> Snapshot:
+        """The account's tunnels, virtual networks and network routes that are tombstones; the
+        latest ones when there are many."""
+        ...
+
+    async def commit(self, records: Sequence[Record], entry: AuditEntry) -> int:
+        """Put all `records` in one change, write down `entry` with it; the revision of the change.
+
+        A record with `deleted_at` is deleted, and with it all that hangs on it: a tunnel's routes,
+        network routes and configuration; a virtual network's routes. Without records only the entry
+        is written.
 
         Raises:
-            Conflict: the id or one of the hostnames exists.
-            NameTaken: the account has a live tunnel of that name.
+            Conflict: a row is not at the revision that its record has; or the id of a tunnel was
+                used before.
+            NameTaken: a name would not be unique any more.
+            Missing: a record hangs on another, such as a route on its tunnel, that does not exist
+                or is deleted.
         """
         ...
 
-    async def delete_tunnel(self, tunnel_id: UUID, expected: int) -> int:
-        """Delete a tunnel and, in the same change, all routes to it.
-
-        Raises:
-            Conflict: the tunnel is not at revision `expected`.
-        """
-        ...
-
-    async def put_route(self, hostname: str, tunnel_id: UUID, expected: int) -> int:
-        """Lead `hostname` (normalized) to a tunnel.
-
-        Raises:
-            Conflict: the route is not at revision `expected` (ABSENT: there must be none).
-            NoSuchTunnel: the tunnel does not exist or is deleted.
-        """
-        ...
-
-    async def delete_route(self, hostname: str, expected: int) -> int:
-        """Delete a route.
-
-        Raises:
-            Conflict: the route is not at revision `expected`.
-        """
+    async def audit(
+        self, *, limit: int, before: int | None = None, account_id: str | None = None
+    ) -> tuple[AuditRecord, ...]:
+        """The newest `limit` records of the audit log, newest first; those numbered below `before`,
+        of one account, if asked."""
         ...
 
     async def purge(self, deleted_before: datetime) -> int:
-        """Forget tombstones from before that time; the number of rows forgotten."""
+        """Forget tombstones from before that time, and what the audit log need not keep any longer;
+        the number of tombstones forgotten."""
         ...
 
     async def close(self) -> None:

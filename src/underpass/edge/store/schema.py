@@ -13,7 +13,7 @@ from importlib import resources
 APPLICATION_ID = 0x756E6470
 """Marks the file as ours in SQLite's header: "undp"."""
 
-MIGRATIONS = ("0001_tunnels_and_routes.sql",)
+MIGRATIONS = ("0001_tunnels_and_routes.sql", "0002_accounts_and_networks.sql")
 """File names in order; the position counted from one is the schema they lead to."""
 
 

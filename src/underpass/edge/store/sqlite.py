@@ -5,6 +5,8 @@ connection is never shared. WAL mode lets others read meanwhile; every commit is
 token handed out must not be forgotten by a power cut and changes are rare.
 """
 
+# ruff: noqa: S608 - names in statements are those of our own tables; values never are
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from dataclasses import astuple
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -21,28 +24,53 @@ from uuid import UUID
 from underpass.edge.errors import StoreError
 from underpass.edge.store import (
     ABSENT,
+    AuditEntry,
+    AuditRecord,
     Changes,
+    Configuration,
     Conflict,
+    Missing,
     NameTaken,
-    NoSuchTunnel,
-    Route,
+    Record,
     Snapshot,
     StoreCorrupt,
     StoreTooNew,
     StoreUnavailable,
-    Tunnel,
 )
 from underpass.edge.store.schema import APPLICATION_ID, MIGRATIONS, migrate
+from underpass.edge.store.tables import (
+    ACCOUNTS,
+    CONFIGURATIONS,
+    NETWORK_ROUTES,
+    ROUTES,
+    TABLES,
+    TOKENS,
+    TUNNELS,
+    VIRTUAL_NETWORKS,
+    Table,
+    microseconds,
+    table_of,
+    time_of,
+)
 
 BUSY_TIMEOUT_SECONDS = 5.0
 """How long a change waits for another process that is writing (a backup, a second tool)."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
+AUDIT_DAYS = 400
+"""How long the audit log is kept; a year, and time to look. Entries about quick tunnels, which
+anybody may make, go with their tombstones."""
+
+MAX_TOMBSTONES_TOLD = 1000
+"""Deleted rows of one kind that `deleted` tells."""
+
+_DAY = 86_400_000_000
+"""In microseconds."""
 
 _CORRUPT = "restore it from a backup, or move it away to begin with no tunnels"
 
 T = TypeVar("T")
+SnapshotT = TypeVar("SnapshotT", bound=Snapshot)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 class SqliteStore:
@@ -88,124 +116,116 @@ class SqliteStore:
 
     async def snapshot(self) -> Snapshot:
         def read(connection: sqlite3.Connection) -> Snapshot:
-            return Snapshot(
-                _revision(connection),
-                _tunnels(connection, "deleted_at IS NULL", ()),
-                _routes(connection, "deleted_at IS NULL", ()),
-            )
+            return _read(connection, Snapshot, _revision(connection), "deleted_at IS NULL", ())
 
         return await self._run("DEFERRED", read)
 
     async def changes_since(self, revision: int) -> Changes | None:
         def read(connection: sqlite3.Connection) -> Changes | None:
-            (horizon,) = connection.execute("SELECT horizon FROM revision").fetchone()
+            current, horizon = connection.execute("SELECT value, horizon FROM revision").fetchone()
+            if revision == current:
+                # Asked every second, and nearly always so.
+                return Changes(revision)
             if revision < horizon:
                 return None
-            return Changes(
+            return _read(connection, Changes, current, "revision > ?", (revision,))
+
+        return await self._run("DEFERRED", read)
+
+    async def configuration(self, tunnel_id: UUID) -> Configuration | None:
+        def read(connection: sqlite3.Connection) -> Configuration | None:
+            found = CONFIGURATIONS.records(
+                connection.execute(
+                    f"SELECT {CONFIGURATIONS.all_columns} FROM configuration"
+                    " WHERE tunnel_id = ? AND deleted_at IS NULL",
+                    (str(tunnel_id),),
+                )
+            )
+            return found[0] if found else None
+
+        return await self._run("DEFERRED", read)
+
+    async def deleted(self, account_id: str) -> Snapshot:
+        def read(connection: sqlite3.Connection) -> Snapshot:
+            arguments = (account_id, MAX_TOMBSTONES_TOLD)
+            condition = "deleted_at IS NOT NULL AND {} = ?"
+            latest = "deleted_at DESC LIMIT ?"
+            return Snapshot(
                 _revision(connection),
-                _tunnels(connection, "revision > ?", (revision,)),
-                _routes(connection, "revision > ?", (revision,)),
+                tunnels=_select(
+                    connection, TUNNELS, condition.format("account_tag"), arguments, latest
+                ),
+                virtual_networks=_select(
+                    connection, VIRTUAL_NETWORKS, condition.format("account_id"), arguments, latest
+                ),
+                network_routes=_select(
+                    connection, NETWORK_ROUTES, condition.format("account_id"), arguments, latest
+                ),
             )
 
         return await self._run("DEFERRED", read)
 
-    async def create_tunnel(self, tunnel: Tunnel, hostnames: Sequence[str] = ()) -> int:
+    async def commit(self, records: Sequence[Record], entry: AuditEntry) -> int:
         def change(connection: sqlite3.Connection) -> int:
-            key = str(tunnel.id)
-            found = connection.execute("SELECT revision FROM tunnel WHERE id = ?", (key,))
-            if (row := found.fetchone()) is not None:
-                raise Conflict(f"tunnel {tunnel.id}", ABSENT, row[0])
-            same_name = connection.execute(
-                "SELECT 1 FROM tunnel WHERE account_tag = ? AND name = ? AND deleted_at IS NULL",
-                (tunnel.account_tag, tunnel.name),
-            )
-            if same_name.fetchone() is not None:
-                raise NameTaken(tunnel.name)
-            revision = _next_revision(connection)
+            revision, now = _revision(connection), _now()
+            if records:
+                revision += 1
+                connection.execute("UPDATE revision SET value = ?", (revision,))
+            for record in records:
+                _put(connection, table_of(record), record, revision, now)
             connection.execute(
-                "INSERT INTO tunnel (id, account_tag, name, secret, quick, created_at, revision)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key,
-                    tunnel.account_tag,
-                    tunnel.name,
-                    tunnel.secret,
-                    int(tunnel.quick),
-                    _microseconds(tunnel.created_at),
-                    revision,
-                ),
-            )
-            for hostname in hostnames:
-                _put_route(connection, hostname, key, ABSENT, revision)
-            return revision
-
-        return await self._run("IMMEDIATE", change)
-
-    async def delete_tunnel(self, tunnel_id: UUID, expected: int) -> int:
-        def change(connection: sqlite3.Connection) -> int:
-            key = str(tunnel_id)
-            found = _live_revision(connection, "tunnel", "id", key)
-            if found != expected or expected == ABSENT:
-                raise Conflict(f"tunnel {tunnel_id}", expected, found)
-            revision, now = _next_revision(connection), _now()
-            connection.execute(
-                "UPDATE route SET deleted_at = ?, revision = ?"
-                " WHERE tunnel_id = ? AND deleted_at IS NULL",
-                (now, revision, key),
-            )
-            # A tombstone tells that the tunnel is gone; nothing may ever authenticate by it.
-            connection.execute(
-                "UPDATE tunnel SET deleted_at = ?, revision = ?, secret = x'' WHERE id = ?",
-                (now, revision, key),
+                "INSERT INTO audit"
+                " (at, revision, actor, source, action, target, account_id, detail)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (now, revision, *astuple(entry)),
             )
             return revision
 
         return await self._run("IMMEDIATE", change)
 
-    async def put_route(self, hostname: str, tunnel_id: UUID, expected: int) -> int:
-        def change(connection: sqlite3.Connection) -> int:
-            key = str(tunnel_id)
-            if _live_revision(connection, "tunnel", "id", key) == ABSENT:
-                raise NoSuchTunnel(tunnel_id)
-            revision = _next_revision(connection)
-            _put_route(connection, hostname, key, expected, revision)
-            return revision
-
-        return await self._run("IMMEDIATE", change)
-
-    async def delete_route(self, hostname: str, expected: int) -> int:
-        def change(connection: sqlite3.Connection) -> int:
-            found = _live_revision(connection, "route", "hostname", hostname)
-            if found != expected or expected == ABSENT:
-                raise Conflict(f"route {hostname}", expected, found)
-            revision = _next_revision(connection)
-            connection.execute(
-                "UPDATE route SET deleted_at = ?, revision = ? WHERE hostname = ?",
-                (_now(), revision, hostname),
+    async def audit(
+        self, *, limit: int, before: int | None = None, account_id: str | None = None
+    ) -> tuple[AuditRecord, ...]:
+        def read(connection: sqlite3.Connection) -> tuple[AuditRecord, ...]:
+            rows = connection.execute(
+                "SELECT number, at, revision, actor, source, action, target, account_id, detail"
+                " FROM audit WHERE (?1 IS NULL OR number < ?1)"
+                " AND (?2 IS NULL OR account_id = ?2) ORDER BY number DESC LIMIT ?3",
+                (before, account_id, limit),
             )
-            return revision
+            return tuple(
+                AuditRecord(number, time_of(at), revision, AuditEntry(*entry))
+                for number, at, revision, *entry in rows
+            )
 
-        return await self._run("IMMEDIATE", change)
+        return await self._run("DEFERRED", read)
 
     async def purge(self, deleted_before: datetime) -> int:
         def change(connection: sqlite3.Connection) -> int:
-            limit = (_microseconds(deleted_before),)
-            (newest,) = connection.execute(
-                "SELECT max(revision) FROM (SELECT revision FROM route WHERE deleted_at < ?1"
-                " UNION ALL SELECT revision FROM tunnel WHERE deleted_at < ?1)",
-                limit,
-            ).fetchone()
-            if newest is None:
-                return 0
+            limit = microseconds(deleted_before)
+            _purge_audit(connection, limit)
+            newest, forgotten = 0, 0
+            # What hangs on a row goes before it: its tombstone may be younger.
+            for table in reversed(TABLES):
+                condition = "deleted_at < ?" + "".join(
+                    f" AND NOT EXISTS (SELECT 1 FROM {other.name}"
+                    f" WHERE {other.name}.{reference.column} = {table.name}.{table.key})"
+                    for other in TABLES
+                    for reference in other.references
+                    if reference.table == table.name
+                )
+                (latest,) = connection.execute(
+                    f"SELECT max(revision) FROM {table.name} WHERE {condition}",
+                    (limit,),
+                ).fetchone()
+                if latest is not None:
+                    newest = max(newest, latest)
+                    forgotten += connection.execute(
+                        f"DELETE FROM {table.name} WHERE {condition}",
+                        (limit,),
+                    ).rowcount
             connection.execute("UPDATE revision SET horizon = max(horizon, ?)", (newest,))
-            routes = connection.execute("DELETE FROM route WHERE deleted_at < ?", limit)
-            # A tombstone of a route may be younger than that of the tunnel it led to last.
-            tunnels = connection.execute(
-                "DELETE FROM tunnel WHERE deleted_at < ?"
-                " AND NOT EXISTS (SELECT 1 FROM route WHERE tunnel_id = tunnel.id)",
-                limit,
-            )
-            return routes.rowcount + tunnels.rowcount
+            return forgotten
 
         return await self._run("IMMEDIATE", change)
 
@@ -282,6 +302,8 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except StoreError:
         raise
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"store {path} refused a change: {error}") from error
     except sqlite3.OperationalError as error:
         # Locked, full disk, read-only file, I/O error: the data may well be sound.
         raise StoreUnavailable(f"store {path}: {error}") from error
@@ -294,84 +316,128 @@ def _revision(connection: sqlite3.Connection) -> int:
     return int(value)
 
 
-def _next_revision(connection: sqlite3.Connection) -> int:
-    connection.execute("UPDATE revision SET value = value + 1")
-    return _revision(connection)
-
-
-def _live_revision(connection: sqlite3.Connection, table: str, column: str, key: str) -> int:
+def _live_revision(connection: sqlite3.Connection, table: Table[Any], key: str) -> int:
     row = connection.execute(
-        f"SELECT revision FROM {table} WHERE {column} = ? AND deleted_at IS NULL",  # noqa: S608
+        f"SELECT revision FROM {table.name} WHERE {table.key} = ? AND deleted_at IS NULL",
         (key,),
     ).fetchone()
     return ABSENT if row is None else int(row[0])
 
 
-def _put_route(
-    connection: sqlite3.Connection, hostname: str, tunnel_key: str, expected: int, revision: int
+def _put(
+    connection: sqlite3.Connection, table: Table[Any], record: Any, revision: int, now: int
 ) -> None:
-    found = _live_revision(connection, "route", "hostname", hostname)
-    if found != expected:
-        raise Conflict(f"route {hostname}", expected, found)
+    """Write a record, or its end and that of all that hangs on it."""
+    key = table.key_of(record)
+    found = _live_revision(connection, table, key)
+    if found != record.revision or (found == ABSENT and record.deleted_at is not None):
+        raise Conflict(f"{table.what} {key}", record.revision, found)
+    row = table.row(record, revision)
+    if record.deleted_at is None:
+        _check_references(connection, table, row)
+        _check_unique(connection, table, row, key)
+    if found == ABSENT and not table.reusable:
+        used = connection.execute(
+            f"SELECT revision FROM {table.name} WHERE {table.key} = ?",
+            (key,),
+        ).fetchone()
+        if used is not None:
+            raise Conflict(f"{table.what} {key}", ABSENT, used[0])
+    names = [f":{column}" for column in table.columns]
+    changed = ", ".join(f"{column} = :{column}" for column in table.columns[1:])
     connection.execute(
-        # A tombstone comes to life again as a new route; a live one keeps its age.
-        "INSERT INTO route (hostname, tunnel_id, created_at, revision) VALUES (?1, ?2, ?3, ?4)"
-        " ON CONFLICT (hostname) DO UPDATE SET tunnel_id = ?2, revision = ?4, deleted_at = NULL,"
-        " created_at = CASE WHEN deleted_at IS NULL THEN created_at ELSE ?3 END",
-        (hostname, tunnel_key, _now(), revision),
+        f"INSERT INTO {table.name} ({table.all_columns}) VALUES ({', '.join(names)})"
+        f" ON CONFLICT ({table.key}) DO UPDATE SET {changed}",
+        row,
+    )
+    if record.deleted_at is not None:
+        _end_dependents(connection, table, key, revision, now)
+
+
+def _check_references(
+    connection: sqlite3.Connection, table: Table[Any], row: dict[str, Any]
+) -> None:
+    for reference in table.references:
+        (other,) = [other for other in TABLES if other.name == reference.table]
+        key = row[reference.column]
+        if _live_revision(connection, other, key) == ABSENT:
+            raise Missing(other.what, key)
+
+
+def _check_unique(
+    connection: sqlite3.Connection, table: Table[Any], row: dict[str, Any], key: str
+) -> None:
+    """The table's indexes say the same, with fewer words."""
+    for columns, what in table.unique:
+        condition = " AND ".join(f"{column} = :{column}" for column in columns)
+        taken = connection.execute(
+            f"SELECT 1 FROM {table.name} WHERE {condition}"
+            f" AND {table.key} <> :its_key AND deleted_at IS NULL",
+            {**{column: row[column] for column in columns}, "its_key": key},
+        ).fetchone()
+        if taken is not None:
+            raise NameTaken(what, row[columns[-1]])
+
+
+def _end_dependents(
+    connection: sqlite3.Connection, table: Table[Any], key: str, revision: int, now: int
+) -> None:
+    for other in TABLES:
+        for reference in other.references:
+            if reference.table == table.name:
+                erased = "".join(f", {column} = x''" for column in other.erased)
+                connection.execute(
+                    f"UPDATE {other.name} SET deleted_at = ?, revision = ?{erased}"
+                    f" WHERE {reference.column} = ? AND deleted_at IS NULL",
+                    (now, revision, key),
+                )
+
+
+def _purge_audit(connection: sqlite3.Connection, tombstone_limit: int) -> None:
+    kept_since = _now() - AUDIT_DAYS * _DAY
+    connection.execute(
+        # Quick tunnels are made by anybody: theirs must not fill the log.
+        "DELETE FROM audit WHERE at < ? OR (at < ? AND action IN"
+        " ('quick_tunnel.create', 'quick_tunnel.delete'))",
+        (kept_since, tombstone_limit),
     )
 
 
-def _tunnels(
-    connection: sqlite3.Connection, condition: str, arguments: tuple[Any, ...]
-) -> tuple[Tunnel, ...]:
-    rows = connection.execute(
-        "SELECT id, account_tag, name, secret, created_at, deleted_at, quick, revision"  # noqa: S608
-        f" FROM tunnel WHERE {condition} ORDER BY revision, id",
-        arguments,
+def _read(
+    connection: sqlite3.Connection,
+    kind: type[SnapshotT],
+    revision: int,
+    condition: str,
+    arguments: tuple[Any, ...],
+) -> SnapshotT:
+    """All tables' rows that meet a condition."""
+    return kind(
+        revision,
+        tunnels=_select(connection, TUNNELS, condition, arguments),
+        routes=_select(connection, ROUTES, condition, arguments),
+        accounts=_select(connection, ACCOUNTS, condition, arguments),
+        tokens=_select(connection, TOKENS, condition, arguments),
+        virtual_networks=_select(connection, VIRTUAL_NETWORKS, condition, arguments),
+        network_routes=_select(connection, NETWORK_ROUTES, condition, arguments),
+        configurations=_select(connection, CONFIGURATIONS, condition, arguments),
     )
-    return tuple(
-        Tunnel(
-            UUID(key),
-            account_tag,
-            name,
-            secret,
-            _time(created_at),
-            None if deleted_at is None else _time(deleted_at),
-            bool(quick),
-            revision,
+
+
+def _select(
+    connection: sqlite3.Connection,
+    table: Table[RecordT],
+    condition: str,
+    arguments: tuple[Any, ...],
+    order: str = "",
+) -> tuple[RecordT, ...]:
+    return table.records(
+        connection.execute(
+            f"SELECT {table.eager_columns} FROM {table.name}"
+            f" WHERE {condition} ORDER BY {order or f'revision, {table.key}'}",
+            arguments,
         )
-        for key, account_tag, name, secret, created_at, deleted_at, quick, revision in rows
     )
-
-
-def _routes(
-    connection: sqlite3.Connection, condition: str, arguments: tuple[Any, ...]
-) -> tuple[Route, ...]:
-    rows = connection.execute(
-        "SELECT hostname, tunnel_id, created_at, deleted_at, revision"  # noqa: S608
-        f" FROM route WHERE {condition} ORDER BY revision, hostname",
-        arguments,
-    )
-    return tuple(
-        Route(
-            hostname,
-            UUID(tunnel_key),
-            _time(created_at),
-            None if deleted_at is None else _time(deleted_at),
-            revision,
-        )
-        for hostname, tunnel_key, created_at, deleted_at, revision in rows
-    )
-
-
-def _time(microseconds: int) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
 
 
 def _now() -> int:
-    return _microseconds(datetime.now(timezone.utc))
+    return microseconds(datetime.now(timezone.utc))
