@@ -181,6 +181,8 @@ def test_a_websocket(interop: Interop, scheme: str) -> None:
 def test_an_origin_that_fails_gets_our_page(interop: Interop) -> None:
     answer = interop.curl("/raw/nothing", "-H", "Accept: application/json")
     assert answer.status == 502
+    assert answer.header("underpass-cause") == "connector"
+    assert answer.header("underpass-hop") == "connector"
     assert answer.json["type"] == "urn:underpass:error:origin-unreachable"
 
 

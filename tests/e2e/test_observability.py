@@ -234,12 +234,12 @@ class TestTheAccessLog:
 def test_requests_are_logged_at_level_debug(edge: EdgeProcess, origin: Origin) -> None:
     with published(edge, f"--url={origin.url}", "--loglevel=debug") as (curl, connector):
         curl("/hello?q=1", "-H", "Cookie: session=secret")
-        asked = connector.wait_for(f"GET {origin.url}/hello?q=1 HTTP/1.1")
+        asked = connector.wait_for(f"GET {origin.url}/hello?q=1 HTTP/2.0")
         assert asked["level"] == "debug"
         assert asked["originService"] == origin.url
         headers = asked["headers"]
         assert isinstance(headers, dict)
-        assert headers["cookie"] == "*****"
+        assert headers["Cookie"] == "*****"
         assert connector.wait_for("200 OK")["connIndex"] == 0
 
 

@@ -19,6 +19,9 @@ from underpass.connector.routes import RouteTable
 from underpass.core.tunnel import OriginAcceptor, OriginExchange
 from underpass.ops.metrics import Metrics, SnapshotSource
 
+LE = ["0.05", "0.15000000000000002", "0.45000000000000007", "1.35", "4.050000000000001", "+Inf"]
+"""The buckets of a stock cloudflared's calls, as it labels them."""
+
 
 def family(source: SnapshotSource, name: str) -> Any:
     text = Metrics([source]).render().decode()
@@ -102,15 +105,15 @@ class TestCallsToTheEdge:
         assert snapshot["cloudflared_rpc_client_failures"] == {register: 1}
         latency = snapshot["cloudflared_rpc_client_latency_secs"]
         assert isinstance(latency, dict)
-        assert [latency[(*register, bound)] for bound in ("0.05", "0.15", "0.45")] == [0, 1, 2]
-        assert latency[(*unregister, "4.05")] == 0
+        assert [latency[(*register, bound)] for bound in LE[:3]] == [0, 1, 2]
+        assert latency[(*unregister, LE[4])] == 0
         assert latency[(*unregister, "+Inf")] == 1
 
     def test_labels_and_buckets_are_cloudflareds(self) -> None:
         calls = EdgeCalls()
         calls.note("register_connection", 0.1, False)
         name = "cloudflared_rpc_client_latency_secs"
-        assert buckets(calls.snapshot, name) == ["0.05", "0.15", "0.45", "1.35", "4.05", "+Inf"]
+        assert buckets(calls.snapshot, name) == LE
         sample = family(calls.snapshot, name).samples[0]
         assert sample.labels.keys() == {"handler", "method", "le"}
 

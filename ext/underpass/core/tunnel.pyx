@@ -19,7 +19,7 @@ from underpass.core.fields cimport (
 )
 from underpass.core.frames cimport CANCEL, PROTOCOL_ERROR
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport parse_length, same_text
+from underpass.core.heads cimport parse_length
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output

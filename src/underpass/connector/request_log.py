@@ -1,5 +1,6 @@
 """Requests and their answers in the log, at level debug, as cloudflared writes them (docs:
-observability §8): `GET http://localhost:8080/ HTTP/1.1` and `200 OK`, with their context as fields.
+observability §8): `GET http://localhost:8080/ HTTP/2.0` and `200 OK`, with their context as fields.
+The address is the service's, where cloudflared over HTTP/2 always says localhost:8080.
 
 Only imported at that level. Fields that look secret are masked by the log.
 """
@@ -39,7 +40,7 @@ def observe_requests(exchange: OriginExchange) -> None:
         service = context.get("originService", "")
         base = service if service.startswith(("http://", "https://")) else f"http://{host}"
         _log.debug(
-            "%s %s HTTP/1.1",
+            "%s %s HTTP/2.0",
             _text(exchange.method),
             base.rstrip("/") + path,
             extra={
@@ -47,7 +48,7 @@ def observe_requests(exchange: OriginExchange) -> None:
                 "host": host,
                 "path": path.partition("?")[0],
                 "headers": headers,
-                "content-length": _number(headers.get("content-length", ""), 0),
+                "content-length": _number(headers.get("Content-Length", [""])[0], 0),
             },
         )
     exchange.on_answer = chained(
@@ -85,13 +86,13 @@ def _context(exchange: OriginExchange) -> dict[str, Any]:
     return context
 
 
-def _headers(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """By lower-case name; several of one name are joined."""
-    headers: dict[str, str] = {}
+def _headers(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, list[str]]:
+    """As Go has them: each name once, in its own spelling, with all its values."""
+    headers: dict[str, list[str]] = {}
     for name, value in list(fields)[:MAX_FIELDS]:
         if not name.startswith(b":"):
-            key, text = _text(name).lower(), _text(value)
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+            spelling = "-".join(part.capitalize() for part in _text(name).split("-"))
+            headers.setdefault(spelling, []).append(_text(value))
     return headers
 
 

@@ -182,8 +182,13 @@ def histogram_values(histograms: Iterable[tuple[Sequence[str], Histogram]]) -> L
     """Histograms, by the values of their labels, as snapshots have them: see `ops.metrics`."""
     values: dict[tuple[str, ...], float] = {}
     for labels, histogram in histograms:
-        bounds = (*map("{:g}".format, histogram.bounds), "+Inf")
+        bounds = (*map(_bound, histogram.bounds), "+Inf")
         for bound, count in zip(bounds, histogram.cumulative(), strict=True):
             values[(*labels, bound)] = count
         values[(*labels, "sum")] = histogram.sum
     return values
+
+
+def _bound(bound: float) -> str:
+    """As Go writes it: a series is found by this text."""
+    return str(int(bound)) if bound == int(bound) else repr(bound)
