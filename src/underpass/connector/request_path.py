@@ -34,9 +34,10 @@ _DOTS: Final = frozenset({b".", b".."})
 
 
 def readings(path: bytes) -> tuple[str, ...]:
-    """The different paths that `path`, without a query, may mean; none when it is encoded over and
-    over, or longer than MAX_DOUBTFUL. The first is the canonical one. Bytes that are no UTF-8 become
-    surrogates.
+    """The different paths that `path`, without a query, may mean, the canonical one first.
+
+    None when it is encoded over and over, or longer than MAX_DOUBTFUL. Bytes that are no UTF-8
+    become surrogates.
     """
     if len(path) > MAX_DOUBTFUL:
         return ()
