@@ -37,7 +37,8 @@ WITHOUT_EFFECT = ("disable_chunked_encoding", "http2_origin", "match_sni_to_host
 """Settings that this version reads and does not act on; whoever gives one is told."""
 
 MAX_RETIRED: Final = 10_000
-"""Services of earlier rules that still have requests under way. New rules wait for their end."""
+"""Services of earlier rules that still have requests under way, those of the last rules not
+counted. New rules wait for their end."""
 
 _DEFAULTS = OriginRequest()
 
@@ -100,7 +101,7 @@ class Dispatcher:
         """What other rules need, made and kept aside. A service that stays as it is keeps its
         connections. Raises ServiceNotSupportedError or TrustError; nothing is left then.
         """
-        if len(self._retired) + len(self._services) > MAX_RETIRED:
+        if len(self._retired) >= MAX_RETIRED:
             raise ServiceNotSupportedError(
                 f"{len(self._retired)} services of earlier rules have requests under way; "
                 "try again when they have ended, or restart"
