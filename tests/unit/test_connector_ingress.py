@@ -30,6 +30,7 @@ from underpass.connector.origins import (
     parse_service,
     parse_url_flag,
 )
+from underpass.connector.request_path import MAX_DOUBTFUL
 
 CATCH_ALL = {"service": "http_status:404"}
 
@@ -136,6 +137,15 @@ class TestMatching:
         assert ingress.match(b"a", path.encode()) == AMBIGUOUS
         # A host that has no rule with a path does not care.
         assert ingress.match(b"b", path.encode()) == 2
+
+    def test_what_is_looked_at_in_several_ways_is_bounded(self) -> None:
+        ingress = rules({"path": "^/a", "service": "http://x"}, CATCH_ALL)
+        for doubt in (b"%20", b"/.x", b"\\"):
+            path = b"/a".ljust(MAX_DOUBTFUL - len(doubt), b"a") + doubt
+            assert ingress.match(b"h", path) == 0
+            assert ingress.match(b"h", path + b"a") == AMBIGUOUS
+            assert ingress.match(b"h", b"/a?" + path + b"a") == 0
+        assert ingress.match(b"h", b"/a" * MAX_DOUBTFUL) == 0
 
     @pytest.mark.parametrize(
         ("path", "rule"),

@@ -370,6 +370,18 @@ def test_a_plan_that_fails_or_is_given_up_leaves_nothing() -> None:
     dispatching(scenario, rules(201))
 
 
+def test_many_rules_are_no_reason_to_refuse_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch_module, "MAX_RETIRED", 3)
+
+    def scenario(dispatcher: Dispatched, turn: LoopTurn) -> None:
+        dispatcher.made[0].is_busy = True
+        for first in (211, 221, 231):
+            dispatcher.apply(dispatcher.prepare(rules(*range(first, first + 9))))
+        assert not dispatcher.made[0].was_closed
+
+    dispatching(scenario, rules(*range(201, 210)))
+
+
 def test_ten_thousand_origins_that_nobody_asks_for_cost_nothing() -> None:
     service = [parse_service(f"http://127.0.0.1:{port}") for port in range(1, 10_000)]
     ingress = Ingress(

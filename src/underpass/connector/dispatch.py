@@ -41,7 +41,8 @@ __all__ = ["Dispatcher", "Plan", "ServiceNotSupportedError"]
 log = logging.getLogger("underpass.connector.dispatch")
 
 MAX_RETIRED: Final = 10_000
-"""Services of earlier rules that still have requests under way. New rules wait for their end."""
+"""Services of earlier rules that still have requests under way, those of the last rules not
+counted. New rules wait for their end."""
 
 # The numeric `event` field of cloudflared's log lines.
 _HTTP_EVENT: Final = 1
@@ -123,7 +124,7 @@ class Dispatcher:
         """What other rules need, made and kept aside. A service that stays as it is keeps its
         connections. Raises ServiceNotSupportedError or TrustError; nothing is left then.
         """
-        if len(self._retired) + len(self._services) > MAX_RETIRED:
+        if len(self._retired) >= MAX_RETIRED:
             raise ServiceNotSupportedError(
                 f"{len(self._retired)} services of earlier rules have requests under way; "
                 "try again when they have ended, or restart"

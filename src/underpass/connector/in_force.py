@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +46,8 @@ class InForce:
         self.turn = asyncio.Lock()
         self._apply: Apply | None = None
         self._ingress: Ingress | None = None
-        self._coming: Ingress | None = None
+        self._files: tuple[Path, ...] = ()
+        self._coming_files: tuple[Path, ...] = ()
         self._changes = 0
         self._refused: dict[str, int] = {"file": 0, "edge": 0}
         self._succeeded_at = clock()
@@ -72,25 +73,23 @@ class InForce:
         """Be ready for changes of `ingress`."""
         self._apply = apply
         self._ingress = ingress
+        self._files = _files_of(ingress)
 
     @property
-    def named_files(self) -> Iterable[Path]:
+    def named_files(self) -> tuple[Path, ...]:
         """The files named by rules that are in force or about to be, which read them then."""
-        for ingress in (self._ingress, self._coming):
-            for rule in ingress.rules if ingress is not None else ():
-                if rule.origin_request.ca_pool:
-                    yield Path(rule.origin_request.ca_pool)
+        return (*self._files, *self._coming_files)
 
     async def put(self, ingress: Ingress) -> None:
         """Put other rules in force, by whoever holds `turn`. Raises DataPathError."""
         assert self._apply is not None
-        self._coming = ingress
+        self._coming_files = files = _files_of(ingress)
         try:
             self.before_change()
             await self._apply(ingress)
         finally:
-            self._coming = None
-        self._ingress = ingress
+            self._coming_files = ()
+        self._ingress, self._files = ingress, files
         self._changes += 1
         self._succeeded_at = self._clock()
 
@@ -127,3 +126,8 @@ class InForce:
             "underpass_configuration_refused": dict(self._refused),
             "underpass_configuration_last_success_timestamp_seconds": self._succeeded_at,
         }
+
+
+def _files_of(ingress: Ingress) -> tuple[Path, ...]:
+    pools = dict.fromkeys(rule.origin_request.ca_pool for rule in ingress.rules)
+    return tuple(Path(pool) for pool in pools if pool)

@@ -19,10 +19,14 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["MAX_ROUNDS", "readings"]
+__all__ = ["MAX_DOUBTFUL", "MAX_ROUNDS", "readings"]
 
 MAX_ROUNDS: Final = 4
 """Times that a path may be encoded over; nobody means more."""
+
+MAX_DOUBTFUL: Final = 8192
+"""Bytes of a path that is looked at in several ways: six times that many are no more to match than
+the longest head there can be."""
 
 _ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 _SLASHES = re.compile(rb"/{2,}")
@@ -30,9 +34,13 @@ _DOTS: Final = frozenset({b".", b".."})
 
 
 def readings(path: bytes) -> tuple[str, ...]:
-    """The different paths that `path`, without a query, may mean; none when it is encoded over and
-    over. The first is the canonical one. Bytes that are no UTF-8 become surrogates.
+    """The different paths that `path`, without a query, may mean, the canonical one first.
+
+    None when it is encoded over and over, or longer than MAX_DOUBTFUL. Bytes that are no UTF-8
+    become surrogates.
     """
+    if len(path) > MAX_DOUBTFUL:
+        return ()
     once = unquote_to_bytes(path)
     whole = _decoded(once)
     if whole is None:
