@@ -123,7 +123,8 @@ def test_a_page_that_fails_is_500_and_the_server_lives_on(
 
     monkeypatch.setattr(logging.getLogger("underpass"), "propagate", True)
     scenario(body)
-    (record,) = caplog.records
+    # The same one twice, where a handler is there for loggers that hand nothing on.
+    (record,) = dict.fromkeys(caplog.records)
     assert record.message == "unexpected error in a page"
 
 
