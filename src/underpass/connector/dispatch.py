@@ -219,11 +219,11 @@ class Dispatcher:
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
         """A request was answered with an error of our own; with status 0, it could not be."""
-        from underpass.wire.causes import Hop, Speaker, hop_of  # most never fail
+        from underpass.wire.causes import Hop, Speaker, hop_of, in_words  # most never fail
 
         hop = hop_of(cause, Speaker.CONNECTOR)
         fields: dict[str, object] = {
-            "error": str(exchange.context or cause),
+            "error": str(exchange.context or in_words(cause)),
             "cause": cause,
             "hop": hop.value,
             "connIndex": exchange.acceptor.conn_index,
