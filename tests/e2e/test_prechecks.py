@@ -42,7 +42,7 @@ def test_they_run_beside_the_links(place: tuple[EdgeProcess, str], workers: int)
         for tunnel in edge.tunnels:
             row = connector.wait_for("precheck", target=tunnel)
             assert row["component"] == "TCP Connectivity"
-            assert (row["status"], row["level"]) == ("PASS", "info")
+            assert (row["status"], row["level"]) == ("pass", "info")
         whole = connector.wait_for("precheck complete")
         assert whole["hard_fail"] is False
         first = connector.wait_for("Registered tunnel connection")
