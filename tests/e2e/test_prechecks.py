@@ -58,7 +58,7 @@ def test_they_run_although_no_link_comes_up(place: tuple[EdgeProcess, str], tmp_
         environment={"TUNNEL_NO_PRECHECKS": "false", "TUNNEL_TOKEN": token},
     )
     with running(connector):
-        row = connector.wait_for("precheck", status="FAIL")
+        row = connector.wait_for("precheck", status="fail")
         assert "certificate is not to be trusted" in row["details"]
         assert connector.wait_for("precheck complete")["hard_fail"] is True
 
