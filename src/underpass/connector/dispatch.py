@@ -27,6 +27,7 @@ from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo, RouteTable
 from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
+from underpass.connector.trust import TrustError
 from underpass.core.fields import Token
 from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -287,6 +288,8 @@ class Dispatcher:
                 return HttpOrigin(self._turn, service, settings)
             except OriginSettingError as error:
                 raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
+            except TrustError as error:
+                raise TrustError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
         if isinstance(service, HelloWorld):
