@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of"]
+__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of", "in_words"]
 
 
 class Hop(enum.Enum):
@@ -55,7 +55,7 @@ _VISITOR, _EDGE, _LINK, _CONNECTOR, _ORIGIN = Hop
 _ALL: Final = (
     Cause("reset_by_client", _VISITOR, 0, "The visitor gave the request up before it was answered, or the edge did for it.", "Nothing, if it is rare: people close pages. Many of them point to an application that is slow."),
     Cause("body_too_large", _VISITOR, 413, "The request has more content than the edge allows.", "Send less at once, or raise the edge's limit (--max-body)."),
-    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port.", "Give the client an IP address and a port; names are resolved before they get here."),
+    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port, or the visitor of a bastion or SOCKS server names no destination.", "Give the client a host and a port (access tcp: --destination HOST:PORT); for a private network an IP address, as names are resolved before they get here."),
     Cause("unknown_host", _EDGE, 404, "No tunnel has a route for the hostname.", "Check the spelling, and the tunnel's routes. A quick tunnel's name is gone some time after it was stopped."),
     Cause("no_link", _LINK, 503, "The tunnel exists, and no connector holds a connection for it.", "Start the connector, or see in its log why it cannot connect."),
     Cause("link_full", _LINK, 503, "Every link of the tunnel has as many requests under way as it takes, or is about to close.", "Run more connectors, or more links (--ha-connections); see whether the application hangs."),
@@ -97,6 +97,12 @@ MAX_PASTED: Final = 65536
 """Characters of what an operator pastes that are looked at."""
 
 _NAMED = re.compile(r"""(?<![a-z])cause["']?\s*[:=]\s*["']?([a-z0-9_]+)""", re.IGNORECASE)
+
+
+def in_words(word: str) -> str:
+    """What a cause means, as the end of a sentence."""
+    cause = CAUSES.get(word)
+    return word if cause is None else cause.meaning[0].lower() + cause.meaning[1:].rstrip(".")
 
 
 def hop_of(word: str, speaker: Speaker) -> Hop:
