@@ -53,6 +53,13 @@ MALFORMED = {
     "a target with a space": lambda host: request(host, first="GET /a b HTTP/1.1"),
     "no target": lambda host: request(host, first="GET HTTP/1.1"),
     "a control character in the target": lambda host: request(host, first="GET /\x01 HTTP/1.1"),
+    "a broken escape in the path": lambda host: request(host, first="GET /% HTTP/1.1"),
+    "half an escape, and trailers": lambda host: request(
+        host,
+        "Transfer-Encoding: chunked",
+        first="POST /%4 HTTP/1.1",
+        body=b"1\r\na\r\n0\r\nX-Trailer: t\r\n\r\n",
+    ),
     "an empty method": lambda host: request(host, first=" /hello HTTP/1.1"),
     "no Host": lambda host: b"GET /hello HTTP/1.1\r\n\r\n",
     "two Hosts": lambda host: request(host, "Host: other.example"),

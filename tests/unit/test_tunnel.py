@@ -446,6 +446,41 @@ class TestRequestsFromVisitors:
         )
         assert head.ends
 
+    @pytest.mark.parametrize(
+        "path", [b"/%", b"/%4", b"/%zz", b"/%4g", b"/a%?b", b"/%%41", b"/%4?1", b"/%41/%"]
+    )
+    def test_a_path_with_a_broken_escape_goes_nowhere(self, path: bytes) -> None:
+        edge = Edge()
+        assert edge.request(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n") == []
+        assert edge.failures == [(400, "bad_path")]
+
+    @pytest.mark.parametrize(
+        "path", [b"/%41", b"/%e2%82%AC", b"/?100%", b"/a?%zz=%", b"*", b"/%25?%2", b"/a/b%20"]
+    )
+    def test_other_escapes_are_the_applications_matter(self, path: bytes) -> None:
+        edge = Edge()
+        (head,) = edge.request(b"OPTIONS " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        assert field(head, b":path") == path
+
+    @pytest.mark.parametrize("content", [b"", b"4\r\nsome\r\n"])
+    @pytest.mark.parametrize("late", [True, False])
+    def test_trailers_stay_behind_where_the_peer_does_not_stand_them(
+        self, content: bytes, late: bool
+    ) -> None:
+        """Go ends the connection when they come on a stream that it has reset."""
+        edge = Edge()
+        edge.connector.connection.drops_trailers = True
+        pieces = [visit(b"Transfer-Encoding: chunked"), content, b"0\r\nX-Sum: 1\r\n\r\n"]
+        sent = (
+            [frame for piece in pieces for frame in edge.request(piece)]
+            if late
+            else edge.request(b"".join(pieces))
+        )
+        assert [frame.kind for frame in sent if frame.fields is not None] == [HEADERS]
+        assert sent[-1].ends
+        assert b"".join(frame.payload for frame in sent if frame.kind == DATA) == content[3:7]
+        assert edge.answer(body=b"ok").endswith(b"ok\r\n0\r\n\r\n")
+
     def test_rays_differ_and_name_the_edge(self) -> None:
         edge = Edge()
         edge.request(VISIT)

@@ -66,6 +66,7 @@ cdef class H2Connection(Endpoint):
     cdef public uint32_t idle_at        # streams left at which `idle` is called
     cdef str lost_cause                 # client role: what an exchange is told when the connection is gone, ...
     cdef str reset_cause                # ... and when the peer has reset its stream
+    cdef public bint drops_trailers     # client role: requests go without, because the peer may not stand them
     # Receiving.
     cdef uint32_t preface_left
     cdef bint got_settings

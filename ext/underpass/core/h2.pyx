@@ -133,9 +133,10 @@ cdef class H2Stream(Side):
 
     cdef int send_end(self, Fields trailers) except -1:
         cdef H2Stream _alive = self
+        cdef H2Connection connection = self.connection
         if self.local_closed or self.ends:
             return 0
-        self.trailers = trailers
+        self.trailers = trailers if not connection.drops_trailers else None
         self.ends = True
         if self.pending is None or self.pending.size == 0:
             return self.end_now()
@@ -222,7 +223,7 @@ cdef class H2Connection(Endpoint):
 
     Hooks for Python subclasses, each called rarely: `connected()` after the peer's first SETTINGS, `going_away(code,
     debug)` for a GOAWAY, `disconnected(reason)` once at the end, `idle()` when a stream has ended and no more than
-    `idle_at` are left.
+    `idle_at` are left. `drops_trailers` may be set on a client: requests end without theirs.
     """
 
     def __init__(self, turn, Acceptor acceptor=None, Limits limits=None):

@@ -8,12 +8,12 @@ origin's fields serialized into one (`cf-cloudflared-response-headers`), beside 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport strlen
+from libc.string cimport memchr, strlen
 
 from underpass.core.fields cimport (
     HIDDEN, T_AUTHORITY, T_CF_RAY, T_CF_TRACE_ID, T_CF_WARP_TAG_ID, T_CONNECTION, T_CONTENT_LENGTH,
     T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
-    T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_OTHER, T_PROXY_CONNECTION,
+    T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_OTHER, T_PATH, T_PROXY_CONNECTION,
     T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_TE, T_TRAILER, T_TRANSFER_ENCODING,
     T_UNDERPASS_CAUSE, T_UNDERPASS_HOP, T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
 )
@@ -331,6 +331,23 @@ cdef bint claims_address(Fields fields, Field* field) noexcept:
                              or begins(fields, field, b"x-originating-ip", True))
 
 
+cdef inline bint is_hex(unsigned char c) noexcept:
+    return 48 <= c <= 57 or 97 <= c | 0x20 <= 102
+
+
+cdef bint has_broken_escape(const unsigned char* target, size_t size) noexcept:
+    """Whether a "%" in the path is not followed by two hexadecimal digits (RFC 3986 §2.1). In the query it is common,
+    and nobody minds."""
+    cdef size_t i = 0
+    if memchr(target, 37, size) is NULL:
+        return False
+    while i < size and target[i] != 63:
+        if target[i] == 37 and not (i + 2 < size and is_hex(target[i + 1]) and is_hex(target[i + 2])):
+            return True
+        i += 1
+    return False
+
+
 cdef class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector.
 
@@ -546,6 +563,11 @@ cdef class VisitorAcceptor(Acceptor):
 
     cdef int accept(self, Exchange exchange) except -1:
         cdef Field* length
+        cdef Field* path = exchange.request.find(T_PATH)
+        if path is not NULL and has_broken_escape(exchange.request.value(path), path.value_size):
+            # As nginx, Apache and Go do: one application would see another path in it than the next.
+            exchange.fail(400, "bad_path")
+            return 0
         if self.max_body >= 0:
             length = exchange.request.find(T_CONTENT_LENGTH)
             if length is not NULL and parse_length(exchange.request.value(length), length.value_size) > self.max_body:

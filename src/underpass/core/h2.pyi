@@ -57,6 +57,8 @@ class H2Connection(Endpoint):
 
     idle_at: int
     """Streams left at which `idle` is called."""
+    drops_trailers: bool
+    """Client role: requests go without their trailers, because the peer may not stand them."""
 
     def __init__(
         self, turn: Turn, acceptor: Acceptor | None = None, limits: Limits | None = None

@@ -20,7 +20,11 @@ from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, Router
-from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
+from underpass.wire.headers import (
+    FEATURE_REQUEST_TRAILERS,
+    PROXY_CONNECTION_UPGRADE,
+    UPGRADE_CONTROL_STREAM,
+)
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import ClientInfo, RegistrationServer
 from underpass.wire.remote_config import ConfigurationUpdate
@@ -75,6 +79,7 @@ class EdgeLink(LinkConnection):
     ) -> None:
         super().__init__(turn, limits=Limits(connection_window=LINK_WINDOW))
         self.draining = False
+        self.drops_trailers = True
         self.tunnel_id = NOBODY
         self.connector_id = NOBODY
         self.connection_id = NOBODY
@@ -116,6 +121,7 @@ class EdgeLink(LinkConnection):
         self.conn_index = conn_index
         self.connector_id = client.client_id
         self.client_info = client
+        self.drops_trailers = FEATURE_REQUEST_TRAILERS not in client.features
         self.details = LinkDetails.of(connection_id, self.peer_ip, client)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -55,6 +55,7 @@ _VISITOR, _EDGE, _LINK, _CONNECTOR, _ORIGIN = Hop
 _ALL: Final = (
     Cause("reset_by_client", _VISITOR, 0, "The visitor gave the request up before it was answered, or the edge did for it.", "Nothing, if it is rare: people close pages. Many of them point to an application that is slow."),
     Cause("body_too_large", _VISITOR, 413, "The request has more content than the edge allows.", "Send less at once, or raise the edge's limit (--max-body)."),
+    Cause("bad_path", _VISITOR, 400, "The path has a % that two hexadecimal digits do not follow.", "Encode it: a percent sign is written %25."),
     Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port.", "Give the client an IP address and a port; names are resolved before they get here."),
     Cause("unknown_host", _EDGE, 404, "No tunnel has a route for the hostname.", "Check the spelling, and the tunnel's routes. A quick tunnel's name is gone some time after it was stopped."),
     Cause("no_link", _LINK, 503, "The tunnel exists, and no connector holds a connection for it.", "Start the connector, or see in its log why it cannot connect."),
