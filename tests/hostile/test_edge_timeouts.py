@@ -17,6 +17,7 @@ from peers.origin import Origin
 from peers.patience import eventually_async, soon
 
 from underpass.edge import gateway, links, tunnels
+from underpass.edge.timeouts import Timeouts
 from underpass.wire import turns
 
 Scenario = Callable[[in_process.Tunnel, Origin], Awaitable[None]]
@@ -27,7 +28,7 @@ def run(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     # A tick is a second otherwise; every timeout is as late as one.
     monkeypatch.setattr(turns, "TICK", 0.05)
 
-    def run_scenario(scenario: Scenario, **options: float) -> None:
+    def run_scenario(scenario: Scenario, **options: Timeouts) -> None:
         async def main() -> None:
             with Origin() as origin:
                 async with in_process.tunnel(data_dir, origin.url, **options) as tunnel:
@@ -60,7 +61,7 @@ def test_an_origin_that_never_answers_is_given_up(run: Run) -> None:
         await eventually_async(lambda: request.gone, "the origin sees the end")
         assert tunnel.streams_on_links == 0
 
-    run(scenario, first_byte_seconds=0.2)
+    run(scenario, timeouts=Timeouts(first_byte=0.2))
 
 
 def test_others_on_the_link_go_on_meanwhile(run: Run) -> None:
@@ -75,7 +76,7 @@ def test_others_on_the_link_go_on_meanwhile(run: Run) -> None:
             origin.open_gate("others")
             assert await soon(visitor.reader.readexactly(4)) == b"half"
 
-    run(scenario, first_byte_seconds=0.2)
+    run(scenario, timeouts=Timeouts(first_byte=0.2))
 
 
 def test_a_head_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_websocket_may_be_silent(run: Run, monkeypatch: pytest.MonkeyPatch) ->
             await visitor.send(b"\x81\x85\x00\x00\x00\x00hello")
             assert await soon(visitor.reader.readexactly(7)) == b"\x81\x05hello"
 
-    run(scenario, first_byte_seconds=0.1)
+    run(scenario, timeouts=Timeouts(first_byte=0.1))
 
 
 def test_a_connection_that_never_registers_is_closed(

@@ -20,6 +20,7 @@ from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, Router
+from underpass.edge.timeouts import Timeouts
 from underpass.wire.headers import (
     FEATURE_REQUEST_TRAILERS,
     PROXY_CONNECTION_UPGRADE,
@@ -59,7 +60,7 @@ class EdgeLink(LinkConnection):
 
     Args:
         location: what the connector is told it is connected to.
-        first_byte_seconds: how long a response may take to begin.
+        timeouts: how long requests may take.
         on_registered: called once when the connector has registered and been told so.
         on_gone: called once when the link has ended.
     """
@@ -73,7 +74,7 @@ class EdgeLink(LinkConnection):
         router: Router,
         *,
         location: str,
-        first_byte_seconds: float,
+        timeouts: Timeouts,
         on_registered: Callable[[EdgeLink], None],
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
@@ -97,7 +98,7 @@ class EdgeLink(LinkConnection):
         self.configuration: bytes = b""
         self._turn = turn
         self._router = router
-        self._first_byte_seconds = first_byte_seconds
+        self._timeouts = timeouts
         self._on_registered = on_registered
         self._on_gone = on_gone
         self._side: PythonSide | None = None
@@ -227,7 +228,8 @@ class EdgeLink(LinkConnection):
         self.configuration = document
 
     def _sweep(self) -> None:
-        self.sweep(self._first_byte_seconds)
+        patience = self._timeouts
+        self.sweep(patience.first_byte, patience.idle, patience.total)
 
     def connection_lost(self, reason: Exception | None) -> None:
         # First of all: requests that may be asked again must not find this link.
