@@ -7,7 +7,7 @@ import asyncio
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
@@ -17,14 +17,12 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.gateway import Gateway
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["FIRST_BYTE_SECONDS", "DataPath", "LocalDataPath", "Service"]
-
-FIRST_BYTE_SECONDS: Final = 100.0
-"""How long an origin may take to begin its response, as at Cloudflare."""
+__all__ = ["DataPath", "LocalDataPath", "Service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,13 @@ class Service:
     location: str
     domain: str
     max_body: int | None = None
-    first_byte_seconds: float = FIRST_BYTE_SECONDS
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
     certificates: tuple[tuple[str, str], ...] = ()
     """The operator's certificate files: paths of chain and key."""
     redirect_port: int | None = None
     """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
+    hsts_seconds: int | None = None
+    """See Gateway."""
 
 
 class DataPath(Protocol):
@@ -89,7 +89,7 @@ class LocalDataPath:
             registry,
             router,
             location=service.location,
-            first_byte_seconds=service.first_byte_seconds,
+            timeouts=service.timeouts,
         )
         self.gateway = Gateway(
             self.turn,
@@ -98,6 +98,7 @@ class LocalDataPath:
             max_body=service.max_body,
             challenges=Challenges(directory.challenges),
             redirect_port=service.redirect_port,
+            hsts_seconds=service.hsts_seconds,
         )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops.processors import available_processors
 
 DEFAULT_HTTPS = "127.0.0.1:8443"
@@ -28,6 +29,9 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 MAX_WORKERS = 64
 """Worker processes; each is connected to all others."""
+
+MAX_HSTS_SECONDS = 10 * 365 * 86400
+"""Browsers keep what they were told, so what is longer is a slip of the hand."""
 
 _MAX_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -113,6 +117,11 @@ class EdgeOptions:
     """Have a public authority certify the public names; None: do not."""
     redirect: bool = False
     """Send visitors of the plain listener to the one with TLS."""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    """How long requests may take."""
+    hsts_seconds: int | None = None
+    """How long browsers are to come with TLS only (Strict-Transport-Security), where the
+    application does not say. None: nothing is said."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -124,6 +133,10 @@ class EdgeOptions:
             fixed.add(address)
         if self.max_body is not None and self.max_body < 0:
             raise OptionsError(f"--max-body {self.max_body}: a size cannot be negative")
+        if self.hsts_seconds is not None and not 0 <= self.hsts_seconds <= MAX_HSTS_SECONDS:
+            raise OptionsError(
+                f"--hsts {self.hsts_seconds}: give between 0 and {MAX_HSTS_SECONDS} seconds"
+            )
         if not 1 <= self.workers <= MAX_WORKERS:
             raise OptionsError(
                 f"--workers {self.workers} is not auto or between 1 and {MAX_WORKERS}"
@@ -151,6 +164,8 @@ class EdgeOptions:
         certificates: tuple[str, ...] = (),
         acme: AcmeOptions | None = None,
         redirect: bool = False,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        hsts_seconds: int | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -174,6 +189,8 @@ class EdgeOptions:
             certificates=tuple(map(_parse_certificate, certificates)),
             acme=acme,
             redirect=redirect,
+            timeouts=timeouts,
+            hsts_seconds=hsts_seconds,
         )
 
 

@@ -19,7 +19,7 @@ from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
-from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
+from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
@@ -29,7 +29,7 @@ from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tunnels import TunnelListeners
 
-__all__ = ["FIRST_BYTE_SECONDS", "Edge"]
+__all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
@@ -44,11 +44,8 @@ class Edge:
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
-    def __init__(
-        self, options: EdgeOptions, *, first_byte_seconds: float = FIRST_BYTE_SECONDS
-    ) -> None:
+    def __init__(self, options: EdgeOptions) -> None:
         self._options = options
-        self._first_byte_seconds = first_byte_seconds
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
         self.https = options.https
@@ -94,9 +91,10 @@ class Edge:
             options.location,
             options.domain,
             options.max_body,
-            self._first_byte_seconds,
+            options.timeouts,
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
+            options.hsts_seconds,
         )
         path: DataPath
         if options.workers == 1:
