@@ -43,6 +43,11 @@ def edge() -> None:
     help="Where connectors dial in; repeatable.",
 )
 @click.option("--api", metavar="ADDR", help="The control API.")
+@click.option(
+    "--metrics",
+    metavar="ADDR",
+    help="For operators: /metrics, /healthz, /readyz. Without it, none.",
+)
 @click.option("--domain", metavar="NAME", help="Quick tunnels get names below it.")
 @click.option(
     "--max-body",
@@ -107,7 +112,7 @@ def run(
     from underpass.edge.errors import EdgeError
     from underpass.edge.options import EdgeOptions
 
-    names = ("data_dir", "https", "http", "api", "domain", "workers")
+    names = ("data_dir", "https", "http", "api", "metrics", "domain", "workers")
     chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
     if tunnels:
         chosen["tunnels"] = tunnels

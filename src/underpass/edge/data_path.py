@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,11 +15,13 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
+from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["FIRST_BYTE_SECONDS", "DataPath", "LocalDataPath", "Service"]
@@ -47,6 +50,18 @@ class DataPath(Protocol):
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
         new requests."""
+        ...
+
+    async def refresh(self) -> None:
+        """Bring `figures` up to date."""
+        ...
+
+    def figures(self) -> Snapshot:
+        """What it has carried: see `figures.traffic_figures`."""
+        ...
+
+    def processes(self) -> Sequence[int]:
+        """The ids of the processes that serve, beside this one."""
         ...
 
     async def stop_visitors(self, seconds: float) -> None:
@@ -122,6 +137,17 @@ class LocalDataPath:
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
+
+    async def refresh(self) -> None:
+        """See DataPath."""
+
+    def figures(self) -> Snapshot:
+        """See DataPath."""
+        return traffic_figures(self)
+
+    def processes(self) -> Sequence[int]:
+        """See DataPath."""
+        return ()
 
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""

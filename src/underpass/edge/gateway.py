@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import Counter
 from http import HTTPStatus
 from typing import Final, TypeAlias, cast
 
@@ -20,6 +21,8 @@ from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
+from underpass.edge.figures import TellingWho
+from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
@@ -160,8 +163,11 @@ class Doorman(asyncio.BufferedProtocol):
     def __init__(self, gateway: Gateway, scheme: bytes) -> None:
         self._gateway = gateway
         self._scheme = scheme
+        self._began = gateway.handshakes.begin() if scheme == b"https" else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._scheme == b"https":
+            self._gateway.handshakes.completed(self._began)
         # uvloop's transports are not registered as asyncio's.
         self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme)
 
@@ -199,6 +205,10 @@ class Gateway:
         self._challenges = challenges
         self._redirect_port = redirect_port
         self.counters = Counters()
+        self.telling = TellingWho()
+        self.handshakes = Handshakes(HANDSHAKE_SECONDS)
+        self.accepted: Counter[tuple[str]] = Counter()
+        """Visitors' connections so far, by listener."""
         self._router = router
         self._max_body = -1 if max_body is None else max_body
         self._location = location.upper().encode("ascii")
@@ -255,6 +265,7 @@ class Gateway:
         else:
             visitor = VisitorHttp1(self, acceptor, scheme)
         self._visitors.add(visitor)
+        self.accepted[(scheme.decode("ascii"),)] += 1
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
 
@@ -309,6 +320,8 @@ class Gateway:
         exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
+        if exchange.told:
+            self.telling.note(cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -334,6 +347,7 @@ class Gateway:
         log.error("unexpected error while routing a request", exc_info=error)
 
     def _look(self) -> None:
+        self.handshakes.tick()
         for visitor in tuple(self._visitors):
             visitor.look()
 

@@ -113,12 +113,15 @@ class EdgeOptions:
     """Have a public authority certify the public names; None: do not."""
     redirect: bool = False
     """Send visitors of the plain listener to the one with TLS."""
+    metrics: Address | None = None
+    """For operators: metrics, health, readiness. None: there is no such listener."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
             raise OptionsError("an edge needs at least one tunnel address")
         fixed: set[Address] = set()
-        for address in (self.https, self.http, self.api, *self.tunnels):
+        metrics = () if self.metrics is None else (self.metrics,)
+        for address in (self.https, self.http, self.api, *self.tunnels, *metrics):
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)
@@ -151,6 +154,7 @@ class EdgeOptions:
         certificates: tuple[str, ...] = (),
         acme: AcmeOptions | None = None,
         redirect: bool = False,
+        metrics: str | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -174,6 +178,7 @@ class EdgeOptions:
             certificates=tuple(map(_parse_certificate, certificates)),
             acme=acme,
             redirect=redirect,
+            metrics=None if metrics is None else _parse_option("--metrics", metrics),
         )
 
 

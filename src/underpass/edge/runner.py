@@ -39,6 +39,8 @@ async def _serve(options: EdgeOptions) -> int:
                 "Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir
             )
             log.info("API:        http://%s  (their --api-url, --quick-service)", edge.api)
+            if edge.metrics is not None:
+                log.info("Operators:  http://%s/metrics  /healthz  /readyz", edge.metrics)
             await signals.stopping.wait()
             log.info("Stopping: requests under way may finish")
         finally:

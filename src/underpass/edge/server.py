@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
@@ -20,6 +20,7 @@ from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
+from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
@@ -28,6 +29,9 @@ from underpass.edge.router import Router
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tunnels import TunnelListeners
+
+if TYPE_CHECKING:
+    from underpass.edge.operators import Operators
 
 __all__ = ["FIRST_BYTE_SECONDS", "Edge"]
 
@@ -60,6 +64,11 @@ class Edge:
         self.registry: Registry
         self.authority: CertificateAuthority
         self.ca_certificate: Path
+        self.metrics: str | None = None
+        """Where operators ask, when the options have such a listener."""
+        self._api_calls = ApiCalls()
+        self._path: DataPath | None = None
+        self._operators: Operators | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -90,6 +99,8 @@ class Edge:
         self._closing.push_async_callback(store.close)
         router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
+        if options.metrics is not None:
+            await self._serve_operators(options.metrics, directory, store, router)
         service = Service(
             options.location,
             options.domain,
@@ -105,6 +116,7 @@ class Edge:
             path = await self._serve_in_workers(
                 service, directory, store, router, http, https, tunnels
             )
+        self._path = path
         control = Control(
             self.registry,
             options.domain,
@@ -113,7 +125,7 @@ class Edge:
             management_key_path=directory.management_key,
             close_links=path.close_links,
         )
-        server = ApiServer(create_application(control), api)
+        server = ApiServer(self._api_calls.counting(create_application(control)), api)
         await server.start()
         self._closing.push_async_callback(server.stop)
         for work in (self.registry.keep_house(), self.registry.follow()):
@@ -123,6 +135,8 @@ class Edge:
                 self._keeper(options.acme, directory).run(), name="certificates"
             )
             self._closing.push_async_callback(_cancelled, keeper)
+        if self._operators is not None:
+            self._operators.state = "ready"
 
     async def _serve_here(
         self,
@@ -162,10 +176,39 @@ class Edge:
             https=https,
             tunnels=tunnels,
         )
-        self.registry.on_changed = workers.refresh
+        self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
         await workers.open()
         return workers
+
+    async def _serve_operators(
+        self, address: Address, directory: DataDirectory, store: Store, router: Router
+    ) -> None:
+        """Before anything is served, and until all has ended."""
+        from underpass.edge.operators import Operators  # most edges have none
+
+        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+        operators = Operators(
+            [
+                lambda: {} if self._path is None else self._path.figures(),
+                lambda: edge_figures(
+                    self.registry,
+                    router,
+                    self._api_calls,
+                    {**certificates.expiries(), "ca": self.authority.not_after},
+                ),
+            ],
+            refresh=self._refresh_figures,
+            workers=lambda: () if self._path is None else self._path.processes(),
+            read_store=lambda: store.changes_since(self.registry.revision),
+        )
+        await operators.start(str(address))
+        self._closing.push_async_callback(operators.stop)
+        self._operators, self.metrics = operators, operators.address
+
+    async def _refresh_figures(self) -> None:
+        if self._path is not None:
+            await self._path.refresh()
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""
@@ -211,6 +254,8 @@ class Edge:
 
         Cancelled, it waits for no request any more, and still closes everything.
         """
+        if self._operators is not None:
+            self._operators.state = "draining"
         closing = asyncio.ensure_future(self._closing.aclose())
         try:
             await asyncio.shield(closing)

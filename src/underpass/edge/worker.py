@@ -130,6 +130,8 @@ class EdgeWorker(Inside):
             return None
         if isinstance(request, messages.StopLinks):
             return await self._stop_links(request.seconds)
+        if isinstance(request, messages.ReadFigures):
+            return {} if self._data_path is None else self._data_path.figures()
         assert isinstance(request, messages.Alive)
         return None
 

@@ -129,6 +129,27 @@ class Process:
         self._process.kill()
         self.wait()
 
+    @property
+    def metrics_address(self) -> str:
+        message = str(self.wait_for("Starting metrics server on")["message"])
+        return re.findall(r"127\.0\.0\.1:\d+", message)[0]
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """A metric's value now; 0 if it is not there."""
+        _, body = self.page("/metrics")
+        found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    def page(self, path: str) -> tuple[int, bytes]:
+        """Status and content of a page of the metrics server."""
+        connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stream:
@@ -234,31 +255,10 @@ class ConnectorProcess(Process):
         return self
 
     @property
-    def metrics_address(self) -> str:
-        message = str(self.wait_for("Starting metrics server on")["message"])
-        return re.findall(r"127\.0\.0\.1:\d+", message)[0]
-
-    @property
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /ready."""
         status, body = self.page("/ready")
         return status, json.loads(body)
-
-    def metric(self, name: str, labels: str = "") -> float:
-        """A metric's value now; 0 if it is not there."""
-        _, body = self.page("/metrics")
-        found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
-        return float(found.group(1)) if found else 0.0
-
-    def page(self, path: str) -> tuple[int, bytes]:
-        """Status and content of a page of the metrics server."""
-        connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
 
 
 class QuickTunnelProcess(ConnectorProcess):
