@@ -15,6 +15,7 @@ import click
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import EDGE_PACKAGES, fail
 from underpass.connector.settings import SettingError, resolve
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["edge"]
 
-_SETTINGS = ("loglevel", "output", "logfile", "log-directory")
+_LOGGING = ("loglevel", "output", "logfile", "log-directory")
+_ACCESS_LOG = ("access-log", "access-log-format", "access-log-query")
 
 
 @click.group(cls=GoGroup)
@@ -31,7 +33,7 @@ def edge() -> None:
     """Run the edge: the side that visitors and connectors come to."""
 
 
-@edge.command("run", params=setting_options(_SETTINGS))
+@edge.command("run", params=setting_options((*_LOGGING, *_ACCESS_LOG)))
 @click.option("--data-dir", metavar="DIR", help="Where keys, certificates and the store are kept.")
 @click.option("--https", metavar="ADDR", help="Public listener with TLS.")
 @click.option("--http", metavar="ADDR", help="Public listener without TLS.")
@@ -107,7 +109,8 @@ def run(
                 directory=settings.text("log-directory"),
             )
         )
-    except (SettingError, LoggingError) as error:
+        access_log = AccessLogOptions.parse(*map(settings.text, _ACCESS_LOG))
+    except (SettingError, LoggingError, ValueError) as error:
         fail(str(error))
     from underpass.edge.errors import EdgeError
     from underpass.edge.options import EdgeOptions
@@ -123,6 +126,7 @@ def run(
             certificates=certificates,
             acme=_acme(acme, given),
             redirect=redirect,
+            access_log=access_log,
         )
     except EdgeError as error:
         raise click.UsageError(str(error), ctx) from None

@@ -21,6 +21,7 @@ from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
@@ -42,6 +43,7 @@ class Service:
     """The operator's certificate files: paths of chain and key."""
     redirect_port: int | None = None
     """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
+    access_log: AccessLogOptions | None = None
 
 
 class DataPath(Protocol):
@@ -96,6 +98,11 @@ class LocalDataPath:
             [(Path(chain), Path(key)) for chain, key in service.certificates],
             directory.certificates,
         )
+        access_log = None
+        if service.access_log is not None:
+            from underpass.edge.access_log import AccessLog  # most edges have none
+
+            access_log = AccessLog(service.access_log)
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.listeners = TunnelListeners(
@@ -113,6 +120,7 @@ class LocalDataPath:
             max_body=service.max_body,
             challenges=Challenges(directory.challenges),
             redirect_port=service.redirect_port,
+            access_log=access_log,
         )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
@@ -160,3 +168,10 @@ class LocalDataPath:
     async def close(self) -> None:
         """See DataPath."""
         self.turn.stop()
+        self.close_access_log()
+
+    def close_access_log(self) -> None:
+        """Write its last lines. Closing twice is harmless."""
+        access_log, self.gateway.access_log = self.gateway.access_log, None
+        if access_log is not None:
+            access_log.close()

@@ -87,3 +87,7 @@ class Unauthorized(EdgeError):  # noqa: N818 - the word that connectors look for
 
 class QuickTunnelLimit(EdgeError):  # noqa: N818 - a limit, not a fault
     """The edge holds as many quick tunnels as it may."""
+
+
+class AccessLogError(EdgeError):
+    """The access log cannot be written."""

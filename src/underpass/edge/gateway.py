@@ -11,8 +11,9 @@ import logging
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
 from underpass.core.fields import Token
@@ -31,6 +32,9 @@ from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.edge.access_log import AccessLog
 
 __all__ = ["Gateway"]
 
@@ -189,6 +193,7 @@ class Gateway:
         max_body: bytes of content a request may have; None for any number.
         challenges: answered on the plain listener before any tunnel is asked.
         redirect_port: where visitors of the plain listener are sent; None serves them.
+        access_log: gets a line for each request; its owner closes it.
     """
 
     def __init__(
@@ -200,8 +205,10 @@ class Gateway:
         max_body: int | None = None,
         challenges: Challenges | None = None,
         redirect_port: int | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self.turn = turn
+        self.access_log = access_log
         self._challenges = challenges
         self._redirect_port = redirect_port
         self.counters = Counters()
@@ -246,21 +253,29 @@ class Gateway:
         if len(self._visitors) >= MAX_CONNECTIONS or self._stopping:
             transport.abort()
             return
+        tls = transport.get_extra_info("ssl_object")
+        has_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        route: Callable[[VisitorExchange], None]
+        route = self.route if scheme == b"https" else self.route_plain
+        failed = self._failed
+        if self.access_log is not None:
+            spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
+            route = self.access_log.observing(*spoken, route)
+            failed = self.access_log.observing(*spoken, failed)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
         acceptor = VisitorAcceptor(
-            self.route if scheme == b"https" else self.route_plain,
+            route,
             self.counters,
             self._unexpected,
-            self._failed,
+            failed,
             address,
             scheme,
             self._location,
         )
         acceptor.max_body = self._max_body
-        tls = transport.get_extra_info("ssl_object")
         visitor: Visitor
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
+        if has_http2:
             visitor = VisitorHttp2(self, acceptor)
         else:
             visitor = VisitorHttp1(self, acceptor, scheme)
@@ -279,6 +294,7 @@ class Gateway:
         """Send a request down a link. Called once a request."""
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
+            exchange.context = link
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
@@ -311,12 +327,10 @@ class Gateway:
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
         for link in self._router.links_of(refused.tunnel_id):
-            if (
-                isinstance(link, EdgeLink | RemoteLink)
-                and not link.draining
-                and link.forward(exchange)
-            ):
-                return
+            if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
+                exchange.context = link
+                if link.forward(exchange):
+                    return
         exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
@@ -348,6 +362,8 @@ class Gateway:
 
     def _look(self) -> None:
         self.handshakes.tick()
+        if self.access_log is not None:
+            self.access_log.flush()
         for visitor in tuple(self._visitors):
             visitor.look()
 

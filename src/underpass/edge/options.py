@@ -11,6 +11,7 @@ from pathlib import Path
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 
 DEFAULT_HTTPS = "127.0.0.1:8443"
@@ -115,6 +116,8 @@ class EdgeOptions:
     """Send visitors of the plain listener to the one with TLS."""
     metrics: Address | None = None
     """For operators: metrics, health, readiness. None: there is no such listener."""
+    access_log: AccessLogOptions | None = None
+    """Write a line for each visitor's request."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -155,6 +158,7 @@ class EdgeOptions:
         acme: AcmeOptions | None = None,
         redirect: bool = False,
         metrics: str | None = None,
+        access_log: AccessLogOptions | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -179,6 +183,7 @@ class EdgeOptions:
             acme=acme,
             redirect=redirect,
             metrics=None if metrics is None else _parse_option("--metrics", metrics),
+            access_log=access_log,
         )
 
 

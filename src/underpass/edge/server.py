@@ -108,6 +108,7 @@ class Edge:
             self._first_byte_seconds,
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
+            options.access_log,
         )
         path: DataPath
         if options.workers == 1:

@@ -169,6 +169,8 @@ class EdgeWorker(Inside):
         """The edge ends, or this process does: leave no socket behind."""
         if self._peer_listener is not None:
             self._peer_listener.close()
+        if self._data_path is not None:
+            self._data_path.close_access_log()
         super().closed()
 
     async def _configure(self, request: messages.Configure) -> messages.Done:
