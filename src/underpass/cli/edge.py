@@ -21,6 +21,7 @@ from underpass.ops.logging import LoggingError, LoggingOptions, configure_loggin
 if TYPE_CHECKING:
     from underpass.edge.administration import Administration
     from underpass.edge.options import AcmeOptions
+    from underpass.edge.status import Status
 
 __all__ = ["edge"]
 
@@ -202,6 +203,88 @@ def init(data_dir: str | None, account: str, domain: str, cert: str | None) -> N
     click.echo()
     click.echo("  export TUNNEL_API_URL=http://127.0.0.1:8081")
     click.echo("  underpass tunnel create NAME")
+
+
+@edge.command()
+@_DATA_DIR
+@_JSON
+@click.option(
+    "--metrics", metavar="ADDR", help="Ask this listener of an edge's operators, wherever it is."
+)
+def status(data_dir: str | None, as_json: bool, metrics: str | None) -> None:
+    """Show how the edge on this machine is; exit code 0 when it serves, else 1."""
+    from underpass.edge.status import ask_metrics, read_status
+
+    with _failing():
+        found = read_status(_directory(data_dir)) if metrics is None else ask_metrics(metrics)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    else:
+        for name, text in _status_rows(found):
+            click.echo(f"{name:<14}{text}")
+    click.get_current_context().exit(0 if found.is_well else 1)
+
+
+def _status_rows(status: Status) -> Iterator[tuple[str, str]]:
+    yield "State", status.state + (f" ({status.problem})" if status.problem else "")
+    if status.edge is not None:
+        edge = status.edge
+        workers = f", {edge.workers} workers" if edge.workers > 1 else ""
+        since = _time(edge.started_at)
+        yield "Process", f"{edge.pid}, version {edge.version}, since {since}{workers}"
+        yield "Visitors", f"https://{edge.https}  http://{edge.http}"
+        yield "Connectors", ", ".join(edge.tunnels)
+        yield "API", f"http://{edge.api}"
+        if edge.metrics is not None:
+            yield "Operators", f"http://{edge.metrics}"
+    if status.figures is not None:
+        figures = status.figures
+        yield "Tunnels", f"{figures.tunnels}, {figures.tunnels_with_links} with connectors"
+        yield "Links", str(figures.links)
+        yield "Hostnames", str(figures.routes)
+        yield "Store", f"revision {figures.revision}"
+        yield (
+            "Requests",
+            f"{figures.requests}, {figures.active_requests} in flight, {figures.failures} failed",
+        )
+        yield (
+            "Connections",
+            f"{figures.visitor_connections}; {figures.handshake_failures} TLS handshakes failed",
+        )
+        if figures.first_certificate_ends is not None:
+            ends = _time(figures.first_certificate_ends)
+            yield "Certificates", f"the first to end is {figures.first_certificate} at {ends}"
+
+
+@edge.command()
+@_DATA_DIR
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(data_dir: str | None, file: Path) -> None:
+    """Write store, authority, keys and certificates to FILE; the edge may be running."""
+    from underpass.edge.backup import back_up
+
+    with _failing():
+        manifest = back_up(_directory(data_dir), file)
+    click.echo(f"Wrote {len(manifest.files)} files to {file}  (secret: it can be this edge)")
+
+
+@edge.command()
+@_DATA_DIR
+@click.option("--force", is_flag=True, help="Replace the edge that is there; it is kept beside.")
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(data_dir: str | None, force: bool, file: Path) -> None:
+    """Make the data directory of a backup. The edge must not be running."""
+    from underpass.edge.backup import restore as restore_backup
+
+    directory = _directory(data_dir)
+    with _failing():
+        manifest, kept = restore_backup(file, directory, force=force)
+    made = _time(manifest.created_at)
+    click.echo(f"Restored {len(manifest.files)} files to {directory}, as of {made}")
+    if kept is not None:
+        click.echo(f"What was there is in {kept}")
 
 
 @edge.group()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -26,9 +28,11 @@ from underpass.edge.listening import bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tunnels import TunnelListeners
+from underpass.version import VERSION
 
 if TYPE_CHECKING:
     from underpass.edge.operators import Operators
@@ -136,6 +140,18 @@ class Edge:
                 self._keeper(options.acme, directory).run(), name="certificates"
             )
             self._closing.push_async_callback(_cancelled, keeper)
+        self._closing.callback(directory.running.unlink, missing_ok=True)
+        RunningEdge(
+            pid=os.getpid(),
+            version=VERSION,
+            started_at=datetime.now(timezone.utc).replace(microsecond=0),
+            workers=options.workers,
+            https=str(self.https),
+            http=str(self.http),
+            tunnels=tuple(map(str, self.tunnels)),
+            api=str(self.api),
+            metrics=self.metrics,
+        ).write(directory)
         if self._operators is not None:
             self._operators.state = "ready"
 
