@@ -118,8 +118,12 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         self._gateway = gateway
         self._sending = SendWatch()
 
+    is_fresh = True
+    """It has come since the last tick: its first request may be on its way."""
+
     def look(self) -> None:
         """Once a tick: time out what waits too long."""
+        self.is_fresh = False
         self.sweep(HEAD_SECONDS, IDLE_SECONDS)
         if self._sending.is_stuck(self):
             self.abort()
@@ -144,8 +148,12 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self._sending = SendWatch()
         self._quiet_ticks = 0
 
+    is_fresh = True
+    """It has come since the last tick: its first request may be on its way."""
+
     def look(self) -> None:
         """Once a tick: say goodbye to a connection nobody uses."""
+        self.is_fresh = False
         self.sweep_streams(LINGER_SECONDS, SEND_SECONDS)
         if self._sending.is_stuck(self):
             self.abort()
@@ -250,7 +258,7 @@ class Gateway:
 
     def welcome(self, transport: asyncio.Transport, scheme: bytes) -> None:
         """A visitor has connected."""
-        if len(self._visitors) >= MAX_CONNECTIONS or self._stopping:
+        if len(self._visitors) >= MAX_CONNECTIONS:
             transport.abort()
             return
         tls = transport.get_extra_info("ssl_object")
@@ -287,8 +295,7 @@ class Gateway:
     def forget(self, visitor: Visitor) -> None:
         """A visitor's connection has ended."""
         self._visitors.discard(visitor)
-        if not self._visitors:
-            self._emptied.set()
+        self._look_whether_empty()
 
     def route(self, exchange: VisitorExchange) -> None:
         """Send a request down a link. Called once a request."""
@@ -366,6 +373,14 @@ class Gateway:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
             visitor.look()
+            if self._stopping:
+                visitor.shut_down()
+        self._look_whether_empty()
+
+    def _look_whether_empty(self) -> None:
+        # What has been accepted is served: a TLS handshake that is under way becomes a visitor.
+        if not self._visitors and not self.handshakes.recent:
+            self._emptied.set()
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""
@@ -373,9 +388,11 @@ class Gateway:
         for server in self._servers:
             server.close()
         for visitor in tuple(self._visitors):
-            visitor.shut_down()
-        if self._visitors:
-            self._emptied.clear()
+            if not visitor.is_fresh:
+                visitor.shut_down()
+        self._emptied.clear()
+        self._look_whether_empty()
+        if not self._emptied.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
         for visitor in tuple(self._visitors):

@@ -32,6 +32,12 @@ class Handshakes:
         self._under_way[self._tick % len(self._under_way)] += 1
         return self._tick
 
+    @property
+    def recent(self) -> int:
+        """Under way, or failed, of those that began in this tick or the last one."""
+        size = len(self._under_way)
+        return self._under_way[self._tick % size] + self._under_way[(self._tick - 1) % size]
+
     def completed(self, began: int) -> None:
         """A handshake has ended well."""
         if self._tick - began < len(self._under_way):

@@ -24,7 +24,7 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import bound_address, listen
+from underpass.edge.listening import Inherited, bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -48,14 +48,21 @@ STOP_SECONDS: Final = 10.0
 class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
+    Listening sockets that are `inherited` go before the addresses in `options`.
+
     After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
     def __init__(
-        self, options: EdgeOptions, *, first_byte_seconds: float = FIRST_BYTE_SECONDS
+        self,
+        options: EdgeOptions,
+        *,
+        first_byte_seconds: float = FIRST_BYTE_SECONDS,
+        inherited: Inherited | None = None,
     ) -> None:
         self._options = options
+        self._inherited = inherited or {}
         self._first_byte_seconds = first_byte_seconds
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
@@ -91,10 +98,15 @@ class Edge:
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
-        https, http, api = (
-            self._listen(address) for address in (options.https, options.http, options.api)
+        (https,), (http,), (api,), tunnels = (
+            self._listen(name, addresses)
+            for name, addresses in (
+                ("https", (options.https,)),
+                ("http", (options.http,)),
+                ("api", (options.api,)),
+                ("tunnel", options.tunnels),
+            )
         )
-        tunnels = [self._listen(address) for address in options.tunnels]
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
 
@@ -257,10 +269,15 @@ class Edge:
         # Stopped before the links: what visitors still wait for comes through those.
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
 
-    def _listen(self, address: Address) -> socket.socket:
-        listener = listen(address)
-        self._closing.callback(listener.close)
-        return listener
+    def _listen(self, name: str, addresses: Iterable[Address]) -> list[socket.socket]:
+        listeners = list(self._inherited.get(name, ()))
+        for listener in listeners:
+            self._closing.callback(listener.close)
+        if not listeners:
+            for address in addresses:
+                listeners.append(listen(address))
+                self._closing.callback(listeners[-1].close)
+        return listeners
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self._options.workers == 1:

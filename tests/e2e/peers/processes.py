@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,7 +44,12 @@ class Process:
     alive: ClassVar[set[Process]] = set()
     """Started and not waited for."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.lines: list[Line] = []
         self.text: list[str] = []
         self._changed = threading.Condition()
@@ -55,6 +61,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env=_environment() | (environment or {}),
             start_new_session=True,
+            pass_fds=descriptors,
         )
         self.alive.add(self)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -181,16 +188,20 @@ class EdgeProcess(Process):
         api: str = "127.0.0.1:0",
         environment: dict[str, str] | None = None,
         more: Sequence[str] = (),
+        inherited: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
         self.data_dir = data_dir
+        activated = activation(inherited) if inherited else ()
         listeners = [f"--tunnel={tunnel}" for tunnel in tunnels]
         super().__init__(
             [
+                *activated,
                 *UNDERPASS,
                 *("edge", "run", "--output=json", f"--data-dir={data_dir}"),
                 *(f"--http={http}", f"--https={https}", f"--api={api}", *listeners, *more),
             ],
             environment,
+            [listener.fileno() for _, listener in inherited],
         )
         try:
             self._find_addresses()
@@ -228,6 +239,26 @@ class EdgeProcess(Process):
         return EdgeProcess(
             self.data_dir, tunnels=self.tunnels, http=self.http, https=self.https, api=self.api
         )
+
+
+_ACTIVATE: Final = """
+import fcntl, os, sys
+names, descriptors, command = sys.argv[1], list(map(int, sys.argv[2].split(","))), sys.argv[3:]
+copies = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in descriptors]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number, inheritable=True)
+    os.close(copy)
+os.environ |= {"LISTEN_FDS": str(len(copies)), "LISTEN_FDNAMES": names,
+               "LISTEN_PID": str(os.getpid())}
+os.execv(command[0], command)
+"""
+
+
+def activation(inherited: Sequence[tuple[str, socket.socket]]) -> Sequence[str]:
+    """What before a command has it started with these sockets, as systemd does."""
+    names = ":".join(name for name, _ in inherited)
+    descriptors = ",".join(str(listener.fileno()) for _, listener in inherited)
+    return [sys.executable, "-c", _ACTIVATE, names, descriptors]
 
 
 class ConnectorProcess(Process):
