@@ -115,7 +115,7 @@ class TestVersionAndHelp:
         assert cli("version", flag).stdout == f"{VERSION}\n"
 
     @pytest.mark.parametrize(
-        "arguments", [["tunnel", "-h"], ["help", "tunnel"], ["tunnel", "-help"]]
+        "arguments", [["tunnel", "-h"], ["help", "tunnel"], ["tunnel", "help"], ["tunnel", "-help"]]
     )
     def test_help_is_grouped(self, cli: Bench, arguments: list[str]) -> None:
         result = cli(*arguments)
@@ -132,6 +132,12 @@ class TestVersionAndHelp:
 
     def test_help_of_an_unknown_command(self, cli: Bench) -> None:
         assert cli("help", "tunnel", "bogus").exit_code == 2
+        assert cli("tunnel", "help", "bogus").exit_code == 2
+
+    def test_groups_explain_their_commands(self, cli: Bench) -> None:
+        assert cli("tunnel", "route", "help", "dns").output == (
+            cli("tunnel", "route", "dns", "--help").output
+        )
 
 
 class TestUsageErrors:

@@ -224,6 +224,10 @@ class GoGroup(click.Group):
         cmd_name = self._aliases.get(cmd_name, cmd_name)
         place = self._lazy.get(cmd_name)
         if place is None:
+            root = ctx.find_root()
+            if cmd_name == "help" and ctx is not root and isinstance(root.command, click.Group):
+                # `underpass tunnel help run` is `underpass help tunnel run`, as in cloudflared.
+                return root.command.get_command(root, "help")
             return super().get_command(ctx, cmd_name)
         module, _, attribute = place.partition(":")
         command = getattr(importlib.import_module(module), attribute)

@@ -81,8 +81,7 @@ def version(short: bool) -> None:
 def show_help(ctx: click.Context, /, command: tuple[str, ...]) -> None:
     """Explain a command."""
     assert ctx.parent is not None
-    found: click.Command = underpass
-    shown = ctx.parent
+    found, shown = ctx.parent.command, ctx.parent
     for name in command:
         inner = found.get_command(shown, name) if isinstance(found, click.Group) else None
         if inner is None:
