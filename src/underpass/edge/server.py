@@ -125,6 +125,7 @@ class Edge:
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
             options.access_log,
+            options.management_hostname,
         )
         path: DataPath
         if options.workers == 1:
