@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from peers import content
+from peers.bad_visitor import raw_visitor
 from peers.cloudflared import Cloudflared, binary
 from peers.curl import Curl
 from peers.origin import Origin
@@ -124,6 +125,32 @@ def test_headers(interop: Interop) -> None:
 def test_trailers(interop: Interop) -> None:
     answer = interop.curl("/trailers")
     assert (answer.body, answer.header("x-sum")) == (b"hello", "5")
+
+
+def chunked(host: str, target: str) -> bytes:
+    """A request with content and trailers."""
+    return (
+        f"POST {target} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n"
+        "Connection: close\r\n\r\n4\r\nsome\r\n0\r\nX-Sum: 5\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(("target", "status"), [("/%", 400), ("/status/404", 404), ("/sink", 200)])
+def test_trailers_of_a_request_do_not_harm_its_link(
+    interop: Interop, target: str, status: int
+) -> None:
+    """Its HTTP/2 server ends the connection when they come on a stream that it has reset."""
+    lost = sum(" is gone" in str(line.get("message")) for line in list(interop.edge.lines))
+
+    async def scenario() -> None:
+        for _ in range(20):
+            async with raw_visitor(interop.edge.http_port) as visitor:
+                await visitor.send(chunked(interop.curl.hostname, target))
+                assert await visitor.status() == status
+
+    asyncio.run(scenario())
+    assert interop.curl("/hello").body == b"hello\n"
+    assert sum(" is gone" in str(line.get("message")) for line in list(interop.edge.lines)) == lost
 
 
 @pytest.mark.parametrize(("scheme", "version"), VISITS)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from h2.errors import ErrorCodes
 from peers import content
+from peers.bad_visitor import raw_visitor
 from peers.curl import Curl
 from peers.http2_client import Http2Client, head, visitor_context
 from peers.origin import Origin
@@ -164,6 +165,65 @@ def test_trailers(curl: Curl, scheme: str, version: str) -> None:
     answer = curl("/trailers", version, scheme=scheme)
     assert answer.body == b"hello"
     assert answer.header("x-sum") == "5"
+
+
+@pytest.mark.parametrize(("scheme", "version"), LISTENERS)
+def test_a_part(curl: Curl, scheme: str, version: str) -> None:
+    answer = curl("/part", version, "-r", "2-5", scheme=scheme)
+    assert (answer.status, answer.body) == (206, b"2345")
+    assert answer.header("content-range") == "bytes 2-5/10"
+
+
+@pytest.mark.parametrize(("scheme", "version"), LISTENERS)
+def test_trailers_of_a_request(scene: Stage, scheme: str, version: str) -> None:
+    """Our own connector takes them."""
+
+    async def by_http2() -> None:
+        visitor = await Http2Client.connect(
+            "127.0.0.1",
+            scene.edge.https_port,
+            server_name=scene.hostname,
+            context=visitor_context(),
+        )
+        try:
+            asked = head(b"POST", scene.hostname.encode(), b"/shown/trailers")
+            stream = await visitor.request(asked, end=False)
+            await stream.send(b"hello")
+            visitor.connection.send_headers(stream.id, [(b"x-sum", b"5")], end_stream=True)
+            visitor.flush()
+            assert (await stream.finished()).status == 200
+        finally:
+            await visitor.close()
+
+    async def by_http1() -> None:
+        async with raw_visitor(
+            scene.edge.https_port if scheme == "https" else scene.edge.http_port,
+            tls=scheme == "https",
+            server_name=scene.hostname,
+        ) as visitor:
+            await visitor.send(
+                f"POST /shown/trailers HTTP/1.1\r\nHost: {scene.hostname}\r\n"
+                "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n".encode()
+            )
+            assert await visitor.status() == 200
+
+    asyncio.run(by_http2() if version == "--http2" else by_http1())
+    trailers = scene.origin.requests("/shown/trailers")[-1].trailers
+    assert [(name.lower(), value) for name, value in trailers] == [("x-sum", "5")]
+
+
+def test_strict_transport_security(data_dir: Path) -> None:
+    """Where the application does not say; never without TLS."""
+    name = "strict-transport-security"
+    with stage(data_dir, edge_arguments=["--hsts=86400"]) as strict:
+        for version in ("--http1.1", "--http2"):
+            for path in ("/hello", "/raw/nothing"):
+                said = strict.curl(path, version, scheme="https").all(name)
+                assert said == ["max-age=86400"]
+            said = strict.curl("/strict", version, scheme="https").all(name)
+            assert said == ["max-age=1; includeSubDomains"]
+        for path in ("/hello", "/raw/nothing"):
+            assert strict.curl(path, scheme="http").all(name) == []
 
 
 @pytest.mark.parametrize(("scheme", "version"), LISTENERS)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from h2.errors import ErrorCodes
 from peers import in_process
 from peers.bad_visitor import get, raw_visitor
 from peers.http2_client import Http2Client, visitor_context
@@ -17,6 +18,7 @@ from peers.origin import Origin
 from peers.patience import eventually_async, soon
 
 from underpass.edge import gateway, links, tunnels
+from underpass.edge.timeouts import Timeouts
 from underpass.wire import turns
 
 Scenario = Callable[[in_process.Tunnel, Origin], Awaitable[None]]
@@ -27,7 +29,7 @@ def run(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     # A tick is a second otherwise; every timeout is as late as one.
     monkeypatch.setattr(turns, "TICK", 0.05)
 
-    def run_scenario(scenario: Scenario, **options: float) -> None:
+    def run_scenario(scenario: Scenario, **options: Timeouts) -> None:
         async def main() -> None:
             with Origin() as origin:
                 async with in_process.tunnel(data_dir, origin.url, **options) as tunnel:
@@ -60,7 +62,7 @@ def test_an_origin_that_never_answers_is_given_up(run: Run) -> None:
         await eventually_async(lambda: request.gone, "the origin sees the end")
         assert tunnel.streams_on_links == 0
 
-    run(scenario, first_byte_seconds=0.2)
+    run(scenario, timeouts=Timeouts(first_byte=0.2))
 
 
 def test_others_on_the_link_go_on_meanwhile(run: Run) -> None:
@@ -75,7 +77,101 @@ def test_others_on_the_link_go_on_meanwhile(run: Run) -> None:
             origin.open_gate("others")
             assert await soon(visitor.reader.readexactly(4)) == b"half"
 
-    run(scenario, first_byte_seconds=0.2)
+    run(scenario, timeouts=Timeouts(first_byte=0.2))
+
+
+def test_a_long_upload_is_not_cut(run: Run) -> None:
+    """What counts is how long nothing has come."""
+
+    async def scenario(tunnel: in_process.Tunnel, origin: Origin) -> None:
+        # The first is given up; the second lasts longer, and goes on.
+        patient = asyncio.create_task(status_of(tunnel, "/hang"))
+        async with raw_visitor(tunnel.edge.http.port) as visitor:
+            await visitor.send(
+                f"POST /sink HTTP/1.1\r\nHost: {tunnel.hostname}\r\n"
+                "Transfer-Encoding: chunked\r\n\r\n".encode()
+            )
+            pieces = 0
+            while not patient.done() or pieces < 20:
+                await visitor.send(b"1\r\nx\r\n")
+                pieces += 1
+                await asyncio.wait({patient}, timeout=0.02)
+            assert await patient == 504
+            await visitor.send(b"0\r\n\r\n")
+            assert await visitor.status() == 200
+            assert origin.requests("/sink")[0].size == pieces
+
+    run(scenario, timeouts=Timeouts(first_byte=0.3))
+
+
+@pytest.mark.parametrize("path", ["/trickle?key=never", "/events?key=never"])
+def test_a_response_that_stands_still(run: Run, path: str) -> None:
+    """It is broken off, so that nobody takes it for a whole one."""
+
+    async def scenario(tunnel: in_process.Tunnel, origin: Origin) -> None:
+        async with raw_visitor(tunnel.edge.http.port) as visitor:
+            await visitor.send(get(tunnel.hostname, path))
+            assert await visitor.status() == 200
+            rest = await visitor.rest()
+            assert not rest.endswith(b"0\r\n\r\n")
+        assert tunnel.edge.gateway.counters.causes()["timeout_idle"] == 1
+        await eventually_async(lambda: tunnel.streams_on_links == 0, "the link is told")
+
+    run(scenario, timeouts=Timeouts(idle=0.2))
+
+
+def test_a_response_that_stands_still_over_http2(run: Run) -> None:
+    async def scenario(tunnel: in_process.Tunnel, origin: Origin) -> None:
+        visitor = await Http2Client.connect(
+            "127.0.0.1",
+            tunnel.edge.https.port,
+            server_name=tunnel.hostname,
+            context=visitor_context(),
+        )
+        try:
+            stream = await visitor.get(tunnel.hostname.encode(), b"/trickle?key=never")
+            await stream.finished()
+            assert (stream.status, bytes(stream.data)) == (200, b"half")
+            assert stream.reset == ErrorCodes.INTERNAL_ERROR
+        finally:
+            await visitor.close()
+
+    run(scenario, timeouts=Timeouts(idle=0.2))
+
+
+def test_a_request_that_takes_too_long_in_all(run: Run) -> None:
+    async def scenario(tunnel: in_process.Tunnel, origin: Origin) -> None:
+        async with raw_visitor(tunnel.edge.http.port) as visitor:
+            await visitor.send(get(tunnel.hostname, "/hang", "Accept: application/json"))
+            said = await visitor.head()
+            assert said.startswith(b"HTTP/1.1 504 ")
+            assert b"underpass-cause: timeout_total" in said.lower()
+        async with raw_visitor(tunnel.edge.http.port) as visitor:
+            await visitor.send(get(tunnel.hostname, "/flood"))
+            assert await visitor.status() == 200
+            assert not (await visitor.rest()).endswith(b"0\r\n\r\n")
+        assert tunnel.edge.gateway.counters.causes() == {"timeout_total": 2}
+
+    run(scenario, timeouts=Timeouts(total=0.3))
+
+
+def test_a_websocket_takes_as_long_as_it_likes(run: Run) -> None:
+    async def scenario(tunnel: in_process.Tunnel, origin: Origin) -> None:
+        async with raw_visitor(tunnel.edge.http.port) as visitor:
+            await visitor.send(
+                get(
+                    tunnel.hostname,
+                    "/ws",
+                    *("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                )
+            )
+            assert await visitor.status() == 101
+            assert await status_of(tunnel, "/hang") == 504
+            await visitor.send(b"\x81\x85\x00\x00\x00\x00hello")
+            assert await soon(visitor.reader.readexactly(7)) == b"\x81\x05hello"
+
+    run(scenario, timeouts=Timeouts(total=0.3))
 
 
 def test_a_head_that_does_not_come(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +262,7 @@ def test_a_websocket_may_be_silent(run: Run, monkeypatch: pytest.MonkeyPatch) ->
             await visitor.send(b"\x81\x85\x00\x00\x00\x00hello")
             assert await soon(visitor.reader.readexactly(7)) == b"\x81\x05hello"
 
-    run(scenario, first_byte_seconds=0.1)
+    run(scenario, timeouts=Timeouts(first_byte=0.1))
 
 
 def test_a_connection_that_never_registers_is_closed(

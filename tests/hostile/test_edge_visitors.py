@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from h2.errors import ErrorCodes
 from peers.bad_visitor import get, raw_visitor
 from peers.http2_client import Http2Client, head, visitor_context
 from peers.patience import PATIENCE, soon
@@ -53,6 +54,16 @@ MALFORMED = {
     "a target with a space": lambda host: request(host, first="GET /a b HTTP/1.1"),
     "no target": lambda host: request(host, first="GET HTTP/1.1"),
     "a control character in the target": lambda host: request(host, first="GET /\x01 HTTP/1.1"),
+    "a broken escape in the path": lambda host: request(
+        host, "Connection: close", first="GET /% HTTP/1.1"
+    ),
+    "half an escape, and trailers": lambda host: request(
+        host,
+        "Connection: close",
+        "Transfer-Encoding: chunked",
+        first="POST /%4 HTTP/1.1",
+        body=b"1\r\na\r\n0\r\nX-Trailer: t\r\n\r\n",
+    ),
     "an empty method": lambda host: request(host, first=" /hello HTTP/1.1"),
     "no Host": lambda host: b"GET /hello HTTP/1.1\r\n\r\n",
     "two Hosts": lambda host: request(host, "Host: other.example"),
@@ -334,6 +345,72 @@ def test_pseudo_fields_that_lack_or_lie(scene: Stage, fields: list[tuple[bytes, 
         assert (await good.finished()).status == 200
 
     http2(scene, scenario)
+
+
+WEBSOCKET = [
+    (b":method", b"CONNECT"),
+    (b":protocol", b"websocket"),
+    (b":scheme", b"https"),
+    (b":authority", b"HOST"),
+    (b":path", b"/ws"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ([(b":method", b"GET"), *WEBSOCKET[1:]], False),
+        ([*WEBSOCKET[:2], *WEBSOCKET[1:]], False),
+        ([*WEBSOCKET[:2], *WEBSOCKET[3:]], False),
+        (WEBSOCKET[:4], False),
+        ([*WEBSOCKET, (b"content-length", b"5")], False),
+        ([*WEBSOCKET, (b"upgrade", b"websocket")], False),
+        ([*WEBSOCKET, (b"connection", b"upgrade")], False),
+        ([*WEBSOCKET, (b":protocol", b"websocket")], False),
+        ([WEBSOCKET[0], (b":protocol", b"web socket"), *WEBSOCKET[2:]], False),
+        ([WEBSOCKET[0], (b":protocol", b""), *WEBSOCKET[2:]], False),
+        (WEBSOCKET, True),
+    ],
+)
+def test_a_websocket_that_is_asked_for_wrongly(
+    scene: Stage, fields: list[tuple[bytes, bytes]], end: bool
+) -> None:
+    async def scenario(visitor: Http2Client, host: bytes) -> None:
+        told = [(name, host if value == b"HOST" else value) for name, value in fields]
+        stream = await visitor.request(told, end=end)
+        assert (await stream.finished()).reset == ErrorCodes.PROTOCOL_ERROR
+        good = await visitor.get(host, b"/hello")
+        assert (await good.finished()).status == 200
+
+    before = len(scene.origin.requests("/ws"))
+    http2(scene, scenario)
+    assert len(scene.origin.requests("/ws")) == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b":method", b"CONNECT"), (b":authority", b"HOST")],
+        [(b":method", b"CONNECT"), (b":authority", b"127.0.0.1:22")],
+        [WEBSOCKET[0], *WEBSOCKET[2:]],
+        [WEBSOCKET[0], (b":protocol", b"connect-udp"), *WEBSOCKET[2:]],
+        [WEBSOCKET[0], (b":protocol", b"a" * 8000), *WEBSOCKET[2:]],
+    ],
+)
+def test_other_tunnels_are_not_implemented(scene: Stage, fields: list[tuple[bytes, bytes]]) -> None:
+    async def scenario(visitor: Http2Client, host: bytes) -> None:
+        told = [(name, host if value == b"HOST" else value) for name, value in fields]
+        stream = await visitor.request(told, end=False)
+        await stream.finished()
+        assert (stream.status, stream.header(b"underpass-cause")) == (501, b"unsupported_connect")
+
+    http2(scene, scenario)
+
+
+def test_a_request_that_goes_in_circles_is_stopped(scene: Stage) -> None:
+    fields = [f"CDN-Loop: other, {', '.join(['underpass'] * count)}" for count in (7, 8, 400)]
+    for field, status in zip(fields, (200, 508, 508), strict=True):
+        assert answered(scene, request(scene.authority, field, "Connection: close"))[0] == status
 
 
 def test_an_http2_head_that_is_too_large(scene: Stage) -> None:

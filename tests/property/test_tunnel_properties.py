@@ -42,6 +42,7 @@ words = st.lists(octets, min_size=1, max_size=8).map(b"".join)
 values = st.lists(words, max_size=3).map(b" ".join)
 SPECIAL = {
     *HOP_BY_HOP, *EDGE_ONLY, b"host", b"expect", b"content-length", b"x-forwarded-for", b"date",
+    b"cdn-loop",
 }  # fmt: skip
 fields = st.lists(
     st.tuples(names, values).filter(
@@ -52,9 +53,11 @@ fields = st.lists(
 hops = st.lists(st.tuples(st.sampled_from(HOP_BY_HOP[1:3]), words), max_size=3)
 forged = st.lists(st.tuples(st.sampled_from(EDGE_ONLY), words), max_size=3)
 methods = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS"])
-targets = st.text("/abcXYZ09-._~%!$&'()*+,;=:@?#[]", max_size=20).map(
-    lambda text: b"/" + text.encode("ascii")
-)
+targets = st.from_regex(
+    r"/(?:[/abcXYZ09\-._~!$&'()*+,;=:@#\[\]]|%[0-9a-fA-F]{2}){0,20}"
+    r"(?:\?[/abcXYZ09\-._~%!$&'()*+,;=:@?#\[\]]{0,20})?",
+    fullmatch=True,
+).map(lambda text: text.encode("ascii"))
 bodies = st.lists(st.binary(min_size=1, max_size=300), max_size=3)
 cuts = st.lists(st.integers(0, 10000), max_size=4)
 
@@ -109,11 +112,12 @@ class TestRequests:
         assert got[b"x-forwarded-for"] == b"192.0.2.1"
         assert got[b"x-forwarded-proto"] == b"https"
         assert got[b"cf-warp-tag-id"] == b"connector"
+        assert got[b"cdn-loop"] == b"underpass"
         assert b"keep-alive" not in got
         assert b"proxy-connection" not in got
         assert got[b"connection"] == b"keep-alive"
         added = (*EDGE_ONLY, b"x-forwarded-for", b"host", b"connection", b"transfer-encoding",
-                 b"content-length")  # fmt: skip
+                 b"content-length", b"cdn-loop")  # fmt: skip
         assert shown(message.fields, *added) == passed(pairs, cookies=True)
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from underpass.edge.errors import EdgeError, OptionsError
-from underpass.edge.options import MAX_WORKERS, Address, EdgeOptions, default_data_dir
+from underpass.edge.options import (
+    MAX_HSTS_SECONDS,
+    MAX_WORKERS,
+    Address,
+    EdgeOptions,
+    default_data_dir,
+)
+from underpass.edge.timeouts import Timeouts
 
 
 @pytest.mark.parametrize(
@@ -140,3 +147,21 @@ def test_workers_are_refused_on_windows(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(OptionsError, match="not supported on Windows"):
         EdgeOptions.parse(data_dir="data", workers="2")
     assert EdgeOptions.parse(data_dir="data", workers="auto").workers == 1
+
+
+def test_how_long_requests_may_take_is_checked() -> None:
+    for option, given in (
+        ("--first-byte-timeout 0", {"first_byte": 0.0}),
+        ("--first-byte-timeout -1", {"first_byte": -1.0}),
+        ("--idle-timeout nan", {"idle": float("nan")}),
+        ("--request-timeout inf", {"total": float("inf")}),
+    ):
+        with pytest.raises(OptionsError, match=option):
+            Timeouts(**given)
+
+
+def test_how_long_browsers_remember_is_checked() -> None:
+    for seconds in (-1, MAX_HSTS_SECONDS + 1):
+        with pytest.raises(OptionsError, match=f"--hsts {seconds}"):
+            EdgeOptions.parse(data_dir="/d", hsts_seconds=seconds)
+    assert EdgeOptions.parse(data_dir="/d", hsts_seconds=MAX_HSTS_SECONDS).hsts_seconds

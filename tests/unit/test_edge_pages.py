@@ -25,6 +25,8 @@ STATUS = {
     PageKind.UNKNOWN_HOST: 404,
     PageKind.PAYLOAD_TOO_LARGE: 413,
     PageKind.HEADER_TOO_LARGE: 431,
+    PageKind.NOT_SUPPORTED: 501,
+    PageKind.LOOP: 508,
     PageKind.ORIGIN_UNREACHABLE: 502,
     PageKind.NO_LINK: 503,
     PageKind.GATEWAY_TIMEOUT: 504,

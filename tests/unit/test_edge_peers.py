@@ -19,6 +19,7 @@ from underpass.edge import peers as peers_module
 from underpass.edge.peers import Peer, PeerListener, socket_path
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import Router
+from underpass.edge.timeouts import Timeouts
 from underpass.wire.turns import LoopTurn
 
 pytestmark = pytest.mark.skipif(
@@ -68,7 +69,7 @@ def test_a_worker_without_a_link_says_so_as_a_connector_would(tmp_path: Path) ->
         path = socket_path(tmp_path / "peers", 1)
         await listener.start(path)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        peer = Peer(turn, path, 100.0)
+        peer = Peer(turn, path, Timeouts())
         for tunnel, status, cause in (
             (str(TUNNEL).encode(), 503, b"no_link"),
             (b"no tunnel at all", 500, b"internal_error"),
@@ -94,7 +95,7 @@ def test_a_worker_that_comes_later_is_reached(
     async def main() -> None:
         turn = LoopTurn(asyncio.get_running_loop())
         path = socket_path(tmp_path / "peers", 0)
-        peer = Peer(turn, path, 100.0)
+        peer = Peer(turn, path, Timeouts())
         assert not peer.carry(Asker(b"").exchange)  # type: ignore[arg-type]
         for _ in range(2):
             listener = PeerListener(turn, Router())

@@ -4,7 +4,17 @@ that take nothing. Time is set by hand and read by `Turn.tick`."""
 from __future__ import annotations
 
 import pytest
-from rig.http2 import GET, POST, RST_STREAM, RawClient, settings, window_update
+from rig.http2 import (
+    GET,
+    OK,
+    POST,
+    RST_STREAM,
+    Asked,
+    RawClient,
+    RawServer,
+    settings,
+    window_update,
+)
 
 from underpass.core.frames import ErrorCode, Setting
 from underpass.core.h2 import Limits
@@ -105,3 +115,76 @@ class TestAVisitorThatTakesNothing:
         client.connection.sweep_streams(2.0, 60.0)
         assert resets(client) == []
         assert client.connection.active == 1
+
+
+class TestARequestThatTakesTooLong:
+    """Client role: what was sent on, and is waited for."""
+
+    def asked(self, *, end: bool = True) -> tuple[RawServer, Asked]:
+        server = RawServer()
+        asked = server.request(GET if end else POST, end=end, times_out=True)
+        server.sent()
+        return server, asked
+
+    def wait(self, server: RawServer, seconds: float) -> None:
+        server.loop.now += seconds
+        server.loop.turn.tick()
+
+    def test_an_upload_that_goes_on_is_no_silence(self) -> None:
+        server, asked = self.asked(end=False)
+        for _ in range(5):
+            self.wait(server, 9)
+            asked.side.write(b"more")
+            assert server.connection.sweep(10) == 0
+        self.wait(server, 9)
+        assert server.connection.sweep(10) == 0
+        self.wait(server, 1)
+        assert server.connection.sweep(10) == 1
+        assert asked.abandoned is not None
+
+    def test_a_response_may_pause_for_ever_unless_told_otherwise(self) -> None:
+        server, asked = self.asked()
+        server.feed(server.peer.headers(1, OK))
+        self.wait(server, 1e6)
+        assert server.connection.sweep(10) == 0
+        assert asked.abandoned is None
+
+    @pytest.mark.parametrize("direction", ["response", "request"])
+    def test_a_response_that_stands_still_is_broken_off(self, direction: str) -> None:
+        server, asked = self.asked(end=False)
+        self.wait(server, 9)
+        server.feed(server.peer.headers(1, OK))
+        for _ in range(3):
+            assert server.connection.sweep(10, 5) == 0
+            self.wait(server, 4)
+            if direction == "response":
+                server.feed(server.peer.data(1, b"x"))
+            else:
+                asked.side.write(b"x")
+        assert server.connection.sweep(10, 5) == 0
+        server.sent()
+        self.wait(server, 5)
+        assert server.connection.sweep(10, 5) == 1
+        assert [(each.kind, each.code) for each in server.sent()] == [(RST_STREAM, CANCEL)]
+        assert asked.exchange.cause == "timeout_idle"
+        assert (asked.abandoned, asked.ended) == (ErrorCode.INTERNAL_ERROR, False)
+        assert server.counters.causes() == {"timeout_idle": 1}
+
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_none_takes_longer_than_it_may_in_all(self, begun: bool) -> None:
+        """Whatever moves. (That clock cannot be set by hand: no time at all is over at once.)"""
+        server, asked = self.asked()
+        if begun:
+            server.feed(server.peer.headers(1, OK))
+        assert server.connection.sweep(10, 0, 3600) == 0
+        assert server.connection.sweep(10, 0, 1e-12) == 1
+        assert asked.exchange.is_over
+        # (What has not begun is the exchange's to answer, and there is nobody to answer here.)
+        assert asked.exchange.cause == ("timeout_total" if begun else "broken_off")
+        assert server.connection.active == 0
+
+    def test_the_edges_own_requests_have_time(self) -> None:
+        server = RawServer()
+        server.request()
+        self.wait(server, 1e6)
+        assert server.connection.sweep(10, 5, 1e-12) == 0

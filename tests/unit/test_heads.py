@@ -64,6 +64,14 @@ BAD_REQUESTS: list[tuple[str, Pairs]] = [
     ("misplaced", [*GET, (b":status", b"200")]),
     ("misplaced", [*GET, (b":unknown", b"x")]),
     ("misplaced", [*GET, (b":protocol", b"websocket")]),
+    (
+        "invalid Content-Length",
+        [
+            *replaced(b":method", b"CONNECT"),
+            (b":protocol", b"websocket"),
+            (b"content-length", b"0"),
+        ],
+    ),
     ("misplaced", [*GET[:3], (b"accept", b"*/*"), GET[3]]),
     ("misplaced", [(b":METHOD", b"GET"), *GET[1:]]),
     ("misplaced", [*GET, (b":", b"x")]),

@@ -9,6 +9,9 @@ from rig.http1 import Dials, Visitor
 from rig.http2 import DATA, HEADERS, RST_STREAM, Frame, RawClient, RawServer, rst_stream
 from rig.transport import ManualLoop
 
+from underpass.connector.services.handshake import accept_key
+from underpass.core.frames import ErrorCode
+from underpass.core.h2 import Limits
 from underpass.core.headerblock import parse_block, serialize_pairs
 from underpass.core.relay import Counters
 from underpass.core.stream import StreamClient
@@ -443,8 +446,78 @@ class TestRequestsFromVisitors:
             (b"cf-ray", edge.ray),
             (b"x-forwarded-for", b"192.0.2.1"),
             (b"x-forwarded-proto", b"https"),
+            (b"cdn-loop", b"underpass"),
         )
         assert head.ends
+
+    @pytest.mark.parametrize(
+        "path", [b"/%", b"/%4", b"/%zz", b"/%4g", b"/a%?b", b"/%%41", b"/%4?1", b"/%41/%"]
+    )
+    def test_a_path_with_a_broken_escape_goes_nowhere(self, path: bytes) -> None:
+        edge = Edge()
+        assert edge.request(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n") == []
+        assert edge.failures == [(400, "bad_path")]
+
+    @pytest.mark.parametrize(
+        "path", [b"/%41", b"/%e2%82%AC", b"/?100%", b"/a?%zz=%", b"*", b"/%25?%2", b"/a/b%20"]
+    )
+    def test_other_escapes_are_the_applications_matter(self, path: bytes) -> None:
+        edge = Edge()
+        (head,) = edge.request(b"OPTIONS " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        assert field(head, b":path") == path
+
+    @pytest.mark.parametrize("content", [b"", b"4\r\nsome\r\n"])
+    @pytest.mark.parametrize("late", [True, False])
+    def test_trailers_stay_behind_where_the_peer_does_not_stand_them(
+        self, content: bytes, late: bool
+    ) -> None:
+        """Go ends the connection when they come on a stream that it has reset."""
+        edge = Edge()
+        edge.connector.connection.drops_trailers = True
+        pieces = [visit(b"Transfer-Encoding: chunked"), content, b"0\r\nX-Sum: 1\r\n\r\n"]
+        sent = (
+            [frame for piece in pieces for frame in edge.request(piece)]
+            if late
+            else edge.request(b"".join(pieces))
+        )
+        assert [frame.kind for frame in sent if frame.fields is not None] == [HEADERS]
+        assert sent[-1].ends
+        assert b"".join(frame.payload for frame in sent if frame.kind == DATA) == content[3:7]
+        assert edge.answer(body=b"ok").endswith(b"ok\r\n0\r\n\r\n")
+
+    def test_who_has_passed_it_on_is_continued_in_order(self) -> None:
+        """RFC 8586."""
+        edge = Edge()
+        (head,) = edge.request(visit(b"CDN-Loop: other.example; a=1", b"cdn-loop: underpass, b"))
+        assert head.fields is not None
+        assert [value for name, value in head.fields if name == b"cdn-loop"] == [
+            b"other.example; a=1, underpass, b, underpass"
+        ]
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            [b"CDN-Loop: " + b", ".join([b"underpass"] * 8)],
+            [b"CDN-Loop: underpass"] * 8,
+            [b"cdn-loop: a,UnderPass;v=1 ,\tunderpass , b"] * 4,
+        ],
+    )
+    def test_what_goes_in_circles_is_stopped(self, lines: list[bytes]) -> None:
+        edge = Edge()
+        assert edge.request(visit(*lines)) == []
+        assert edge.failures == [(508, "loop")]
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            [b"CDN-Loop: underpass"] * 7,
+            [b"CDN-Loop: " + b", ".join([b"underpass.example", b"notunderpass", b"a;b=c"] * 9)],
+            [b"Cdn-Loops: underpass"] * 9,
+        ],
+    )
+    def test_what_has_only_come_far_goes_on(self, lines: list[bytes]) -> None:
+        edge = Edge()
+        assert edge.request(visit(*lines))[0].kind == HEADERS
 
     def test_rays_differ_and_name_the_edge(self) -> None:
         edge = Edge()
@@ -521,6 +594,7 @@ class TestRequestsFromVisitors:
             b"cf-ray",
             b"x-forwarded-for",
             b"x-forwarded-proto",
+            b"cdn-loop",
         ]
 
     def test_trailers_say_nothing_only_an_edge_may(self) -> None:
@@ -679,6 +753,185 @@ class TestResponsesToVisitors:
             assert edge.visitor.read().startswith(b"HTTP/1.1 %d " % status)
             assert edge.connector.connection.active == 0
             assert edge.acceptor.counters.active == 0
+
+
+class TestStrictTransportSecurity:
+    def test_is_said_where_the_application_does_not(self) -> None:
+        edge = Edge()
+        edge.acceptor.hsts = b"max-age=60"
+        edge.request(VISIT)
+        assert b"\r\nStrict-Transport-Security: max-age=60\r\n" in edge.answer(body=b"x")
+        edge.request(VISIT)
+        text = edge.answer([(b"Strict-Transport-Security", b"max-age=1")], body=b"x")
+        assert text.lower().count(b"strict-transport-security") == 1
+        assert b"max-age=1\r\n" in text
+
+    def test_is_said_of_answers_of_our_own_too(self) -> None:
+        edge = Edge()
+        edge.acceptor.hsts = b"max-age=60"
+        edge.request(VISIT.replace(b"/p?q", b"/%"))
+        assert b"\r\nStrict-Transport-Security: max-age=60\r\n" in edge.visitor.read()
+
+    def test_is_not_said_unless_asked_for(self) -> None:
+        edge = Edge()
+        edge.request(VISIT)
+        assert b"strict" not in edge.answer(body=b"x").lower()
+
+
+class Http2Edge(Edge):
+    """A visitor who speaks HTTP/2, frame by frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw = RawClient.over(
+            self.loop, self.acceptor, Limits(extended_connect=True, linger=1000)
+        )
+
+    def ask(self, fields: Pairs, *, end: bool = False) -> list[Frame]:
+        """What goes down the link."""
+        self.raw.feed(self.raw.peer.headers(1, fields, end=end))
+        return [each for each in self.connector.sent() if each.stream]
+
+    def told(self, *args: object, **fields: object) -> list[Frame]:
+        """What the visitor gets for an answer of the connector."""
+        self.answer(*args, **fields)  # type: ignore[arg-type]
+        return [each for each in self.raw.sent() if each.stream]
+
+
+class TestWebSocketsOverHttp2:
+    """RFC 8441: to the application it is the handshake of RFC 6455."""
+
+    ASKED = (
+        (b":method", b"CONNECT"),
+        (b":protocol", b"websocket"),
+        (b":scheme", b"https"),
+        (b":authority", b"a.test"),
+        (b":path", b"/ws"),
+        (b"sec-websocket-version", b"13"),
+        (b"sec-websocket-protocol", b"chat"),
+        (b"sec-websocket-key", b"the visitor's"),
+    )
+
+    def opened(self) -> tuple[Http2Edge, Frame, bytes]:
+        """An edge, what it asked for, and what has to be answered to that."""
+        edge = Http2Edge()
+        (head,) = edge.ask(self.ASKED)
+        key = field(head, b"sec-websocket-key")
+        assert key is not None
+        return edge, head, accept_key(key)
+
+    def test_is_a_get_on_the_link_with_a_key_of_ours(self) -> None:
+        _, head, _ = self.opened()
+        assert head.fields is not None
+        assert head.fields[:4] == (
+            (b":method", b"GET"),
+            (b":scheme", b"https"),
+            (b":authority", b"a.test"),
+            (b":path", b"/ws"),
+        )
+        assert field(head, b"cf-cloudflared-proxy-connection-upgrade") == b"websocket"
+        assert field(head, b"sec-websocket-version") == b"13"
+        assert field(head, b"sec-websocket-protocol") == b"chat"
+        assert b":protocol" not in dict(head.fields)
+        assert [name for name, _ in head.fields].count(b"sec-websocket-key") == 1
+        assert not head.ends
+
+    def test_keys_differ(self) -> None:
+        assert self.opened()[2] != self.opened()[2]
+
+    def test_yes_is_200_and_both_ways_are_open(self) -> None:
+        edge, _, accept = self.opened()
+        answer = [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-Websocket-Accept", accept),
+            (b"Sec-Websocket-Protocol", b"chat"),
+        ]
+        (head,) = edge.told(answer, end=False)
+        assert head.fields == (
+            (b":status", b"200"),
+            (b"sec-websocket-protocol", b"chat"),
+            (b"cf-ray", edge.ray),
+        )
+        assert not head.ends
+        edge.raw.feed(edge.raw.peer.data(1, b"\x81up"))
+        (data,) = (each for each in edge.connector.sent() if each.stream)
+        assert (data.payload, data.ends) == (b"\x81up", False)
+        edge.connector.feed(edge.connector.peer.data(1, b"\x81down"))
+        (data,) = (each for each in edge.raw.sent() if each.stream)
+        assert (data.payload, data.ends) == (b"\x81down", False)
+        edge.raw.feed(edge.raw.peer.data(1, b"", end=True))
+        assert [each.ends for each in edge.connector.sent() if each.stream] == [True]
+        edge.connector.feed(edge.connector.peer.data(1, b"", end=True))
+        assert [each.ends for each in edge.raw.sent() if each.stream] == [True]
+        assert edge.acceptor.counters.active == 0
+
+    def test_an_application_that_says_no_is_heard(self) -> None:
+        edge, _, _ = self.opened()
+        head, data = edge.told([(b"X", b"y")], status=b"403", body=b"no")
+        assert field(head, b":status") == b"403"
+        assert (data.payload, data.ends) == (b"no", True)
+
+    @pytest.mark.parametrize("accept", [None, b"", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="])
+    @pytest.mark.parametrize("status", [b"200", b"204"])
+    def test_what_is_no_handshake_is_no_tunnel(self, accept: bytes | None, status: bytes) -> None:
+        """Or a visitor would take an application's page for messages."""
+        edge, _, _ = self.opened()
+        fields = [(b"Upgrade", b"websocket")] if accept is None else []
+        fields += [(b"Sec-Websocket-Accept", accept)] if accept is not None else []
+        (head,) = edge.told(fields, status=status, end=False)
+        assert field(head, b":status") == b"502"
+        assert edge.failures == [(502, "not_a_websocket")]
+        assert edge.connector.connection.active == 0
+        assert edge.acceptor.counters.active == 0
+
+    @pytest.mark.parametrize("protocol", [b"connect-udp", b"webtransport", b"websocket2", b"w"])
+    def test_other_protocols_are_not_implemented(self, protocol: bytes) -> None:
+        edge = Http2Edge()
+        assert edge.ask([self.ASKED[0], (b":protocol", protocol), *self.ASKED[2:]]) == []
+        assert edge.failures == [(501, "unsupported_connect")]
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            [(b":method", b"CONNECT"), (b":authority", b"a.test:443")],
+            [(b":method", b"CONNECT"), *GET[1:]],
+        ],
+    )
+    def test_nor_is_a_proxy(self, asked: Pairs) -> None:
+        edge = Http2Edge()
+        assert edge.ask(asked) == []
+        assert edge.failures == [(501, "unsupported_connect")]
+
+    @pytest.mark.parametrize(
+        ("asked", "end"),
+        [
+            ([(b":method", b"GET"), *ASKED[1:]], False),
+            ([*ASKED, (b"content-length", b"0")], False),
+            ([*ASKED, (b"upgrade", b"websocket")], False),
+            ([ASKED[0], *ASKED[1:2], *ASKED[1:]], False),
+            (ASKED, True),
+            ([*ASKED[:2], *ASKED[3:]], False),
+            ([*ASKED[:4], *ASKED[5:]], False),
+        ],
+        ids=["GET", "a length", "an upgrade", "two protocols", "an end", "no scheme", "no path"],
+    )
+    def test_malformed_ones_cost_their_stream(self, asked: Pairs, end: bool) -> None:
+        edge = Http2Edge()
+        assert edge.ask(asked, end=end) == []
+        assert [(each.kind, each.code) for each in edge.raw.sent()] == [
+            (RST_STREAM, ErrorCode.PROTOCOL_ERROR)
+        ]
+        assert edge.exchanges == []
+
+    def test_it_must_have_been_offered(self) -> None:
+        """On a link it is not."""
+        connector = Connector()
+        connector.request(self.ASKED, end=False)
+        assert [(each.kind, each.code) for each in connector.edge.sent()] == [
+            (RST_STREAM, ErrorCode.PROTOCOL_ERROR)
+        ]
+        assert connector.exchanges == []
 
 
 class TestWebSocketsOfVisitors:

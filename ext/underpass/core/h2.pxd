@@ -21,6 +21,7 @@ cdef class Limits:
     cdef public uint32_t allowance                  # burst of frames that cost us and carry nothing
     cdef public uint32_t allowance_per_second       # how fast that is earned back
     cdef public uint32_t linger                     # request bytes thrown away after a response; 0: reset at once
+    cdef public bint extended_connect               # RFC 8441
 
 
 cdef class H2Stream(Side):
@@ -46,7 +47,8 @@ cdef class H2Stream(Side):
     cdef bint times_out                 # `sweep` may give it up
     cdef bint lingers                   # the response is complete, the request is not
     cdef int64_t thrown_away            # request content nobody wanted, bytes
-    cdef double opened_at               # Turn.coarse, seconds; server role: of the last progress
+    cdef double opened_at               # Turn.coarse, seconds; or of the last progress
+    cdef uint64_t moved                 # client role: what progress is told by: content bytes, and the response head
 
     cdef int end_now(self) except -1
     cdef int local_end(self) except -1
@@ -66,6 +68,7 @@ cdef class H2Connection(Endpoint):
     cdef public uint32_t idle_at        # streams left at which `idle` is called
     cdef str lost_cause                 # client role: what an exchange is told when the connection is gone, ...
     cdef str reset_cause                # ... and when the peer has reset its stream
+    cdef public bint drops_trailers     # client role: requests go without, because the peer may not stand them
     # Receiving.
     cdef uint32_t preface_left
     cdef bint got_settings

@@ -22,7 +22,7 @@ from libc.string cimport memcmp
 
 from underpass.core.fields cimport T_METHOD, Field, Fields
 from underpass.core.frames cimport (
-    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, DATA_HEAD, DATA_PART, ENABLE_PUSH,
+    ACK, CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, DATA_HEAD, DATA_PART, ENABLE_CONNECT_PROTOCOL, ENABLE_PUSH,
     END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME, FRAME_HEADER_SIZE,
     FRAME_SIZE_ERROR, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS,
     MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE, NEED_MORE, NO_ERROR, NO_RFC7540_PRIORITIES, PADDED, PING, PRIORITY,
@@ -30,6 +30,7 @@ from underpass.core.frames cimport (
     STREAM_CLOSED, WINDOW_UPDATE, FrameReader, HEADER_TABLE_SIZE, put_frame_header, read_u16, read_u32, write_data,
     write_goaway, write_ping, write_rst_stream, write_settings, write_settings_ack, write_window_update,
 )
+from underpass.core.histogram cimport underpass_seconds
 from underpass.core.heads cimport NO_LENGTH, Head, check_request, check_response, check_trailers
 from underpass.core.hpack cimport TOO_LARGE, Decoder, Encoder
 from underpass.core.output cimport Backlog, Output
@@ -73,13 +74,15 @@ cdef class Limits:
     for it at first; a stream's may grow to `largest_stream_window`, and the connection's with it. max_frame_size:
     bytes, as advertised. max_header_list: bytes. allowance: how many frames that carry nothing useful (resets, pings,
     settings, empty frames) may come in a burst, and how many more each second. linger: bytes of a request that are
-    read on and thrown away after its response; 0 resets the stream at once.
+    read on and thrown away after its response; 0 resets the stream at once. extended_connect: whether it may ask for
+    another protocol on a stream (RFC 8441).
     """
 
     def __init__(self, *, uint32_t max_concurrent_streams=20000, uint32_t stream_window=1048576,
                  uint32_t largest_stream_window=16777216, uint32_t connection_window=16777216,
                  uint32_t max_frame_size=65536, uint32_t max_header_list=262144,
-                 uint32_t allowance=20000, uint32_t allowance_per_second=10000, uint32_t linger=0):
+                 uint32_t allowance=20000, uint32_t allowance_per_second=10000, uint32_t linger=0,
+                 bint extended_connect=False):
         if not 65535 <= stream_window <= 0x7FFFFFFF or not 65535 <= connection_window <= 0x7FFFFFFF:
             raise ValueError("a window must be between 65,535 and 2^31-1 bytes")
         self.max_concurrent_streams = max_concurrent_streams
@@ -91,6 +94,7 @@ cdef class Limits:
         self.allowance = allowance
         self.allowance_per_second = allowance_per_second
         self.linger = linger
+        self.extended_connect = extended_connect
 
 
 @final
@@ -133,9 +137,10 @@ cdef class H2Stream(Side):
 
     cdef int send_end(self, Fields trailers) except -1:
         cdef H2Stream _alive = self
+        cdef H2Connection connection = self.connection
         if self.local_closed or self.ends:
             return 0
-        self.trailers = trailers
+        self.trailers = trailers if not connection.drops_trailers else None
         self.ends = True
         if self.pending is None or self.pending.size == 0:
             return self.end_now()
@@ -222,7 +227,7 @@ cdef class H2Connection(Endpoint):
 
     Hooks for Python subclasses, each called rarely: `connected()` after the peer's first SETTINGS, `going_away(code,
     debug)` for a GOAWAY, `disconnected(reason)` once at the end, `idle()` when a stream has ended and no more than
-    `idle_at` are left.
+    `idle_at` are left. `drops_trailers` may be set on a client: requests end without theirs.
     """
 
     def __init__(self, turn, Acceptor acceptor=None, Limits limits=None):
@@ -262,6 +267,8 @@ cdef class H2Connection(Endpoint):
             settings.append((<int>ENABLE_PUSH, 0))
         else:
             settings.append((<int>MAX_CONCURRENT_STREAMS, self.limits.max_concurrent_streams))
+            if self.limits.extended_connect:
+                settings.append((<int>ENABLE_CONNECT_PROTOCOL, 1))
         write_settings(self.out, settings)
         self.settings_unacknowledged = 1
         if self.limits.connection_window > FIRST_WINDOW:
@@ -315,24 +322,46 @@ cdef class H2Connection(Endpoint):
         stream.times_out = exchange.times_out
         return exchange.join(stream, head)
 
-    def sweep(self, double first_byte_timeout):
-        """Client role: give up streams whose response head has not come within so many seconds.
+    def sweep(self, double first_byte_timeout, double idle_timeout=0, double total_timeout=0):
+        """Client role: give up streams that take too long, in seconds; for the last two 0 is for ever.
 
-        Measured by `Turn.tick`, so within a tick. Returns how many were given up.
+        first_byte_timeout: until the response head, from the request's last progress. idle_timeout: without content in
+        either direction, after it. total_timeout: from the request head; tunnels do not count. Measured by
+        `Turn.tick`, so within a tick. Returns how many were given up.
         """
         cdef H2Stream stream
         cdef Exchange exchange
         cdef int given_up = 0
+        cdef uint64_t moved
+        cdef double idle
+        cdef double now = underpass_seconds()
+        cdef str cause
         for stream in self.streams.values():
-            if stream.got_head or not stream.times_out or self.turn.coarse - stream.opened_at < first_byte_timeout:
-                continue
             exchange = stream.exchange
+            if not stream.times_out or exchange is None:
+                continue
+            moved = exchange.request_bytes + exchange.response_bytes + stream.got_head
+            if moved != stream.moved:
+                stream.moved = moved
+                stream.opened_at = self.turn.coarse
+            idle = self.turn.coarse - stream.opened_at
+            if total_timeout > 0 and not exchange.tunnel and now - exchange.began >= total_timeout:
+                cause = "timeout_total"
+            elif not stream.got_head and idle >= first_byte_timeout:
+                cause = "timeout_first_byte"
+            elif stream.got_head and idle_timeout > 0 and idle >= idle_timeout:
+                cause = "timeout_idle"
+            else:
+                continue
+            given_up += 1
             stream.exchange = None
             self.reset_stream(stream, CANCEL)
-            if exchange is not None:
-                given_up += 1
-                exchange.outbound = None
-                exchange.fail(504, "timeout_first_byte")
+            exchange.outbound = None
+            if exchange.status:
+                exchange.failed(cause)
+                exchange.drop(INTERNAL_ERROR)
+            else:
+                exchange.fail(504, cause)
         return given_up
 
     def sweep_streams(self, double linger_seconds, double stall_seconds):
@@ -599,11 +628,13 @@ cdef class H2Connection(Endpoint):
             self.spend(1)
             return self.answer_bare(stream, 431)
         reason = check_request(fields, &head)
-        if reason or (end and head.content_length > 0):
+        if (reason or (end and head.content_length > 0)
+                or (head.extended and (end or not self.limits.extended_connect))):
             self.spend(1)
             return self.reset_stream(stream, PROTOCOL_ERROR)
         stream.expected = head.content_length
         exchange = self.acceptor.new_exchange()
+        exchange.wants_upgrade = exchange.extended = head.extended
         exchange.begin(stream, fields)
         if end:
             exchange.request_ended = True

@@ -10,6 +10,7 @@ cdef enum:
 cdef struct Head:
     int64_t content_length      # NO_LENGTH if there is none
     int status                  # responses
+    bint extended               # CONNECT for another protocol (RFC 8441)
 
 # 0 if `fields` is a well-formed HTTP/2 head, else a reason (see `reason_text`).
 cdef int check_request(Fields fields, Head* head) noexcept

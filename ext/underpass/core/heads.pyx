@@ -168,6 +168,7 @@ cdef int check_request(Fields fields, Head* head) noexcept:
     cdef bint connect = False
     head.content_length = NO_LENGTH
     head.status = 0
+    head.extended = False
     while i < fields.count:
         field = fields.items + i
         if field.name_size == 0 or fields.name(field)[0] != 58:
@@ -208,8 +209,12 @@ cdef int check_request(Fields fields, Head* head) noexcept:
         i += 1
     if not seen & (<uint32_t>1 << T_METHOD):
         return MISSING_PSEUDO
-    if seen & (<uint32_t>1 << T_PROTOCOL) and not connect:
-        return BAD_PSEUDO       # RFC 8441 §4
+    if seen & (<uint32_t>1 << T_PROTOCOL):
+        if not connect:
+            return BAD_PSEUDO       # RFC 8441 §4
+        if head.content_length != NO_LENGTH:
+            return BAD_LENGTH       # what follows is no content (RFC 9110 §9.3.6)
+        head.extended = True
     if connect and not seen & (<uint32_t>1 << T_PROTOCOL):
         # RFC 9113 §8.5. A tunnel's edge may send a path all the same; it has no meaning.
         if authority is NULL:

@@ -66,6 +66,7 @@ cdef class Exchange:
     cdef bint response_ended
     cdef bint over
     cdef readonly bint wants_upgrade        # the request asks for another protocol (Upgrade)
+    cdef readonly bint extended             # it does so by CONNECT (RFC 8441): 200 says yes, and there is no handshake
     cdef bint tunnel                        # both directions are opaque bytes
     cdef bint replayable                    # nothing has been sent that we do not have any more
     cdef bint keeps_content                 # what is sent is kept, as far as that is little

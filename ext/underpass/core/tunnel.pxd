@@ -39,6 +39,7 @@ cdef class VisitorExchange(Exchange):
     cdef bytes client_address
     cdef readonly bint told             # the cause of its failure is the connector's word
     cdef int64_t body                   # request content so far, bytes
+    cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
 
     cdef Fields visitor_response(self, Fields head, int status)
 
@@ -48,6 +49,7 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public bytes client_address    # of the connection's peer, as text
     cdef public int64_t max_body        # bytes of request content; -1: no limit
     cdef public bytes scheme            # b"http" or b"https"
+    cdef public bytes hsts              # Strict-Transport-Security for responses that have none; None: leave it
     cdef bytes location                 # the edge's own name, the tail of every ray
 
 

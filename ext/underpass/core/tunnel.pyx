@@ -8,18 +8,19 @@ origin's fields serialized into one (`cf-cloudflared-response-headers`), beside 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport strlen
+from libc.string cimport memchr, strlen
 
 from underpass.core.fields cimport (
-    HIDDEN, T_AUTHORITY, T_CF_RAY, T_CF_TRACE_ID, T_CF_WARP_TAG_ID, T_CONNECTION, T_CONTENT_LENGTH,
-    T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
-    T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_OTHER, T_PROXY_CONNECTION,
-    T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_VERSION, T_TE, T_TRAILER, T_TRANSFER_ENCODING,
-    T_UNDERPASS_CAUSE, T_UNDERPASS_HOP, T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
+    HIDDEN, T_AUTHORITY, T_CDN_LOOP, T_CF_RAY, T_CF_TRACE_ID, T_CF_WARP_TAG_ID, T_CONNECTION,
+    T_CONTENT_LENGTH, T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
+    T_LINK_RESPONSE_HEADERS, T_LINK_RESPONSE_META, T_LINK_UPGRADE, T_METHOD, T_OTHER, T_PATH,
+    T_PROTOCOL, T_PROXY_CONNECTION, T_SEC_WEBSOCKET_ACCEPT, T_SEC_WEBSOCKET_KEY,
+    T_SEC_WEBSOCKET_VERSION, T_TE, T_TRAILER, T_TRANSFER_ENCODING, T_UNDERPASS_CAUSE, T_UNDERPASS_HOP,
+    T_UPGRADE, T_X_FORWARDED_FOR, T_X_FORWARDED_HOST, Field, Fields,
 )
 from underpass.core.frames cimport CANCEL, PROTOCOL_ERROR
 from underpass.core.headerblock cimport parse, serialize
-from underpass.core.heads cimport parse_length
+from underpass.core.heads cimport parse_length, same_text
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
@@ -38,6 +39,11 @@ cdef bytes META_LIMITED = b'{"src":"cloudflared","flow_rate_limited":true}'
 cdef Py_ssize_t MAX_CAUSE = 40
 # Between processes of one edge: the tunnel whose link a request wants. `edge_only` takes it from visitors.
 cdef bytes VIA_TUNNEL = b"cf-int-underpass-tunnel"
+# What edges of ours are called in CDN-Loop (RFC 8586).
+cdef bytes LOOP_ID = b"underpass"
+# Times a request may come to edges of ours; applications that call each other by their public names need some.
+cdef int MAX_PASSES = 8
+cdef bytes HSTS = b"strict-transport-security"
 
 
 cdef class OriginExchange(Exchange):
@@ -331,6 +337,23 @@ cdef bint claims_address(Fields fields, Field* field) noexcept:
                              or begins(fields, field, b"x-originating-ip", True))
 
 
+cdef inline bint is_hex(unsigned char c) noexcept:
+    return 48 <= c <= 57 or 97 <= c | 0x20 <= 102
+
+
+cdef bint has_broken_escape(const unsigned char* target, size_t size) noexcept:
+    """Whether a "%" in the path is not followed by two hexadecimal digits (RFC 3986 §2.1). In the query it is common,
+    and nobody minds."""
+    cdef size_t i = 0
+    if memchr(target, 37, size) is NULL:
+        return False
+    while i < size and target[i] != 63:
+        if target[i] == 37 and not (i + 2 < size and is_hex(target[i + 1]) and is_hex(target[i + 2])):
+            return True
+        i += 1
+    return False
+
+
 cdef class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector.
 
@@ -354,6 +377,7 @@ cdef class VisitorExchange(Exchange):
         cdef uint32_t i
         cdef bint secure = self.acceptor.scheme == b"https"
         cdef bytes forwarded = None
+        cdef bytes passed = None
         continue_if_expected(self)
         if request.find(T_AUTHORITY) is NULL and request.find(T_HOST) is not NULL:
             link.add_pair(b":authority", self.authority)
@@ -363,7 +387,16 @@ cdef class VisitorExchange(Exchange):
                 continue
             # What only an edge may say is not taken from a visitor; what belongs to a connection stays with it.
             if field.token in (T_UPGRADE, T_CONNECTION, T_KEEP_ALIVE, T_PROXY_CONNECTION,
-                               T_TRANSFER_ENCODING, T_TRAILER, T_HTTP2_SETTINGS, T_HOST, T_EXPECT):
+                               T_TRANSFER_ENCODING, T_TRAILER, T_HTTP2_SETTINGS, T_HOST, T_EXPECT,
+                               T_PROTOCOL):
+                continue
+            if self.extended and field.token in (T_METHOD, T_SEC_WEBSOCKET_KEY):
+                # On a link it is the handshake of RFC 6455, as it reaches the application, with a key of ours.
+                if field.token == T_METHOD:
+                    link.add_pair(b":method", b"GET")
+                continue
+            if field.token == T_CDN_LOOP:
+                passed = request._value(i) if passed is None else passed + b", " + request._value(i)
                 continue
             if field.token == T_X_FORWARDED_FOR:
                 if field.value_size:
@@ -382,8 +415,12 @@ cdef class VisitorExchange(Exchange):
         link.add_pair(b"x-forwarded-for", self.client_address if forwarded is None
                       else forwarded + b", " + self.client_address)
         link.add_pair(b"x-forwarded-proto", b"https" if secure else b"http")
+        link.add_pair(b"cdn-loop", LOOP_ID if passed is None else passed + b", " + LOOP_ID)
         if self.wants_upgrade:
             link.add_pair(b"cf-cloudflared-proxy-connection-upgrade", b"websocket")
+            if self.extended:
+                self.websocket_key = new_websocket_key()
+                link.add_pair(b"sec-websocket-key", self.websocket_key)
         if self.via_tunnel is not None:
             link.add_pair(VIA_TUNNEL, self.via_tunnel)
         return link
@@ -460,6 +497,15 @@ cdef class VisitorExchange(Exchange):
             return None
         upgraded = (self.wants_upgrade and status == 200
                     and (response.find(T_UPGRADE) is not NULL or response.find(T_SEC_WEBSOCKET_ACCEPT) is not NULL))
+        if self.extended:
+            # 2xx means that the tunnel stands, so nothing else may be told with it.
+            if upgraded:
+                upgraded = response.value_bytes(T_SEC_WEBSOCKET_ACCEPT) == websocket_accept(self.websocket_key)
+            if not upgraded and 200 <= status < 300:
+                self.let_go(CANCEL)
+                self.fail(502, "not_a_websocket")
+                return None
+            response.hide(T_SEC_WEBSOCKET_ACCEPT)
         for i in range(1, response.count):
             field = response.items + i
             if field.token in (T_TRANSFER_ENCODING, T_KEEP_ALIVE, T_PROXY_CONNECTION, T_TRAILER, T_CF_RAY,
@@ -480,16 +526,21 @@ cdef class VisitorExchange(Exchange):
             hide_nominated(response, nominated)
         if upgraded:
             self.tunnel = True
+        if upgraded and not self.extended:
             response.add_pair(b"Connection", b"Upgrade")
             response.add_pair(b"Upgrade", b"websocket")
         response.add_pair(b"CF-Ray", self.ray)
+        if self.acceptor.hsts is not None and not response.get(HSTS):
+            response.add_pair(HSTS, self.acceptor.hsts)
         return response
 
     cdef int shown_status(self, int status) noexcept:
-        return 101 if self.tunnel else status
+        return 101 if self.tunnel and not self.extended else status
 
     cdef Fields local_response(self, Fields head, int status):
         head.add_pair(b"CF-Ray", self.ray)
+        if self.acceptor.hsts is not None:
+            head.add_pair(HSTS, self.acceptor.hsts)
         return head
 
     def fail(self, int status, str cause):
@@ -501,6 +552,40 @@ cdef class VisitorExchange(Exchange):
             self.respond(status, ())
         else:
             self.acceptor.on_failure(self, status, cause)
+
+
+cdef bytes new_websocket_key():
+    """RFC 6455 §4.1."""
+    return b64encode(os.urandom(16))
+
+
+cdef bytes websocket_accept(bytes key):
+    """What an application answers to it (§4.2.2)."""
+    from hashlib import sha1
+
+    # The protocol's choice, which protects nothing here.
+    return b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
+
+
+cdef bytes b64encode(bytes data):
+    # A connector never comes here, and does not load it.
+    from binascii import b2a_base64
+
+    return b2a_base64(data, newline=False)
+
+
+cdef int passes(Fields request) except -1:
+    """How often an edge of ours is among those that a request has passed (RFC 8586 §2)."""
+    cdef Field* field
+    cdef uint32_t i
+    cdef int count = 0
+    for i in range(request.count):
+        field = request.items + i
+        if field.token == T_CDN_LOOP and not field.flags & HIDDEN:
+            for member in request._value(i).lower().split(b","):
+                if member.partition(b";")[0].strip(b" \t") == LOOP_ID:
+                    count += 1
+    return count
 
 
 cdef str cause_told(bytes text):
@@ -527,12 +612,23 @@ cdef bint same_value(Fields a, Field* x, Fields b, Field* y) noexcept:
     return True
 
 
+cdef bint is_connect(Fields request) noexcept:
+    cdef Field* method = request.find(T_METHOD)
+    return method is not NULL and value_is(request, method, b"CONNECT", 7)
+
+
+cdef bint asks_for_websocket(Fields request) noexcept:
+    cdef Field* protocol = request.find(T_PROTOCOL)
+    return same_text(request.value(protocol), protocol.value_size, b"websocket")
+
+
 cdef class VisitorAcceptor(Acceptor):
     """Makes a `VisitorExchange` of every request of one visitor's connection.
 
     handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
     edge's own short name, which ends every ray. `max_body` may be set: bytes of content a request may have, -1 for
-    any number; more is answered with 413.
+    any number; more is answered with 413. So may `hsts`: a value of Strict-Transport-Security for responses that have
+    none (RFC 6797); only where the scheme is https.
     """
 
     def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,
@@ -546,6 +642,17 @@ cdef class VisitorAcceptor(Acceptor):
 
     cdef int accept(self, Exchange exchange) except -1:
         cdef Field* length
+        cdef Field* path = exchange.request.find(T_PATH)
+        if path is not NULL and has_broken_escape(exchange.request.value(path), path.value_size):
+            # As nginx, Apache and Go do: one application would see another path in it than the next.
+            exchange.fail(400, "bad_path")
+            return 0
+        if exchange.request.find(T_CDN_LOOP) is not NULL and passes(exchange.request) >= MAX_PASSES:
+            exchange.fail(508, "loop")
+            return 0
+        if not asks_for_websocket(exchange.request) if exchange.extended else is_connect(exchange.request):
+            exchange.fail(501, "unsupported_connect")
+            return 0
         if self.max_body >= 0:
             length = exchange.request.find(T_CONTENT_LENGTH)
             if length is not NULL and parse_length(exchange.request.value(length), length.value_size) > self.max_body:

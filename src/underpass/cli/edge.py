@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from underpass.edge.administration import Administration
     from underpass.edge.options import AcmeOptions
     from underpass.edge.status import Status
+    from underpass.edge.timeouts import Timeouts
 
 __all__ = ["edge"]
 
@@ -93,12 +94,44 @@ def edge() -> None:
 @click.option(
     "--redirect", is_flag=True, help="Send visitors of the plain listener to the one with TLS."
 )
+@click.option(
+    "--hsts",
+    "hsts_seconds",
+    metavar="SECONDS",
+    type=int,
+    help="Have browsers come with TLS only for so long (Strict-Transport-Security).",
+)
+@click.option(
+    "--first-byte-timeout",
+    "first_byte",
+    metavar="SECONDS",
+    type=float,
+    help="How long an application may take to begin its response. Without it, 100.",
+)
+@click.option(
+    "--idle-timeout",
+    "idle",
+    metavar="SECONDS",
+    type=float,
+    help="How long nothing may move in a response that has begun. Without it, for ever.",
+)
+@click.option(
+    "--request-timeout",
+    "total",
+    metavar="SECONDS",
+    type=float,
+    help="How long a request may take in all, WebSockets excepted. Without it, for ever.",
+)
 @click.pass_context
 def run(
     ctx: click.Context,
     /,
     tunnels: tuple[str, ...],
     max_body: int | None,
+    hsts_seconds: int | None,
+    first_byte: float | None,
+    idle: float | None,
+    total: float | None,
     certificates: tuple[str, ...],
     acme: bool,
     redirect: bool,
@@ -135,6 +168,8 @@ def run(
             certificates=certificates,
             acme=_acme(acme, given),
             redirect=redirect,
+            timeouts=_timeouts(first_byte=first_byte, idle=idle, total=total),
+            hsts_seconds=hsts_seconds,
             access_log=access_log,
         )
     except EdgeError as error:
@@ -146,6 +181,13 @@ def run(
             raise
         fail("the edge needs more packages: pip install 'underpass[edge]'")
     ctx.exit(run_edge(options))
+
+
+def _timeouts(**given: float | None) -> Timeouts:
+    """How long requests may take. Raises OptionsError."""
+    from underpass.edge.timeouts import Timeouts
+
+    return Timeouts(**{name: value for name, value in given.items() if value is not None})
 
 
 def _acme(wanted: bool, given: Mapping[str, str | None]) -> AcmeOptions | None:

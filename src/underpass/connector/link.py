@@ -33,6 +33,7 @@ from underpass.wire.credentials import Credentials
 from underpass.wire.headers import (
     FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_MANAGEMENT_LOGS,
+    FEATURE_REQUEST_TRAILERS,
     FEATURE_SERIALIZED_HEADERS,
 )
 from underpass.wire.link import LinkConnection
@@ -61,6 +62,7 @@ FEATURES: Final = (
     FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_SERIALIZED_HEADERS,
     FEATURE_MANAGEMENT_LOGS,
+    FEATURE_REQUEST_TRAILERS,
 )
 """Only what is implemented: an edge may act on any of them."""
 
@@ -191,7 +193,6 @@ class ConnectorLink(LinkConnection):
 
 class HttpLinkDialer:
     """Dials links and owns what they share: the turn, the dispatcher, the counters.
-
 
     `host` is what the management service is made for, once it is asked something; without it
     there is none.

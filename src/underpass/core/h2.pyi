@@ -28,6 +28,8 @@ class Limits:
     """How fast that is earned back."""
     linger: int
     """Bytes of a request read on and thrown away after its response; 0: the stream is reset."""
+    extended_connect: bool
+    """Whether it may ask for another protocol on a stream (RFC 8441)."""
 
     def __init__(
         self,
@@ -41,6 +43,7 @@ class Limits:
         allowance: int = 20000,
         allowance_per_second: int = 10000,
         linger: int = 0,
+        extended_connect: bool = False,
     ) -> None: ...
 
 class H2Stream(Side):
@@ -57,6 +60,8 @@ class H2Connection(Endpoint):
 
     idle_at: int
     """Streams left at which `idle` is called."""
+    drops_trailers: bool
+    """Client role: requests go without their trailers, because the peer may not stand them."""
 
     def __init__(
         self, turn: Turn, acceptor: Acceptor | None = None, limits: Limits | None = None
@@ -89,10 +94,16 @@ class H2Connection(Endpoint):
         """Client role: whether `forward` would open a stream."""
     def forward(self, exchange: Exchange) -> bool:
         """Client role: carry `exchange` on a new stream. False if there is no room for it."""
-    def sweep(self, first_byte_timeout: float) -> int:
-        """Client role: give up streams whose response head has not come within so many seconds.
+    def sweep(
+        self, first_byte_timeout: float, idle_timeout: float = 0, total_timeout: float = 0
+    ) -> int:
+        """Client role: give up streams that take too long, in seconds; for the last two 0 is for
+        ever.
 
-        Measured by `Turn.tick`, so within a tick. Returns how many were given up.
+        first_byte_timeout: until the response head, from the request's last progress.
+        idle_timeout: without content in either direction, after it. total_timeout: from the
+        request head; tunnels do not count. Measured by `Turn.tick`, so within a tick. Returns how
+        many were given up.
         """
     def sweep_streams(self, linger_seconds: float, stall_seconds: float) -> None:
         """Server role: reset streams whose response has been complete for `linger_seconds` while

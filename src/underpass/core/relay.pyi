@@ -120,7 +120,10 @@ class Exchange:
         """Outbound sides tried."""
     @property
     def wants_upgrade(self) -> bool:
-        """The request asks for another protocol (Upgrade)."""
+        """The request asks for another protocol (Upgrade, or CONNECT by RFC 8441)."""
+    @property
+    def extended(self) -> bool:
+        """It does so by CONNECT: 200 says yes, and there is no handshake."""
     @property
     def method(self) -> bytes:
         """b"" once the response head has come, as the next three."""

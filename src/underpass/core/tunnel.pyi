@@ -82,6 +82,8 @@ class VisitorAcceptor(Acceptor):
     """Octets of content a request may have, more is answered with 413; -1: any number."""
     scheme: bytes
     """b"http" or b"https"."""
+    hsts: bytes | None
+    """Strict-Transport-Security for responses that have none; None: they stay without."""
 
     def __init__(
         self,

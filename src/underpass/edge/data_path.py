@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
@@ -20,16 +20,14 @@ from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["FIRST_BYTE_SECONDS", "DataPath", "LocalDataPath", "Service"]
-
-FIRST_BYTE_SECONDS: Final = 100.0
-"""How long an origin may take to begin its response, as at Cloudflare."""
+__all__ = ["DataPath", "LocalDataPath", "Service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,13 @@ class Service:
     location: str
     domain: str
     max_body: int | None = None
-    first_byte_seconds: float = FIRST_BYTE_SECONDS
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
     certificates: tuple[tuple[str, str], ...] = ()
     """The operator's certificate files: paths of chain and key."""
     redirect_port: int | None = None
     """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
+    hsts_seconds: int | None = None
+    """See Gateway."""
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
@@ -114,7 +114,7 @@ class LocalDataPath:
             registry,
             router,
             location=service.location,
-            first_byte_seconds=service.first_byte_seconds,
+            timeouts=service.timeouts,
         )
         self.gateway = Gateway(
             self.turn,
@@ -123,6 +123,7 @@ class LocalDataPath:
             max_body=service.max_body,
             challenges=Challenges(directory.challenges),
             redirect_port=service.redirect_port,
+            hsts_seconds=service.hsts_seconds,
             access_log=access_log,
         )
         if service.management_hostname:

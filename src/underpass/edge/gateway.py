@@ -73,8 +73,10 @@ _PAGES: Final = {
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
     431: PageKind.HEADER_TOO_LARGE,
+    501: PageKind.NOT_SUPPORTED,
     503: PageKind.NO_LINK,
     504: PageKind.GATEWAY_TIMEOUT,
+    508: PageKind.LOOP,
 }
 
 
@@ -89,6 +91,7 @@ def visitor_limits() -> Limits:
         allowance=1000,
         allowance_per_second=200,
         linger=LINGER_BYTES,
+        extended_connect=True,
     )
 
 
@@ -202,6 +205,8 @@ class Gateway:
         max_body: bytes of content a request may have; None for any number.
         challenges: answered on the plain listener before any tunnel is asked.
         redirect_port: where visitors of the plain listener are sent; None serves them.
+        hsts_seconds: how long browsers are to come with TLS only, where the application does not
+            say; None says nothing.
         access_log: gets a line for each request; its owner closes it.
     """
 
@@ -214,6 +219,7 @@ class Gateway:
         max_body: int | None = None,
         challenges: Challenges | None = None,
         redirect_port: int | None = None,
+        hsts_seconds: int | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
         self.turn = turn
@@ -229,6 +235,8 @@ class Gateway:
         """Visitors' connections so far, by listener."""
         self._router = router
         self._max_body = -1 if max_body is None else max_body
+        # RFC 6797 §8.1: what came without TLS must not say it.
+        self._hsts = None if hsts_seconds is None else b"max-age=%d" % hsts_seconds
         self._location = location.upper().encode("ascii")
         self._servers: list[asyncio.AbstractServer] = []
         self._visitors: set[Visitor] = set()
@@ -285,6 +293,8 @@ class Gateway:
             self._location,
         )
         acceptor.max_body = self._max_body
+        if scheme == b"https":
+            acceptor.hsts = self._hsts
         visitor: Visitor
         if has_http2:
             visitor = VisitorHttp2(self, acceptor)

@@ -20,7 +20,12 @@ from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, Router
-from underpass.wire.headers import PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM
+from underpass.edge.timeouts import Timeouts
+from underpass.wire.headers import (
+    FEATURE_REQUEST_TRAILERS,
+    PROXY_CONNECTION_UPGRADE,
+    UPGRADE_CONTROL_STREAM,
+)
 from underpass.wire.link import LinkConnection
 from underpass.wire.registration import ClientInfo, RegistrationServer
 from underpass.wire.remote_config import ConfigurationUpdate
@@ -55,7 +60,7 @@ class EdgeLink(LinkConnection):
 
     Args:
         location: what the connector is told it is connected to.
-        first_byte_seconds: how long a response may take to begin.
+        timeouts: how long requests may take.
         on_connected: called once when the connection is there, its TLS handshake included.
         on_registered: called once when the connector has registered and been told so.
         on_gone: called once when the link has ended.
@@ -70,13 +75,14 @@ class EdgeLink(LinkConnection):
         router: Router,
         *,
         location: str,
-        first_byte_seconds: float,
+        timeouts: Timeouts,
         on_connected: Callable[[EdgeLink], None],
         on_registered: Callable[[EdgeLink], None],
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
         super().__init__(turn, limits=Limits(connection_window=LINK_WINDOW))
         self.draining = False
+        self.drops_trailers = True
         self.tunnel_id = NOBODY
         self.connector_id = NOBODY
         self.connection_id = NOBODY
@@ -94,7 +100,7 @@ class EdgeLink(LinkConnection):
         self.configuration: bytes = b""
         self._turn = turn
         self._router = router
-        self._first_byte_seconds = first_byte_seconds
+        self._timeouts = timeouts
         self._on_connected = on_connected
         self._on_registered = on_registered
         self._on_gone = on_gone
@@ -119,6 +125,7 @@ class EdgeLink(LinkConnection):
         self.conn_index = conn_index
         self.connector_id = client.client_id
         self.client_info = client
+        self.drops_trailers = FEATURE_REQUEST_TRAILERS not in client.features
         self.details = LinkDetails.of(connection_id, self.peer_ip, client)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -227,7 +234,8 @@ class EdgeLink(LinkConnection):
         self.configuration = document
 
     def _sweep(self) -> None:
-        self.sweep(self._first_byte_seconds)
+        patience = self._timeouts
+        self.sweep(patience.first_byte, patience.idle, patience.total)
 
     def connection_lost(self, reason: Exception | None) -> None:
         # First of all: requests that may be asked again must not find this link.

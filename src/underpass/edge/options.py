@@ -11,6 +11,7 @@ from pathlib import Path
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 
@@ -29,6 +30,9 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 MAX_WORKERS = 64
 """Worker processes; each is connected to all others."""
+
+MAX_HSTS_SECONDS = 10 * 365 * 86400
+"""Browsers keep what they were told, so what is longer is a slip of the hand."""
 
 _MAX_PORT = 65535
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -114,6 +118,11 @@ class EdgeOptions:
     """Have a public authority certify the public names; None: do not."""
     redirect: bool = False
     """Send visitors of the plain listener to the one with TLS."""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    """How long requests may take."""
+    hsts_seconds: int | None = None
+    """How long browsers are to come with TLS only (Strict-Transport-Security), where the
+    application does not say. None: nothing is said."""
     metrics: Address | None = None
     """For operators: metrics, health, readiness. None: there is no such listener."""
     access_log: AccessLogOptions | None = None
@@ -132,6 +141,10 @@ class EdgeOptions:
             fixed.add(address)
         if self.max_body is not None and self.max_body < 0:
             raise OptionsError(f"--max-body {self.max_body}: a size cannot be negative")
+        if self.hsts_seconds is not None and not 0 <= self.hsts_seconds <= MAX_HSTS_SECONDS:
+            raise OptionsError(
+                f"--hsts {self.hsts_seconds}: give between 0 and {MAX_HSTS_SECONDS} seconds"
+            )
         if not 1 <= self.workers <= MAX_WORKERS:
             raise OptionsError(
                 f"--workers {self.workers} is not auto or between 1 and {MAX_WORKERS}"
@@ -159,6 +172,8 @@ class EdgeOptions:
         certificates: tuple[str, ...] = (),
         acme: AcmeOptions | None = None,
         redirect: bool = False,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        hsts_seconds: int | None = None,
         metrics: str | None = None,
         access_log: AccessLogOptions | None = None,
         management_hostname: str | None = None,
@@ -192,6 +207,8 @@ class EdgeOptions:
             certificates=tuple(map(_parse_certificate, certificates)),
             acme=acme,
             redirect=redirect,
+            timeouts=timeouts,
+            hsts_seconds=hsts_seconds,
             metrics=None if metrics is None else _parse_option("--metrics", metrics),
             access_log=access_log,
             management_hostname=management_hostname,

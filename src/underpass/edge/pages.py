@@ -35,6 +35,8 @@ class PageKind(Enum):
     UNKNOWN_HOST = "unknown-host"
     PAYLOAD_TOO_LARGE = "payload-too-large"
     HEADER_TOO_LARGE = "header-too-large"
+    NOT_SUPPORTED = "not-supported"
+    LOOP = "loop"
     ORIGIN_UNREACHABLE = "origin-unreachable"
     NO_LINK = "no-link"
     GATEWAY_TIMEOUT = "gateway-timeout"
@@ -115,6 +117,18 @@ _TEXTS: Final = {
         "This request's headers are too large",
         "The address and headers of the request, cookies included, exceed the limit.",
         "Deleting this site's cookies often helps.",
+    ),
+    PageKind.NOT_SUPPORTED: _Text(
+        501,
+        "This cannot be had here",
+        "The request asks for a kind of connection that this edge does not carry.",
+        "If a program sent this, see which protocol it wants: WebSockets are carried.",
+    ),
+    PageKind.LOOP: _Text(
+        508,
+        "This request goes round in circles",
+        "It has come through here several times already, and was not carried on again.",
+        "If the application is yours: it sends requests to an address that leads back to it.",
     ),
     PageKind.ORIGIN_UNREACHABLE: _Text(
         502,

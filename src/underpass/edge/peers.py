@@ -23,6 +23,7 @@ from underpass.edge.links import LINK_WINDOW, EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.management import wanted_connector
 from underpass.edge.router import MANAGEMENT_HOST, Router
+from underpass.edge.timeouts import Timeouts
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["Peer", "PeerListener", "socket_path"]
@@ -112,15 +113,16 @@ class PeerListener:
 class PeerClient(H2Connection, asyncio.BufferedProtocol):
     """The connection to another worker. `ended` is done when it is gone."""
 
-    def __init__(self, turn: LoopTurn, first_byte_seconds: float) -> None:
+    def __init__(self, turn: LoopTurn, timeouts: Timeouts) -> None:
         super().__init__(turn, None, Limits(connection_window=LINK_WINDOW))
         self.ended = asyncio.Event()
         self._turn = turn
-        self._first_byte_seconds = first_byte_seconds
+        self._timeouts = timeouts
         turn.on_tick.add(self._sweep)
 
     def _sweep(self) -> None:
-        self.sweep(self._first_byte_seconds)
+        patience = self._timeouts
+        self.sweep(patience.first_byte, patience.idle, patience.total)
 
     def disconnected(self, reason: Exception | None) -> None:
         self._turn.on_tick.discard(self._sweep)
@@ -133,10 +135,10 @@ class PeerClient(H2Connection, asyncio.BufferedProtocol):
 class Peer:
     """Another worker, connected to whenever it is there."""
 
-    def __init__(self, turn: LoopTurn, path: Path, first_byte_seconds: float) -> None:
+    def __init__(self, turn: LoopTurn, path: Path, timeouts: Timeouts) -> None:
         self._turn = turn
         self._path = path
-        self._first_byte_seconds = first_byte_seconds
+        self._timeouts = timeouts
         self._client: PeerClient | None = None
         self._up = asyncio.Event()
         self._keeping = asyncio.create_task(self._keep())
@@ -158,7 +160,7 @@ class Peer:
         loop = asyncio.get_running_loop()
         while True:
             self._up.clear()
-            client = PeerClient(self._turn, self._first_byte_seconds)
+            client = PeerClient(self._turn, self._timeouts)
             try:
                 await loop.create_unix_connection(lambda c=client: c, str(self._path))  # type: ignore[misc]
                 self._client = client

@@ -21,7 +21,7 @@ from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
-from underpass.edge.data_path import FIRST_BYTE_SECONDS, DataPath, LocalDataPath, Service
+from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import Inherited, bound_address, listen
@@ -37,7 +37,7 @@ from underpass.version import VERSION
 if TYPE_CHECKING:
     from underpass.edge.operators import Operators
 
-__all__ = ["FIRST_BYTE_SECONDS", "Edge"]
+__all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
@@ -54,16 +54,9 @@ class Edge:
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
-    def __init__(
-        self,
-        options: EdgeOptions,
-        *,
-        first_byte_seconds: float = FIRST_BYTE_SECONDS,
-        inherited: Inherited | None = None,
-    ) -> None:
+    def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
         self._options = options
         self._inherited = inherited or {}
-        self._first_byte_seconds = first_byte_seconds
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
         self.https = options.https
@@ -121,9 +114,10 @@ class Edge:
             options.location,
             options.domain,
             options.max_body,
-            self._first_byte_seconds,
+            options.timeouts,
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
+            options.hsts_seconds,
             options.access_log,
             options.management_hostname,
         )

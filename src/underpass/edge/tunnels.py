@@ -17,6 +17,7 @@ from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.timeouts import Timeouts
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["TunnelListeners"]
@@ -41,14 +42,14 @@ class TunnelListeners:
         router: Router,
         *,
         location: str,
-        first_byte_seconds: float,
+        timeouts: Timeouts,
     ) -> None:
         self._turn = turn
         self._context = context
         self._registry = registry
         self._router = router
         self._location = location
-        self._first_byte_seconds = first_byte_seconds
+        self._timeouts = timeouts
         self._servers: list[asyncio.AbstractServer] = []
         self.links: set[EdgeLink] = set()
         """Every connection that is open, registered or not."""
@@ -78,7 +79,7 @@ class TunnelListeners:
             self._registry,
             self._router,
             location=self._location,
-            first_byte_seconds=self._first_byte_seconds,
+            timeouts=self._timeouts,
             on_connected=partial(self._connected, began),
             on_registered=self._pusher.registered,
             on_gone=self.links.discard,

@@ -192,7 +192,7 @@ class EdgeWorker(Inside):
             for worker in range(request.workers):
                 if worker != request.number:
                     self._peers[worker] = Peer(
-                        data_path.turn, socket_path(peers, worker), service.first_byte_seconds
+                        data_path.turn, socket_path(peers, worker), service.timeouts
                     )
             await data_path.start_links([_inherited(number) for number in request.tunnels])
             await data_path.start_visitors(_inherited(request.http), _inherited(request.https))

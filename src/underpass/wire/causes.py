@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of"]
+__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of", "in_words"]
 
 
 class Hop(enum.Enum):
@@ -55,7 +55,10 @@ _VISITOR, _EDGE, _LINK, _CONNECTOR, _ORIGIN = Hop
 _ALL: Final = (
     Cause("reset_by_client", _VISITOR, 0, "The visitor gave the request up before it was answered, or the edge did for it.", "Nothing, if it is rare: people close pages. Many of them point to an application that is slow."),
     Cause("body_too_large", _VISITOR, 413, "The request has more content than the edge allows.", "Send less at once, or raise the edge's limit (--max-body)."),
-    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port.", "Give the client an IP address and a port; names are resolved before they get here."),
+    Cause("bad_path", _VISITOR, 400, "The path has a % that two hexadecimal digits do not follow.", "Encode it: a percent sign is written %25."),
+    Cause("loop", _VISITOR, 508, "The request has come to edges like this one eight times already (CDN-Loop).", "An application whose own address leads back to the tunnel: let it call its neighbour by an inner name."),
+    Cause("unsupported_connect", _VISITOR, 501, "The request asks by CONNECT for something else than a WebSocket.", "The edge is no forward proxy; `underpass access` brings other protocols through a tunnel."),
+    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port, or the visitor of a bastion or SOCKS server names no destination.", "Give the client a host and a port (access tcp: --destination HOST:PORT); for a private network an IP address, as names are resolved before they get here."),
     Cause("unknown_host", _EDGE, 404, "No tunnel has a route for the hostname.", "Check the spelling, and the tunnel's routes. A quick tunnel's name is gone some time after it was stopped."),
     Cause("no_link", _LINK, 503, "The tunnel exists, and no connector holds a connection for it.", "Start the connector, or see in its log why it cannot connect."),
     Cause("link_full", _LINK, 503, "Every link of the tunnel has as many requests under way as it takes, or is about to close.", "Run more connectors, or more links (--ha-connections); see whether the application hangs."),
@@ -83,6 +86,9 @@ _ALL: Final = (
     Cause("reset_by_peer", _ORIGIN, 502, "The origin reset the request's HTTP/2 stream.", "See the application's log. Said by an edge: the connector broke the response off; see its log.", _CONNECTOR),
     Cause("refused", _ORIGIN, 502, "The origin took no more HTTP/2 streams on its connection, and the request could not be sent again.", "Nothing, if it is rare: it was restarting, or about to close. Said by an edge: it was the connector.", _CONNECTOR),
     Cause("timeout_first_byte", _ORIGIN, 504, "The edge waited for the beginning of a response, and gave up.", "See what the application waits for. Answers that take minutes need a beginning, or a job that is asked about.", _ORIGIN),
+    Cause("not_a_websocket", _ORIGIN, 502, "A WebSocket was asked for, and the application answered with something else, or with the wrong key.", "Is there a WebSocket at this path? See whether something between connector and application answers for it.", _ORIGIN),
+    Cause("timeout_idle", _ORIGIN, 504, "After a response had begun, nothing moved for longer than the edge waits (--idle-timeout).", "Have the application send something now and then, a comment or a ping, or raise the limit.", _ORIGIN),
+    Cause("timeout_total", _ORIGIN, 504, "The request took longer than the edge allows (--request-timeout).", "Raise the limit, or have long work done by a job that is asked about.", _ORIGIN),
     Cause("broken_off", _CONNECTOR, 0, "The response was broken off where it was made, by a fault or a stop.", "See the log around that time.", _EDGE),
     Cause("internal_error", _CONNECTOR, 500, "A fault in Underpass itself, of one request.", "Report it, with the traceback from the log.", _EDGE),
     Cause("no_handler", _CONNECTOR, 503, "A request came before anything was there to serve it.", "Try again; if it stays, report it.", _EDGE),
@@ -97,6 +103,12 @@ MAX_PASTED: Final = 65536
 """Characters of what an operator pastes that are looked at."""
 
 _NAMED = re.compile(r"""(?<![a-z])cause["']?\s*[:=]\s*["']?([a-z0-9_]+)""", re.IGNORECASE)
+
+
+def in_words(word: str) -> str:
+    """What a cause means, as the end of a sentence."""
+    cause = CAUSES.get(word)
+    return word if cause is None else cause.meaning[0].lower() + cause.meaning[1:].rstrip(".")
 
 
 def hop_of(word: str, speaker: Speaker) -> Hop:

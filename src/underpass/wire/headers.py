@@ -86,5 +86,8 @@ FEATURE_MANAGEMENT_LOGS: Final = "management_logs"
 FEATURE_DATAGRAM_V3: Final = "support_datagram_v3_2"
 """Makes the edge use datagram v3 instead of v2."""
 FEATURE_POST_QUANTUM: Final = "postquantum"
+FEATURE_REQUEST_TRAILERS: Final = "underpass_request_trailers"
+"""The link survives a request's trailers. Ours: cloudflared throws them away, and where they come
+after it has reset the stream, its HTTP/2 server ends the whole connection."""
 FEATURES_DEPRECATED: Final = frozenset({"support_datagram_v3", "support_datagram_v3_1"})
 """Never sent, even when asked for: they mean drafts of datagram v3."""

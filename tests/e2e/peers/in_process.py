@@ -19,7 +19,8 @@ from underpass.connector.origins import parse_url_flag
 from underpass.connector.runner import serve_connector
 from underpass.connector.status import ConnectorStatus
 from underpass.edge.options import EdgeOptions
-from underpass.edge.server import FIRST_BYTE_SECONDS, Edge
+from underpass.edge.server import Edge
+from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops import event_loop
 
 from .patience import soon
@@ -55,7 +56,7 @@ async def tunnel(
     data_dir: Path,
     origin_url: str,
     *,
-    first_byte_seconds: float = FIRST_BYTE_SECONDS,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     idle_connections: int = 1,
     links: int = 1,
     ingress: Ingress | None = None,
@@ -64,9 +65,14 @@ async def tunnel(
     stopped in good order."""
     any_port = "127.0.0.1:0"
     options = EdgeOptions.parse(
-        data_dir=data_dir, https=any_port, http=any_port, tunnels=(any_port,), api=any_port
+        data_dir=data_dir,
+        https=any_port,
+        http=any_port,
+        tunnels=(any_port,),
+        api=any_port,
+        timeouts=timeouts,
     )
-    edge = Edge(options, first_byte_seconds=first_byte_seconds)
+    edge = Edge(options)
     await edge.start()
     try:
         quick = await edge.registry.create_quick_tunnel(options.domain)

@@ -104,6 +104,21 @@ async def some_bytes(c: Conversation) -> None:
     c.keep = c.keep and framing != "close"
 
 
+@at("/part")
+async def part(c: Conversation) -> None:
+    """The bytes that Range asks for, of ten (RFC 9110 §14)."""
+    await c.read_content(lambda piece: None)
+    first, last = map(int, c.request.header("range").removeprefix("bytes=").split("-"))
+    await c.respond(
+        206, b"0123456789"[first : last + 1], ("Content-Range", f"bytes {first}-{last}/10")
+    )
+
+
+@at("/strict")
+async def strict(c: Conversation) -> None:
+    await c.respond(200, b"", ("Strict-Transport-Security", "max-age=1; includeSubDomains"))
+
+
 @at("/events")
 async def events(c: Conversation) -> None:
     """Three server-sent events; the second and third wait for gates `KEY-1` and `KEY-2`."""

@@ -37,10 +37,11 @@ def stage(
     *,
     environment: dict[str, str] | None = None,
     settings: Sequence[str] = (),
+    edge_arguments: Sequence[str] = (),
 ) -> Iterator[Stage]:
     """Begin it all; end it all, and look over what was logged."""
     with Origin() as origin:
-        edge = EdgeProcess(data_dir, environment=environment)
+        edge = EdgeProcess(data_dir, environment=environment, more=edge_arguments)
         with contextlib.ExitStack() as stack:
             # The edge last: a connector says goodbye to it.
             stack.enter_context(running(edge))
