@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from underpass.edge.errors import CertificateError
-from underpass.edge.management_token import ManagementKey
+from underpass.edge.management_token import ManagementKey, TokenInvalid
 
 
 def numbers(key: ManagementKey) -> ec.EllipticCurvePublicNumbers:
@@ -60,3 +63,77 @@ def test_what_is_no_key_is_told_and_kept(tmp_path: Path, content: bytes) -> None
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CertificateError, match="cannot use"):
         ManagementKey.open(tmp_path / "missing" / "key.pem")
+
+
+TUNNEL = UUID(int=1)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> ManagementKey:
+    return ManagementKey.open(tmp_path / "key.pem")
+
+
+def resigned(key: ManagementKey, token: str, **changes: Any) -> str:
+    """The same with other claims, signed by `key`."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    return key.sign({"alg": "ES256", "typ": "JWT"}, claims | changes)
+
+
+class TestVerify:
+    def test_what_was_issued(self, key: ManagementKey) -> None:
+        claims = key.verify(key.issue(TUNNEL, "account", "actor", "logs"))
+        assert (claims.tunnel_id, claims.tun.account_tag) == (TUNNEL, "account")
+        assert (claims.actor.id, claims.res) == ("actor", ["logs"])
+
+    def test_another_key(self, key: ManagementKey, tmp_path: Path) -> None:
+        other = ManagementKey.open(tmp_path / "other.pem")
+        with pytest.raises(TokenInvalid, match="not good"):
+            key.verify(other.issue(TUNNEL, "account", "actor", "logs"))
+
+    def test_every_changed_character(self, key: ManagementKey) -> None:
+        token = key.issue(TUNNEL, "account", "actor", "logs")
+        for place in range(0, len(token) - 1, 7):
+            changed = "A" if token[place] != "A" else "B"
+            with pytest.raises(TokenInvalid):
+                key.verify(token[:place] + changed + token[place + 1 :])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"exp": 1},
+            {"exp": "soon"},
+            {"iss": "somebody"},
+            {"tun": {"id": "no-uuid", "account_tag": "account"}},
+            {"tun": {}},
+            {"res": "logs"},
+            {"actor": None},
+        ],
+        ids=str,
+    )
+    def test_claims_that_are_not_ours(self, key: ManagementKey, changes: dict[str, Any]) -> None:
+        token = key.issue(TUNNEL, "account", "actor", "logs")
+        assert key.verify(resigned(key, token)).tunnel_id == TUNNEL
+        with pytest.raises(TokenInvalid):
+            key.verify(resigned(key, token, **changes))
+
+    def test_other_ways_to_sign(self, key: ManagementKey) -> None:
+        token = key.issue(TUNNEL, "account", "actor", "logs")
+        head, payload, signature = token.split(".")
+        none = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
+        for wrong in (
+            f"{none}.{payload}.",
+            f"{none}.{payload}.{signature}",
+            f"{head}.{payload}.",
+            f"{head}.{payload}.{'A' * 86}",
+            key.sign({"alg": "none"}, json.loads(base64.urlsafe_b64decode(payload + "=="))),
+        ):
+            with pytest.raises(TokenInvalid):
+                key.verify(wrong)
+
+    @pytest.mark.parametrize(
+        "text", ["", ".", "..", "...", "a.b.c", "ä.ö.ü", "A" * 100_000, "=.=.="]
+    )
+    def test_nonsense(self, key: ManagementKey, text: str) -> None:
+        with pytest.raises(TokenInvalid):
+            key.verify(text)

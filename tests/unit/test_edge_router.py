@@ -133,6 +133,18 @@ class TestHosts:
         assert router.route(host.upper().encode() + b".:443") is UNKNOWN_HOST
         assert not router.knows(host)
 
+    def test_nor_does_a_hostname_that_is_reserved(self) -> None:
+        router = Router()
+        router.put_route("*.example.com", TUNNEL)
+        linked(router)
+        assert router.route(b"tail.example.com") is not UNKNOWN_HOST
+        router.reserve("tail.example.com")
+        assert router.route(b"tail.example.com") is UNKNOWN_HOST
+        assert router.route(b"TAIL.example.com.:443") is UNKNOWN_HOST
+        router.put_route("tail.example.com", TUNNEL)
+        assert router.route(b"tail.example.com") is UNKNOWN_HOST
+        assert router.route(b"other.example.com") is not UNKNOWN_HOST
+
     def test_knows(self, router: Router) -> None:
         router.put_route("*.example.com", OTHER)
         assert router.knows("APP.localhost")

@@ -54,6 +54,11 @@ def edge() -> None:
 )
 @click.option("--domain", metavar="NAME", help="Quick tunnels get names below it.")
 @click.option(
+    "--management-hostname",
+    metavar="NAME",
+    help="Where `tail` asks for connectors' logs. Without it, management.DOMAIN.",
+)
+@click.option(
     "--max-body",
     metavar="BYTES",
     type=int,
@@ -149,7 +154,10 @@ def run(
     from underpass.edge.errors import EdgeError
     from underpass.edge.options import EdgeOptions
 
-    names = ("data_dir", "https", "http", "api", "metrics", "domain", "workers")
+    names = (
+        *("data_dir", "https", "http", "api", "metrics", "domain", "workers"),
+        "management_hostname",
+    )
     chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
     if tunnels:
         chosen["tunnels"] = tunnels

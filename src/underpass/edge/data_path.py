@@ -17,6 +17,7 @@ from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
+from underpass.edge.management import Management
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -44,6 +45,8 @@ class Service:
     hsts_seconds: int | None = None
     """See Gateway."""
     access_log: AccessLogOptions | None = None
+    management_hostname: str = ""
+    """By which connectors' management services are asked; empty: by none."""
 
 
 class DataPath(Protocol):
@@ -123,6 +126,11 @@ class LocalDataPath:
             hsts_seconds=service.hsts_seconds,
             access_log=access_log,
         )
+        if service.management_hostname:
+            router.reserve(service.management_hostname)
+            self.gateway.management = Management(
+                service.management_hostname, directory.management_key, registry, router
+            )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
@@ -134,10 +142,13 @@ class LocalDataPath:
             self._authority,
             self._scratch,
             self._service.domain,
-            self._router.knows,
+            self._is_served,
             self.certificates.find,
         )
         await self.gateway.start(http, https, context)
+
+    def _is_served(self, hostname: str) -> bool:
+        return hostname == self._service.management_hostname or self._router.knows(hostname)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""

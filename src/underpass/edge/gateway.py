@@ -35,6 +35,7 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.edge.access_log import AccessLog
+    from underpass.edge.management import Management
 
 __all__ = ["Gateway"]
 
@@ -223,6 +224,8 @@ class Gateway:
     ) -> None:
         self.turn = turn
         self.access_log = access_log
+        self.management: Management | None = None
+        """Asked about hosts that no route leads from."""
         self._challenges = challenges
         self._redirect_port = redirect_port
         self.counters = Counters()
@@ -315,7 +318,8 @@ class Gateway:
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
-            exchange.fail(404, "unknown_host")
+            if self.management is None or not self.management.take(exchange):
+                exchange.fail(404, "unknown_host")
         else:
             exchange.fail(503, "no_link")
 

@@ -48,7 +48,8 @@ def check_claim(
         HostnameError: this account, or this token, may not have it.
         HostnameTaken: it leads elsewhere.
     """
-    if any(covers(reserved, hostname) for reserved in _RESERVED):
+    reserved_here = (*_RESERVED, f"management.{quick_domain}")
+    if any(covers(reserved, hostname) for reserved in reserved_here):
         raise HostnameError(f"{hostname} is reserved")
     if hostname.startswith("*.") and covers(hostname, f"quick.{quick_domain}"):
         # It would get the visitors of quick tunnels that are no more.

@@ -127,6 +127,8 @@ class EdgeOptions:
     """For operators: metrics, health, readiness. None: there is no such listener."""
     access_log: AccessLogOptions | None = None
     """Write a line for each visitor's request."""
+    management_hostname: str = ""
+    """Where connectors' management services are asked (`tail`). Empty: nowhere."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -174,6 +176,7 @@ class EdgeOptions:
         hsts_seconds: int | None = None,
         metrics: str | None = None,
         access_log: AccessLogOptions | None = None,
+        management_hostname: str | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -184,6 +187,13 @@ class EdgeOptions:
             domain = normalize_hostname(domain)
         except HostnameError as error:
             raise OptionsError(f"--domain: {error}") from error
+        if management_hostname is None:
+            management_hostname = f"management.{domain}"
+        else:
+            try:
+                management_hostname = normalize_hostname(management_hostname)
+            except HostnameError as error:
+                raise OptionsError(f"--management-hostname: {error}") from error
         return cls(
             data_dir=Path(data_dir).expanduser() if data_dir else default_data_dir(),
             https=_parse_option("--https", https),
@@ -201,6 +211,7 @@ class EdgeOptions:
             hsts_seconds=hsts_seconds,
             metrics=None if metrics is None else _parse_option("--metrics", metrics),
             access_log=access_log,
+            management_hostname=management_hostname,
         )
 
 

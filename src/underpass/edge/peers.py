@@ -21,7 +21,8 @@ from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import PeerAcceptor, PeerExchange, VisitorExchange
 from underpass.edge.links import LINK_WINDOW, EdgeLink
 from underpass.edge.listening import BACKLOG
-from underpass.edge.router import Router
+from underpass.edge.management import wanted_connector
+from underpass.edge.router import MANAGEMENT_HOST, Router
 from underpass.edge.timeouts import Timeouts
 from underpass.wire.turns import LoopTurn
 
@@ -31,6 +32,8 @@ REDIAL_SECONDS: Final = 1.0
 """Between two attempts to reach another worker, unless it says sooner that it is up."""
 
 _log = logging.getLogger(__name__)
+
+_MANAGEMENT: Final = MANAGEMENT_HOST.encode("ascii")
 
 
 def socket_path(directory: Path, worker: int) -> Path:
@@ -96,6 +99,9 @@ class PeerListener:
             for link in self._router.links_of(tunnel_id)
             if isinstance(link, EdgeLink) and not link.draining
         ]
+        if exchange.authority == _MANAGEMENT:
+            wanted = wanted_connector(exchange.path)
+            links = [link for link in links if wanted in (None, link.connector_id)]
         links.sort(key=lambda link: link.load)
         if not any(link.forward(exchange) for link in links):
             exchange.fail(503, "link_full" if links else "no_link")

@@ -26,7 +26,9 @@ MAX_CACHED_AUTHORITIES: Final = 4096
 """Spellings of served hosts whose tunnel is remembered (port, case, names under a wildcard): about
 1 MB at the longest. When full it is emptied, which costs each spelling one look-up."""
 
-MANAGEMENT_HOSTS: Final = frozenset({"management.argotunnel.com", "management.fed.argotunnel.com"})
+MANAGEMENT_HOST: Final = "management.argotunnel.com"
+
+MANAGEMENT_HOSTS: Final = frozenset({MANAGEMENT_HOST, "management.fed.argotunnel.com"})
 """Connectors answer these themselves and trust the edge to have verified the token (docs: wire
 protocol §6.5), so no route, wildcard or not, may ever lead there."""
 
@@ -130,6 +132,7 @@ class Router:
         on_link_added: Callable[[Link], None] | None = None,
         on_link_removed: Callable[[Link], None] | None = None,
     ) -> None:
+        self._reserved = MANAGEMENT_HOSTS
         self._on_link_added = on_link_added
         self._on_link_removed = on_link_removed
         self._destinations: dict[UUID, _Destination] = {}
@@ -178,6 +181,11 @@ class Router:
         """Whether a route matches `hostname` (a name without port, in any case)."""
         name = hostname_of(hostname)
         return name is not None and self._lookup(name) is not None
+
+    def reserve(self, hostname: str) -> None:
+        """Let no route lead from a normalized hostname: the edge answers for it."""
+        self._reserved |= {hostname}
+        self._cache.clear()
 
     def put_route(self, hostname: str, tunnel_id: UUID) -> None:
         """Lead `hostname` (normalized; `*.suffix` for a wildcard) to a tunnel."""
@@ -291,7 +299,7 @@ class Router:
         return destination
 
     def _lookup(self, name: str) -> _Destination | None:
-        if name in MANAGEMENT_HOSTS:
+        if name in self._reserved:
             return None
         destination = self._exact.get(name)
         if destination is not None or not self._wildcards:

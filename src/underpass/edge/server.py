@@ -119,6 +119,7 @@ class Edge:
             self.https.port if options.redirect else None,
             options.hsts_seconds,
             options.access_log,
+            options.management_hostname,
         )
         path: DataPath
         if options.workers == 1:
