@@ -214,6 +214,17 @@ async def interim(c: Conversation) -> None:
     await c.respond(200, b"final\n")
 
 
+@at("/hinted")
+async def hinted(c: Conversation) -> None:
+    """Early hints at once, the rest when gate `KEY` is open."""
+    await c.send(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n"
+        b"Link: </b.js>; rel=preload\r\n\r\n"
+    )
+    await c.origin.gate(c.request.query("key"))
+    await c.respond(200, b"final\n")
+
+
 @at("/raw")
 async def raw(c: Conversation) -> None:
     """Whatever RAW holds under the name, then the end of the connection."""
