@@ -291,6 +291,20 @@ async def websocket(c: Conversation) -> None:
             return
 
 
+@at("/page-with-websocket")
+async def page_with_websocket(c: Conversation) -> None:
+    """Sends a message to /ws, and tells /hello what came back, and how the page came."""
+    page = """<!doctype html><title>WebSocket</title><script>
+        const socket = new WebSocket("wss://" + location.host + "/ws");
+        socket.onopen = () => socket.send("from a browser");
+        socket.onmessage = (event) => {
+            const [visit] = performance.getEntriesByType("navigation");
+            fetch("/hello?" + new URLSearchParams({heard: event.data, by: visit.nextHopProtocol}));
+        };
+    </script>"""
+    await c.respond(200, page.encode(), ("Content-Type", "text/html"))
+
+
 async def respond_json(c: Conversation, **members: Any) -> None:
     body = json.dumps(members).encode()
     await c.respond(200, body, ("Content-Type", "application/json"))
