@@ -225,6 +225,15 @@ def test_strict_transport_security(data_dir: Path) -> None:
         for path in ("/hello", "/raw/nothing"):
             assert strict.curl(path, scheme="http").all(name) == []
 
+        async def malformed(tls: bool) -> bytes:
+            port = strict.edge.https_port if tls else strict.edge.http_port
+            async with raw_visitor(port, tls=tls, server_name=strict.hostname) as visitor:
+                await visitor.send(b"nonsense\r\n\r\n")
+                return (await visitor.rest()).lower()
+
+        assert b"\r\nstrict-transport-security: max-age=86400\r\n" in asyncio.run(malformed(True))
+        assert b"strict-transport" not in asyncio.run(malformed(False))
+
 
 @pytest.mark.parametrize(("scheme", "version"), LISTENERS)
 def test_interim_responses_do_not_disturb(curl: Curl, scheme: str, version: str) -> None:
