@@ -257,20 +257,21 @@ class TestSocks:
         assert back.read_bytes() == there.read_bytes()
 
     @pytest.mark.parametrize(
-        ("rule", "host", "reply"),
+        ("rule", "host", "reply", "cause"),
         [
-            ("socks", "127.0.0.2", 2),
-            ("socks", "nowhere.invalid", 2),
-            ("no-rules", "127.0.0.1", 2),
-            ("socks", "127.0.0.1", 5),
+            ("socks", "127.0.0.2", 2, "denied"),
+            ("socks", "nowhere.invalid", 2, "dns"),
+            ("no-rules", "127.0.0.1", 2, "denied"),
+            ("socks", "127.0.0.1", 5, "dial"),
         ],
     )
-    def test_refusals(self, choices: Choices, rule: str, host: str, reply: int) -> None:
-        """curl tells the code of the reply (RFC 1928 §6)."""
+    def test_refusals(self, choices: Choices, rule: str, host: str, reply: int, cause: str) -> None:
+        """curl tells the code of the reply (RFC 1928 §6), the log the cause."""
         with websocket_bridge(choices.edge, choices.hostname(rule)) as port:
             finished = choices.curl(port, f"http://{host}:{choices.closed}/")
         assert finished.returncode == 97
         assert f"({reply})" in finished.stderr
+        assert choices.connector.wait_for("SOCKS request refused", cause=cause)["hop"]
 
     def test_in_front_of_one_origin_the_request_does_not_matter(self, choices: Choices) -> None:
         """docs: configuration §5, `proxyType`."""

@@ -199,7 +199,7 @@ class TestLogs:
                 await asyncio.to_thread(managed.ask, "/debug/stacks")
                 for number in range(4):  # both links have had some
                     await asyncio.to_thread(managed.visitor, f"/hello?{number}")
-                    log = await until(socket, f"/hello?{number} HTTP/1.1")
+                    log = await until(socket, f"/hello?{number} HTTP/2.0")
                     assert (log["event"], log.get("level")) == ("http", None)
                     assert log["fields"]["originService"] == managed.origin.url
                     assert log["fields"]["path"] == "/hello"

@@ -42,7 +42,7 @@ def test_they_run_beside_the_links(place: tuple[EdgeProcess, str], workers: int)
         for tunnel in edge.tunnels:
             row = connector.wait_for("precheck", target=tunnel)
             assert row["component"] == "TCP Connectivity"
-            assert (row["status"], row["level"]) == ("PASS", "info")
+            assert (row["status"], row["level"]) == ("pass", "info")
         whole = connector.wait_for("precheck complete")
         assert whole["hard_fail"] is False
         first = connector.wait_for("Registered tunnel connection")
@@ -58,7 +58,7 @@ def test_they_run_although_no_link_comes_up(place: tuple[EdgeProcess, str], tmp_
         environment={"TUNNEL_NO_PRECHECKS": "false", "TUNNEL_TOKEN": token},
     )
     with running(connector):
-        row = connector.wait_for("precheck", status="FAIL")
+        row = connector.wait_for("precheck", status="fail")
         assert "certificate is not to be trusted" in row["details"]
         assert connector.wait_for("precheck complete")["hard_fail"] is True
 

@@ -175,7 +175,7 @@ def test_an_application_that_is_down(edge: EdgeProcess) -> None:
             timeout=PATIENCE,
         )
     assert done.returncode == 1
-    assert "the connector cannot reach the application (status 502, dial, ray" in done.stderr
+    assert "the connector could not connect to the origin (status 502, dial, ray" in done.stderr
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from rig.transport import ManualLoop
 
 from underpass.connector.access_log import AccessLog
 from underpass.connector.ingress import single_rule
-from underpass.connector.options import AccessLogOptions
 from underpass.connector.origins import parse_service
 from underpass.connector.routes import RouteTable
 from underpass.core.tunnel import OriginAcceptor, OriginExchange
+from underpass.ops.access_log_options import AccessLogOptions
 
 # What may be in a field's value (RFC 9110 §5.5), and in a request's target as it is read here.
 VALUES = st.binary(max_size=60).map(lambda text: text.translate(None, bytes(range(32)) + b"\x7f"))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from underpass.cli.main import underpass
-from underpass.wire.causes import CAUSES, Hop, Speaker, cause_in, hop_of
+from underpass.wire.causes import CAUSES, Hop, Speaker, cause_in, hop_of, in_words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +86,11 @@ def test_a_cause_says_what_it_means_and_what_to_do(cause: object) -> None:
     assert cause.advice.endswith((".", ")"))
     assert cause.status == 0 or 400 <= cause.status <= 599
     assert "|" not in cause.meaning + cause.advice  # they are shown in tables
+
+
+def test_a_sentence_may_end_with_what_a_cause_means() -> None:
+    assert in_words("dial") == "the connector could not connect to the origin"
+    assert in_words("of_tomorrow") == "of_tomorrow"
 
 
 def test_words_are_unique() -> None:

@@ -76,6 +76,14 @@ def test_init_makes_all_that_an_edge_and_its_administrator_need(
             assert stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600
 
 
+def test_the_directory_of_the_certificate_is_made(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "home" / ".underpass" / "cert.pem"
+    command("init", "--cert", str(path))
+    assert certificate(path)["apiToken"].startswith("up_")
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
 def test_init_is_done_once(command: Command, data_dir: Path, tmp_path: Path) -> None:
     command("init")
     before = (data_dir / "cert.pem").read_bytes()

@@ -12,13 +12,14 @@ import pytest
 from rig.http2 import RawClient, rst_stream
 from rig.transport import ManualLoop
 
-from underpass.connector.access_log import MAX_TEXT, AccessLog, AccessLogError
+from underpass.connector.access_log import AccessLog, AccessLogError
 from underpass.connector.ingress import single_rule
-from underpass.connector.options import AccessLogOptions
 from underpass.connector.origins import parse_service
 from underpass.connector.routes import RouteTable
 from underpass.core.frames import ErrorCode
 from underpass.core.tunnel import OriginAcceptor, OriginExchange
+from underpass.ops.access_log import MAX_TEXT
+from underpass.ops.access_log_options import AccessLogOptions
 
 Pairs = Iterable[tuple[bytes, bytes]]
 Handler = Callable[[OriginExchange], object]
@@ -223,7 +224,7 @@ def test_a_file_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path) -
 
 def test_lost_lines_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logged = Logged(tmp_path / "log", ok)
-    writer = logged.log._writer
+    writer = logged.log._file._writer
     writer._lost = 3
     logged.log.flush()
     (record,) = caplog.records

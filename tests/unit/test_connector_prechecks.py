@@ -291,7 +291,7 @@ def test_lines_for_a_log(caplog: pytest.LogCaptureFixture) -> None:
     first, second, whole = [record.__dict__ for record in caplog.records]
     assert (first["message"], first["status"], first["component"]) == (
         "precheck",
-        PASS,
+        "pass",
         "DNS Resolution",
     )
     assert second["action"] == "Open the port."

@@ -19,7 +19,7 @@ from underpass.connector.dispatch import Dispatcher, Plan, ServiceNotSupportedEr
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpStatus, Ingress, Rule, single_rule
 from underpass.connector.origin_request import OriginRequest
-from underpass.connector.origins import parse_service
+from underpass.connector.origins import HttpService, parse_service
 from underpass.connector.reload import Reloader
 from underpass.connector.settings import resolve
 from underpass.connector.trust import TrustError
@@ -342,6 +342,17 @@ def test_one_with_a_file_of_certificates_is_made_anew() -> None:
         assert [service.was_closed for service in dispatcher.made] == [True, False]
 
     dispatching(scenario, rules(201, ca_pool="pem"))
+
+
+def test_a_file_of_certificates_that_is_not_there_is_a_rule_s() -> None:
+    settings = OriginRequest(ca_pool="/absent")
+    ingress = Ingress([Rule(HttpService("https", "a", 443), origin_request=settings)])
+
+    async def main() -> None:
+        with pytest.raises(TrustError, match=r"rule #1: .*/absent: No such file"):
+            Dispatcher(LoopTurn(asyncio.get_running_loop()), ingress)
+
+    asyncio.run(main())
 
 
 def test_a_busy_service_is_closed_when_it_is_done() -> None:

@@ -11,11 +11,11 @@ from rig.transport import ManualLoop
 
 from underpass.connector.ingress import Ingress, Rule
 from underpass.connector.origins import parse_service
-from underpass.connector.routes import MAX_SERIES, RouteTable, histogram_values
+from underpass.connector.routes import MAX_SERIES, RouteTable
 from underpass.core.histogram import Histogram
 from underpass.core.relay import Exchange
 from underpass.core.tunnel import OriginAcceptor, OriginExchange
-from underpass.ops.metrics import FAMILIES, Metrics
+from underpass.ops.metrics import FAMILIES, Metrics, histogram_values
 from underpass.ops.workers.tally import Tally, total
 
 Handler = Callable[[OriginExchange], None]

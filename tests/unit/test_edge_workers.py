@@ -323,7 +323,7 @@ class TestLife:
 
     def test_a_change_is_taken_over_by_all(self) -> None:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
-            await workers.refresh()
+            await workers.take_over()
             for worker in (one, other):
                 assert worker.asked[-1] == messages.Refresh()
 
@@ -336,7 +336,7 @@ class TestLife:
 
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
             one.answers_refresh = False
-            await workers.refresh()
+            await workers.take_over()
             await workers.replaced.wait()
             assert workers.latest[0] is not one
             assert workers.latest[1] is other

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from underpass.account.errors import CertificateError
+from underpass.wire.origin_certificate import KIND, encode_origin_certificate
 from underpass.wire.secret import Secret
 
 __all__ = [
@@ -38,9 +39,7 @@ FED_ENDPOINT: Final = "fed"
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
 """Largest file read; real ones are below 6 KiB. A path given by mistake may lead to anything."""
 
-_LOGIN_BLOCK: Final = "ARGO TUNNEL TOKEN"
 _PASSED_OVER: Final = frozenset({"PRIVATE KEY", "CERTIFICATE"})
-_LINE: Final = 64
 _BEGIN: Final = re.compile(r"-----BEGIN ([^\n]*?)-----[ \t]*\Z")
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
@@ -63,7 +62,7 @@ class OriginCertificate(Struct, frozen=True):
             raise CertificateError(f"{what} is far too long for an account certificate; {_LOG_IN}")
         tokens: list[bytes] = []
         for kind, payload in _blocks(text, what):
-            if kind == _LOGIN_BLOCK:
+            if kind == KIND:
                 tokens.append(payload)
             elif kind not in _PASSED_OVER:
                 raise CertificateError(f"{what} holds something else than a login; {_LOG_IN}")
@@ -92,19 +91,8 @@ class OriginCertificate(Struct, frozen=True):
 
     def to_pem(self) -> bytes:
         """The content of a cert.pem: the token's block alone."""
-        fields = {
-            "zoneID": self.zone_id,
-            "accountID": self.account_id,
-            "apiToken": self.api_token.decode("ascii"),
-        }
-        if self.endpoint:
-            fields["endpoint"] = self.endpoint
-        payload = base64.b64encode(msgspec.json.encode(fields)).decode("ascii")
-        lines = [payload[start : start + _LINE] for start in range(0, len(payload), _LINE)]
-        text = "\n".join(
-            [f"-----BEGIN {_LOGIN_BLOCK}-----", *lines, f"-----END {_LOGIN_BLOCK}-----", ""]
-        )
-        return text.encode("ascii")
+        token = self.api_token.decode("ascii")
+        return encode_origin_certificate(self.zone_id, self.account_id, token, self.endpoint)
 
     @property
     def is_fed(self) -> bool:

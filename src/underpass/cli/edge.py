@@ -15,16 +15,19 @@ import click
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import EDGE_PACKAGES, fail
 from underpass.connector.settings import SettingError, resolve
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 
 if TYPE_CHECKING:
     from underpass.edge.administration import Administration
     from underpass.edge.options import AcmeOptions
+    from underpass.edge.status import Status
     from underpass.edge.timeouts import Timeouts
 
 __all__ = ["edge"]
 
-_SETTINGS = ("loglevel", "output", "logfile", "log-directory")
+_LOGGING = ("loglevel", "output", "logfile", "log-directory")
+_ACCESS_LOG = ("access-log", "access-log-format", "access-log-query")
 
 
 @click.group(cls=GoGroup)
@@ -32,7 +35,7 @@ def edge() -> None:
     """Run the edge: the side that visitors and connectors come to."""
 
 
-@edge.command("run", params=setting_options(_SETTINGS))
+@edge.command("run", params=setting_options((*_LOGGING, *_ACCESS_LOG)))
 @click.option("--data-dir", metavar="DIR", help="Where keys, certificates and the store are kept.")
 @click.option("--https", metavar="ADDR", help="Public listener with TLS.")
 @click.option("--http", metavar="ADDR", help="Public listener without TLS.")
@@ -44,6 +47,11 @@ def edge() -> None:
     help="Where connectors dial in; repeatable.",
 )
 @click.option("--api", metavar="ADDR", help="The control API.")
+@click.option(
+    "--metrics",
+    metavar="ADDR",
+    help="For operators: /metrics, /healthz, /readyz. Without it, none.",
+)
 @click.option("--domain", metavar="NAME", help="Quick tunnels get names below it.")
 @click.option(
     "--max-body",
@@ -135,12 +143,13 @@ def run(
                 directory=settings.text("log-directory"),
             )
         )
-    except (SettingError, LoggingError) as error:
+        access_log = AccessLogOptions.parse(*map(settings.text, _ACCESS_LOG))
+    except (SettingError, LoggingError, ValueError) as error:
         fail(str(error))
     from underpass.edge.errors import EdgeError
     from underpass.edge.options import EdgeOptions
 
-    names = ("data_dir", "https", "http", "api", "domain", "workers")
+    names = ("data_dir", "https", "http", "api", "metrics", "domain", "workers")
     chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
     if tunnels:
         chosen["tunnels"] = tunnels
@@ -153,6 +162,7 @@ def run(
             redirect=redirect,
             timeouts=_timeouts(first_byte=first_byte, idle=idle, total=total),
             hsts_seconds=hsts_seconds,
+            access_log=access_log,
         )
     except EdgeError as error:
         raise click.UsageError(str(error), ctx) from None
@@ -235,6 +245,88 @@ def init(data_dir: str | None, account: str, domain: str, cert: str | None) -> N
     click.echo()
     click.echo("  export TUNNEL_API_URL=http://127.0.0.1:8081")
     click.echo("  underpass tunnel create NAME")
+
+
+@edge.command()
+@_DATA_DIR
+@_JSON
+@click.option(
+    "--metrics", metavar="ADDR", help="Ask this listener of an edge's operators, wherever it is."
+)
+def status(data_dir: str | None, as_json: bool, metrics: str | None) -> None:
+    """Show how the edge on this machine is; exit code 0 when it serves, else 1."""
+    from underpass.edge.status import ask_metrics, read_status
+
+    with _failing():
+        found = read_status(_directory(data_dir)) if metrics is None else ask_metrics(metrics)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    else:
+        for name, text in _status_rows(found):
+            click.echo(f"{name:<14}{text}")
+    click.get_current_context().exit(0 if found.is_well else 1)
+
+
+def _status_rows(status: Status) -> Iterator[tuple[str, str]]:
+    yield "State", status.state + (f" ({status.problem})" if status.problem else "")
+    if status.edge is not None:
+        edge = status.edge
+        workers = f", {edge.workers} workers" if edge.workers > 1 else ""
+        since = _time(edge.started_at)
+        yield "Process", f"{edge.pid}, version {edge.version}, since {since}{workers}"
+        yield "Visitors", f"https://{edge.https}  http://{edge.http}"
+        yield "Connectors", ", ".join(edge.tunnels)
+        yield "API", f"http://{edge.api}"
+        if edge.metrics is not None:
+            yield "Operators", f"http://{edge.metrics}"
+    if status.figures is not None:
+        figures = status.figures
+        yield "Tunnels", f"{figures.tunnels}, {figures.tunnels_with_links} with connectors"
+        yield "Links", str(figures.links)
+        yield "Hostnames", str(figures.routes)
+        yield "Store", f"revision {figures.revision}"
+        yield (
+            "Requests",
+            f"{figures.requests}, {figures.active_requests} in flight, {figures.failures} failed",
+        )
+        yield (
+            "Connections",
+            f"{figures.visitor_connections}; {figures.handshake_failures} TLS handshakes failed",
+        )
+        if figures.first_certificate_ends is not None:
+            ends = _time(figures.first_certificate_ends)
+            yield "Certificates", f"the first to end is {figures.first_certificate} at {ends}"
+
+
+@edge.command()
+@_DATA_DIR
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(data_dir: str | None, file: Path) -> None:
+    """Write store, authority, keys and certificates to FILE; the edge may be running."""
+    from underpass.edge.backup import back_up
+
+    with _failing():
+        manifest = back_up(_directory(data_dir), file)
+    click.echo(f"Wrote {len(manifest.files)} files to {file}  (secret: it can be this edge)")
+
+
+@edge.command()
+@_DATA_DIR
+@click.option("--force", is_flag=True, help="Replace the edge that is there; it is kept beside.")
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(data_dir: str | None, force: bool, file: Path) -> None:
+    """Make the data directory of a backup. The edge must not be running."""
+    from underpass.edge.backup import restore as restore_backup
+
+    directory = _directory(data_dir)
+    with _failing():
+        manifest, kept = restore_backup(file, directory, force=force)
+    made = _time(manifest.created_at)
+    click.echo(f"Restored {len(manifest.files)} files to {directory}, as of {made}")
+    if kept is not None:
+        click.echo(f"What was there is in {kept}")
 
 
 @edge.group()

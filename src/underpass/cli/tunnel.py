@@ -229,7 +229,12 @@ def run_with_credentials(configuration: Configuration, find: Callable[[], Creden
     except (IdentityError, CredentialsError, ConfigError, SettingError) as error:
         fail(str(error))
     if config.ingress is None and not any(settings.is_set(name) for name in ORIGINS):
-        _log.warning("No ingress rules and no origin are given; requests are answered with 503")
+        # Whoever has a token mostly has rules at the edge, too.
+        _log.log(
+            logging.INFO if settings.is_set("token") else logging.WARNING,
+            "No ingress rules and no origin are given; requests are answered with 503 "
+            "until the edge sends rules",
+        )
     return _run_connector(options, configuration)
 
 

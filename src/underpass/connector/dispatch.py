@@ -27,6 +27,7 @@ from underpass.connector.routes import PRIVATE_NETWORK, RouteInfo, RouteTable
 from underpass.connector.services.connections import OriginSettingError
 from underpass.connector.services.fixed import FixedStatus
 from underpass.connector.services.http import HttpOrigin
+from underpass.connector.trust import TrustError
 from underpass.core.fields import Token
 from underpass.core.tunnel import Kind, OriginExchange
 from underpass.wire.turns import LoopTurn
@@ -219,11 +220,11 @@ class Dispatcher:
 
     def failed(self, exchange: OriginExchange, status: int, cause: str) -> None:
         """A request was answered with an error of our own; with status 0, it could not be."""
-        from underpass.wire.causes import Hop, Speaker, hop_of  # most never fail
+        from underpass.wire.causes import Hop, Speaker, hop_of, in_words  # most never fail
 
         hop = hop_of(cause, Speaker.CONNECTOR)
         fields: dict[str, object] = {
-            "error": str(exchange.context or cause),
+            "error": str(exchange.context or in_words(cause)),
             "cause": cause,
             "hop": hop.value,
             "connIndex": exchange.acceptor.conn_index,
@@ -287,6 +288,8 @@ class Dispatcher:
                 return HttpOrigin(self._turn, service, settings)
             except OriginSettingError as error:
                 raise ServiceNotSupportedError(f"rule #{number}: {error}") from error
+            except TrustError as error:
+                raise TrustError(f"rule #{number}: {error}") from error
         if isinstance(service, HttpStatus):
             return FixedStatus(service.code)
         if isinstance(service, HelloWorld):

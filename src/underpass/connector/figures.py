@@ -6,11 +6,10 @@ from collections import Counter
 from typing import Final
 
 from underpass.connector.observers import chained
-from underpass.connector.routes import histogram_values
 from underpass.core.fields import Fields
 from underpass.core.histogram import Histogram
 from underpass.core.tunnel import OriginExchange
-from underpass.ops.metrics import Snapshot
+from underpass.ops.metrics import Snapshot, histogram_values
 
 __all__ = ["CALL_BOUNDS", "CONNECT_BOUNDS", "EdgeCalls", "StreamConnects"]
 

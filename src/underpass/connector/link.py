@@ -199,7 +199,6 @@ class ConnectorLink(LinkConnection):
 class HttpLinkDialer:
     """Dials links and owns what they share: the turn, the dispatcher, the counters.
 
-
     `host` is what the management service is made for, once it is asked something; without it
     there is none.
     """

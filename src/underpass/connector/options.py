@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct, field
+from msgspec import field
 from msgspec.structs import replace
 
 from underpass.connector.config import Config
@@ -29,6 +29,7 @@ from underpass.connector.origins import (
     parse_url_flag,
 )
 from underpass.connector.settings import SettingError, Settings
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 from underpass.wire.credentials import Credentials
 
@@ -60,21 +61,8 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
-ACCESS_LOG_CHOICES = {
-    "access-log-format": ("json", "combined"),
-    "access-log-query": ("omit", "mask", "keep"),
-}
-
 _TAG_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TAG_VALUE = re.compile(r"[\x20-\x7e]*\Z")
-
-
-class AccessLogOptions(Struct, frozen=True):
-    """Where to, a path or `-`; `format` is json or combined; `query` is omit, mask or keep."""
-
-    target: str
-    format: str = "json"
-    query: str = "omit"
 
 
 class ConnectorOptions(Home, frozen=True):
@@ -217,16 +205,13 @@ def _home(entry: HomeEntry, options: ConnectorOptions, credentials: Credentials)
 
 
 def _access_log(settings: Settings) -> AccessLogOptions | None:
-    target = settings.text("access-log")
-    for name, known in ACCESS_LOG_CHOICES.items():
-        if settings.text(name) not in known:
-            choices = ", ".join(known[:-1]) + f" or {known[-1]}"
-            raise SettingError(f"--{name} {settings.text(name)!r} is not {choices}")
-    if not target:
-        return None
-    return AccessLogOptions(
-        target, settings.text("access-log-format"), settings.text("access-log-query")
+    target, form, query = map(
+        settings.text, ("access-log", "access-log-format", "access-log-query")
     )
+    try:
+        return AccessLogOptions.parse(target, form, query)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
 
 
 def _single_origin(settings: Settings) -> Ingress:

@@ -314,7 +314,7 @@ def log_report(report: Report, level: int = logging.INFO) -> None:
             "run_id": run_id,
             "component": row.component,
             "target": row.target,
-            "status": row.status,
+            "status": row.status.lower(),
             "details": row.details,
         }
         if row.action:

@@ -7,7 +7,7 @@ otherwise count for all rules together, so telling rules apart costs a request n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -16,12 +16,11 @@ from msgspec import Struct
 from underpass.connector.ingress import Ingress
 from underpass.connector.observers import Observe, chained
 from underpass.connector.origins import Bastion, Service, SocksProxy, StreamService
-from underpass.core.histogram import Histogram
 from underpass.core.relay import Counters, Route
 from underpass.core.tunnel import OriginExchange
-from underpass.ops.metrics import Labelled, Snapshot
+from underpass.ops.metrics import Labelled, Snapshot, histogram_values
 
-__all__ = ["MAX_SERIES", "PRIVATE_NETWORK", "RouteInfo", "RouteTable", "histogram_values"]
+__all__ = ["MAX_SERIES", "PRIVATE_NETWORK", "RouteInfo", "RouteTable"]
 
 MAX_SERIES: Final = 100
 """Rules with counters and metrics of their own, 8 kB and some fifty series each once they are used.
@@ -176,19 +175,3 @@ def _flows_turned_away(private_network: Counters | None) -> Labelled:
     causes = private_network.causes() if private_network is not None else {}
     count = causes.get("too_many_streams", 0) + causes.get("flow_rate_limited", 0)
     return {"tcp": count} if count else {}
-
-
-def histogram_values(histograms: Iterable[tuple[Sequence[str], Histogram]]) -> Labelled:
-    """Histograms, by the values of their labels, as snapshots have them: see `ops.metrics`."""
-    values: dict[tuple[str, ...], float] = {}
-    for labels, histogram in histograms:
-        bounds = (*map(_bound, histogram.bounds), "+Inf")
-        for bound, count in zip(bounds, histogram.cumulative(), strict=True):
-            values[(*labels, bound)] = count
-        values[(*labels, "sum")] = histogram.sum
-    return values
-
-
-def _bound(bound: float) -> str:
-    """As Go writes it: a series is found by this text."""
-    return str(int(bound)) if bound == int(bound) else repr(bound)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -28,10 +28,10 @@ from underpass.connector.homes import Home
 from underpass.connector.in_force import InForce
 from underpass.connector.links import HomeEvent, LinkConnected, LinkEvent
 from underpass.connector.network_watch import NetworkWatch
+from underpass.connector.operator_pages import OperatorPages
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.reload import Reloader
 from underpass.connector.report import LinkReport
-from underpass.connector.settings import Settings
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
 from underpass.connector.supervisors import Supervisors
@@ -40,16 +40,13 @@ from underpass.ops.metrics import Metrics, Snapshot
 from underpass.ops.metrics_server import (
     MetricsAddressError,
     MetricsServer,
-    Page,
-    json_page,
     serve_metrics,
-    text_page,
 )
 from underpass.ops.signals import ShutdownSignals
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
-    from underpass.ops.process_report import Subject
+    pass
 
 __all__ = ["run_connector", "serve_connector"]
 
@@ -100,7 +97,7 @@ async def serve_connector(
             in_force.start(data_path.apply, options.ingress)
             data_path.take_updates(in_force.update)
             reloader.start()
-            pages = _Pages(options, status, data_path, in_force, configuration)
+            pages = OperatorPages(options, status, data_path, in_force, configuration)
             return await _serve(options, status, data_path, signals, in_force, ready, pages)
         finally:
             reloader.close()
@@ -115,7 +112,7 @@ async def _serve(
     signals: ShutdownSignals,
     in_force: InForce,
     ready: Callable[[], None] | None,
-    pages: _Pages,
+    pages: OperatorPages,
 ) -> int:
     homes = options.all_homes
     report = LinkReport(homes, lambda: status.ready_connections)
@@ -282,72 +279,6 @@ def _announce(options: ConnectorOptions) -> None:
     _log.info("Generated Connector ID: %s", options.connector_id)
     for protocol in dict.fromkeys(home.protocol for home in options.all_homes):
         _log.info("Initial protocol %s", protocol)
-
-
-class _Pages:
-    """What operators can ask beside metrics and readiness. See `inspection`."""
-
-    def __init__(
-        self,
-        options: ConnectorOptions,
-        status: ConnectorStatus,
-        data_path: DataPath,
-        in_force: InForce,
-        configuration: Configuration | None,
-    ) -> None:
-        self._homes = options.all_homes
-        self._status = status
-        self._data_path = data_path
-        self._in_force = in_force
-        self._settings: Settings | None = None if configuration is None else configuration.settings
-        self.routes: dict[bytes, Callable[[], Awaitable[Page]]] = {
-            b"/config": self._config,
-            b"/diag/tunnel": self._tunnel,
-            b"/diag/configuration": self._configuration,
-            b"/diag/system": self._system,
-            b"/debug/stacks": self._stacks,
-            b"/debug/memory": self._memory,
-        }
-
-    async def _config(self) -> Page:
-        from underpass.connector.inspection import configuration_document
-
-        document = configuration_document(self._in_force.ingress, self._in_force.remote_version)
-        return json_page(document)
-
-    async def _tunnel(self) -> Page:
-        ids = [str(home.credentials.tunnel_id) for home in self._homes if home.credentials]
-        document: dict[str, Any] = {
-            "tunnelID": ids[0],
-            "connectorID": str(self._status.connector_id),
-        }
-        if len(ids) > 1:
-            names = [home.name for home in self._homes]
-            document["homes"] = dict(zip(names, ids, strict=True))
-        connections = self._status.connections()
-        return json_page(document | ({"connections": connections} if connections else {}))
-
-    async def _configuration(self) -> Page:
-        from underpass.connector.inspection import settings_document
-
-        return json_page(settings_document(self._settings))
-
-    async def _system(self) -> Page:
-        from underpass.ops.system_information import collect_system_information
-
-        return json_page(await asyncio.to_thread(collect_system_information))
-
-    async def _stacks(self) -> Page:
-        return text_page(await self.report("stacks"))
-
-    async def _memory(self) -> Page:
-        return text_page(await self.report("memory"))
-
-    async def report(self, subject: Subject) -> str:
-        """What all processes of the connector do or hold."""
-        from underpass.ops.process_report import report
-
-        return report(subject) + await self._data_path.reports(subject)
 
 
 class _FirstLink:

@@ -12,10 +12,11 @@ from msgspec import Struct
 
 from underpass.connector.homes import Home
 from underpass.connector.ingress import Ingress, Rule
-from underpass.connector.options import AccessLogOptions, ConnectorOptions
+from underpass.connector.options import ConnectorOptions
 from underpass.connector.origin_request import AccessRequirement, IPRule, OriginRequest
 from underpass.connector.origins import parse_service
 from underpass.connector.warp_routing import WarpRouting
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 from underpass.wire.credentials import Credentials
 

@@ -203,7 +203,10 @@ class WorkerDialer:
         return await WorkerProcess.start("underpass.connector.worker", _Ear(self, worker))
 
     async def answer(self, worker: int, request: Any) -> Any:
-        """Answer a worker's management service."""
+        """Put a configuration in force that came down one of the worker's links, or answer its
+        management service."""
+        if isinstance(request, messages.Update):
+            return await self.update(request)
         process = self._seats[worker].current
         if process is None:
             raise WorkerLostError(f"worker process {worker} is not ready")

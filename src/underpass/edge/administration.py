@@ -90,12 +90,14 @@ def initialize(data_dir: Path, account_name: str, domain: str) -> tuple[Account,
 
 
 def write_secret_file(path: Path, content: bytes) -> None:
-    """A new file for its owner alone (0600); nothing is left behind when it fails.
+    """A new file for its owner alone (0600), its directory made if need be; no part of it is left
+    behind when that fails.
 
     Raises:
         DataDirectoryError: it exists, or cannot be written.
     """
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
         raise DataDirectoryError(f"{path} exists already: move it away, or name another") from error

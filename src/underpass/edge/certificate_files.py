@@ -32,6 +32,9 @@ MAX_FILE: Final = 256 * 1024
 MAX_REMEMBERED: Final = 10_000
 """Names whose file is remembered, or that there is none."""
 
+MAX_LISTED: Final = 1000
+"""Files that ACME brought whose end is told."""
+
 RENEWAL_SHARE: Final = 1 / 3
 """Of a certificate's lifetime: with less left it is due, as ACME clients have it."""
 
@@ -74,6 +77,24 @@ class CertificateFiles:
             if found is not None:
                 return found
         return None
+
+    def expiries(self) -> dict[str, datetime]:
+        """When each certificate ends that is there, by the first of its names."""
+        self._look()
+        files = [*self._given]
+        try:
+            paths = sorted(self._obtained.glob("*.pem"))
+        except OSError as error:
+            log.error("cannot list the certificates", extra={"error": str(error)})
+            paths = []
+        for path in paths[:MAX_LISTED]:
+            self._obtained_for(path.stem.replace("_", "*", 1))
+        files += self._remembered.values()
+        return {
+            min(file.names, default=file.chain.name): file.leaf.not_after
+            for file in files
+            if file.leaf is not None
+        }
 
     def is_given(self, name: str) -> bool:
         """Whether the operator's own files cover a name, or wildcard."""

@@ -132,6 +132,11 @@ class CertificateAuthority:
         """The authority's clock."""
         return self._clock()
 
+    @property
+    def not_after(self) -> datetime:
+        """When the authority itself ends."""
+        return self._certificate.not_valid_after_utc
+
     def issue(self, names: Sequence[str]) -> Leaf:
         """A server certificate for DNS `names` (at least one; `*.name` for a wildcard)."""
         now = self._clock()

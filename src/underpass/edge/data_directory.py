@@ -132,6 +132,11 @@ class DataDirectory:
         """The SQLite store."""
         return self.path / "edge.db"
 
+    @property
+    def running(self) -> Path:
+        """What the edge that runs on it says of itself: see `status.RunningEdge`."""
+        return self.path / "running.json"
+
     def close(self) -> None:
         """Release the lock. The lock file stays: removing it would let two edges lock two files."""
         if self._lock is not None:

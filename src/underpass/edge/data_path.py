@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +15,15 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
+from underpass.ops.access_log_options import AccessLogOptions
+from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
@@ -39,6 +43,7 @@ class Service:
     """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
     hsts_seconds: int | None = None
     """See Gateway."""
+    access_log: AccessLogOptions | None = None
 
 
 class DataPath(Protocol):
@@ -47,6 +52,18 @@ class DataPath(Protocol):
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
         new requests."""
+        ...
+
+    async def refresh(self) -> None:
+        """Bring `figures` up to date."""
+        ...
+
+    def figures(self) -> Snapshot:
+        """What it has carried: see `figures.traffic_figures`."""
+        ...
+
+    def processes(self) -> Sequence[int]:
+        """The ids of the processes that serve, beside this one."""
         ...
 
     async def stop_visitors(self, seconds: float) -> None:
@@ -81,6 +98,11 @@ class LocalDataPath:
             [(Path(chain), Path(key)) for chain, key in service.certificates],
             directory.certificates,
         )
+        access_log = None
+        if service.access_log is not None:
+            from underpass.edge.access_log import AccessLog  # most edges have none
+
+            access_log = AccessLog(service.access_log)
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.listeners = TunnelListeners(
@@ -99,6 +121,7 @@ class LocalDataPath:
             challenges=Challenges(directory.challenges),
             redirect_port=service.redirect_port,
             hsts_seconds=service.hsts_seconds,
+            access_log=access_log,
         )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
@@ -124,6 +147,17 @@ class LocalDataPath:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
 
+    async def refresh(self) -> None:
+        """See DataPath."""
+
+    def figures(self) -> Snapshot:
+        """See DataPath."""
+        return traffic_figures(self)
+
+    def processes(self) -> Sequence[int]:
+        """See DataPath."""
+        return ()
+
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
         await self.gateway.stop(seconds)
@@ -135,3 +169,10 @@ class LocalDataPath:
     async def close(self) -> None:
         """See DataPath."""
         self.turn.stop()
+        self.close_access_log()
+
+    def close_access_log(self) -> None:
+        """Write its last lines. Closing twice is harmless."""
+        access_log, self.gateway.access_log = self.gateway.access_log, None
+        if access_log is not None:
+            access_log.close()

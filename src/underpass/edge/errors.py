@@ -14,7 +14,9 @@
     ├── NetworkError         a network, or a virtual network, cannot be as asked (also a ValueError)
     ├── NetworkInUse         a virtual network is still needed
     ├── Unauthorized         tunnel credentials that are not right
-    └── QuickTunnelLimit     no room for another quick tunnel
+    ├── QuickTunnelLimit     no room for another quick tunnel
+    ├── AccessLogError       the access log cannot be written
+    └── BackupError          no backup can be made, or restored
 
 Each says what is wrong, where, and what to do, and carries no secret: the text may be printed.
 """
@@ -87,3 +89,11 @@ class Unauthorized(EdgeError):  # noqa: N818 - the word that connectors look for
 
 class QuickTunnelLimit(EdgeError):  # noqa: N818 - a limit, not a fault
     """The edge holds as many quick tunnels as it may."""
+
+
+class AccessLogError(EdgeError):
+    """The access log cannot be written."""
+
+
+class BackupError(EdgeError):
+    """A backup cannot be made, or is none, or would replace something."""

@@ -10,8 +10,10 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
 from underpass.core.fields import Token
@@ -20,6 +22,8 @@ from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
+from underpass.edge.figures import TellingWho
+from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
@@ -28,6 +32,9 @@ from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.edge.access_log import AccessLog
 
 __all__ = ["Gateway"]
 
@@ -115,8 +122,12 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         self._gateway = gateway
         self._sending = SendWatch()
 
+    is_fresh = True
+    """It has come since the last tick: its first request may be on its way."""
+
     def look(self) -> None:
         """Once a tick: time out what waits too long."""
+        self.is_fresh = False
         self.sweep(HEAD_SECONDS, IDLE_SECONDS)
         if self._sending.is_stuck(self):
             self.abort()
@@ -143,8 +154,12 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self._sending = SendWatch()
         self._quiet_ticks = 0
 
+    is_fresh = True
+    """It has come since the last tick: its first request may be on its way."""
+
     def look(self) -> None:
         """Once a tick: say goodbye to a connection nobody uses."""
+        self.is_fresh = False
         self.sweep_streams(LINGER_SECONDS, SEND_SECONDS)
         if self._sending.is_stuck(self):
             self.abort()
@@ -166,8 +181,11 @@ class Doorman(asyncio.BufferedProtocol):
     def __init__(self, gateway: Gateway, scheme: bytes) -> None:
         self._gateway = gateway
         self._scheme = scheme
+        self._began = gateway.handshakes.begin() if scheme == b"https" else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._scheme == b"https":
+            self._gateway.handshakes.completed(self._began)
         # uvloop's transports are not registered as asyncio's.
         self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme)
 
@@ -191,6 +209,7 @@ class Gateway:
         redirect_port: where visitors of the plain listener are sent; None serves them.
         hsts_seconds: how long browsers are to come with TLS only, where the application does not
             say; None says nothing.
+        access_log: gets a line for each request; its owner closes it.
     """
 
     def __init__(
@@ -203,11 +222,17 @@ class Gateway:
         challenges: Challenges | None = None,
         redirect_port: int | None = None,
         hsts_seconds: int | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self.turn = turn
+        self.access_log = access_log
         self._challenges = challenges
         self._redirect_port = redirect_port
         self.counters = Counters()
+        self.telling = TellingWho()
+        self.handshakes = Handshakes(HANDSHAKE_SECONDS)
+        self.accepted: Counter[tuple[str]] = Counter()
+        """Visitors' connections so far, by listener."""
         self._router = router
         self._max_body = -1 if max_body is None else max_body
         # RFC 6797 §8.1: what came without TLS must not say it.
@@ -244,16 +269,25 @@ class Gateway:
 
     def welcome(self, transport: asyncio.Transport, scheme: bytes) -> None:
         """A visitor has connected."""
-        if len(self._visitors) >= MAX_CONNECTIONS or self._stopping:
+        if len(self._visitors) >= MAX_CONNECTIONS:
             transport.abort()
             return
+        tls = transport.get_extra_info("ssl_object")
+        has_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        route: Callable[[VisitorExchange], None]
+        route = self.route if scheme == b"https" else self.route_plain
+        failed = self._failed
+        if self.access_log is not None:
+            spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
+            route = self.access_log.observing(*spoken, route)
+            failed = self.access_log.observing(*spoken, failed)
         peer = transport.get_extra_info("peername")
         address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
         acceptor = VisitorAcceptor(
-            self.route if scheme == b"https" else self.route_plain,
+            route,
             self.counters,
             self._unexpected,
-            self._failed,
+            failed,
             address,
             scheme,
             self._location,
@@ -261,26 +295,26 @@ class Gateway:
         acceptor.max_body = self._max_body
         if scheme == b"https":
             acceptor.hsts = self._hsts
-        tls = transport.get_extra_info("ssl_object")
         visitor: Visitor
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
+        if has_http2:
             visitor = VisitorHttp2(self, acceptor)
         else:
             visitor = VisitorHttp1(self, acceptor, scheme)
         self._visitors.add(visitor)
+        self.accepted[(scheme.decode("ascii"),)] += 1
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
 
     def forget(self, visitor: Visitor) -> None:
         """A visitor's connection has ended."""
         self._visitors.discard(visitor)
-        if not self._visitors:
-            self._emptied.set()
+        self._look_whether_empty()
 
     def route(self, exchange: VisitorExchange) -> None:
         """Send a request down a link. Called once a request."""
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
+            exchange.context = link
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
@@ -313,15 +347,15 @@ class Gateway:
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
         for link in self._router.links_of(refused.tunnel_id):
-            if (
-                isinstance(link, EdgeLink | RemoteLink)
-                and not link.draining
-                and link.forward(exchange)
-            ):
-                return
+            if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
+                exchange.context = link
+                if link.forward(exchange):
+                    return
         exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
+        if exchange.told:
+            self.telling.note(cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -347,8 +381,19 @@ class Gateway:
         log.error("unexpected error while routing a request", exc_info=error)
 
     def _look(self) -> None:
+        self.handshakes.tick()
+        if self.access_log is not None:
+            self.access_log.flush()
         for visitor in tuple(self._visitors):
             visitor.look()
+            if self._stopping:
+                visitor.shut_down()
+        self._look_whether_empty()
+
+    def _look_whether_empty(self) -> None:
+        # What has been accepted is served: a TLS handshake that is under way becomes a visitor.
+        if not self._visitors and not self.handshakes.recent:
+            self._emptied.set()
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""
@@ -356,9 +401,11 @@ class Gateway:
         for server in self._servers:
             server.close()
         for visitor in tuple(self._visitors):
-            visitor.shut_down()
-        if self._visitors:
-            self._emptied.clear()
+            if not visitor.is_fresh:
+                visitor.shut_down()
+        self._emptied.clear()
+        self._look_whether_empty()
+        if not self._emptied.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
         for visitor in tuple(self._visitors):

@@ -63,6 +63,7 @@ class EdgeLink(LinkConnection):
     Args:
         location: what the connector is told it is connected to.
         timeouts: how long requests may take.
+        on_connected: called once when the connection is there, its TLS handshake included.
         on_registered: called once when the connector has registered and been told so.
         on_gone: called once when the link has ended.
     """
@@ -77,6 +78,7 @@ class EdgeLink(LinkConnection):
         *,
         location: str,
         timeouts: Timeouts,
+        on_connected: Callable[[EdgeLink], None],
         on_registered: Callable[[EdgeLink], None],
         on_gone: Callable[[EdgeLink], None],
     ) -> None:
@@ -101,6 +103,7 @@ class EdgeLink(LinkConnection):
         self._turn = turn
         self._router = router
         self._timeouts = timeouts
+        self._on_connected = on_connected
         self._on_registered = on_registered
         self._on_gone = on_gone
         self._side: PythonSide | None = None
@@ -129,6 +132,9 @@ class EdgeLink(LinkConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._on_connected(self)
+        if self.is_closed:
+            return
         self._turn.on_tick.add(self._sweep)
         self._deadline = asyncio.get_running_loop().call_later(
             REGISTRATION_SECONDS, self._registration_due

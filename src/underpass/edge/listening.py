@@ -1,9 +1,13 @@
-"""Sockets that listen, bound before anything is served so that a taken port is told at once."""
+"""Sockets that listen, bound before anything is served so that a taken port is told at once, or
+taken over from a service manager, which keeps them over a restart: sd_listen_fds(3)."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from collections.abc import Mapping, MutableMapping
+from typing import Final, TypeAlias
 
 from underpass.edge.errors import ListenError
 from underpass.edge.options import Address
@@ -37,6 +41,73 @@ def listen(address: Address) -> socket.socket:
             )
     except OSError as error:
         raise ListenError(f"cannot listen on {address}: {_reason(error, address)}") from error
+    listener.setblocking(False)
+    return listener
+
+
+INHERITED_NAMES: Final = ("https", "http", "tunnel", "api")
+"""What a service manager may call the sockets that it hands over; there may be several tunnels."""
+
+MAX_INHERITED: Final = 64
+"""Sockets that may be handed over."""
+
+_FIRST_INHERITED: Final = 3
+
+Inherited: TypeAlias = Mapping[str, list[socket.socket]]
+"""Listening sockets by name."""
+
+
+def take_inherited(
+    environment: MutableMapping[str, str] = os.environ, first: int = _FIRST_INHERITED
+) -> Inherited:
+    """The sockets that a service manager hands to this process; none if it hands none.
+
+    The variables that tell of them are taken out of `environment`: they are not for children.
+
+    Raises:
+        ListenError: one is none of INHERITED_NAMES, there are two of one name, or it is no TCP
+            socket that listens.
+    """
+    process, count, names = (
+        environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES")
+    )
+    if process != str(os.getpid()) or not count:
+        return {}
+    if not (count.isascii() and count.isdecimal() and 0 < int(count[:9]) <= MAX_INHERITED):
+        raise ListenError(f"LISTEN_FDS={count}: 1 to {MAX_INHERITED} sockets can be handed over")
+    told = names.split(":")
+    if len(told) != int(count):
+        raise ListenError(
+            f"{count} sockets are handed over and LISTEN_FDNAMES names {len(told)}: give each "
+            f"socket unit a FileDescriptorName= of {', '.join(INHERITED_NAMES)}"
+        )
+    for name in told:
+        if name not in INHERITED_NAMES:
+            raise ListenError(
+                f"a socket named {name!r} is handed over: its unit's FileDescriptorName= has to "
+                f"be one of {', '.join(INHERITED_NAMES)}"
+            )
+        if name != "tunnel" and told.count(name) > 1:
+            raise ListenError(f"two sockets named {name!r} are handed over: there can be one")
+    inherited: dict[str, list[socket.socket]] = {}
+    for descriptor, name in enumerate(told, first):
+        inherited.setdefault(name, []).append(_taken(descriptor, name))
+    return inherited
+
+
+def _taken(descriptor: int, name: str) -> socket.socket:
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ListenError(f"socket {name!r} is not there: {error.strerror}") from error
+    if (
+        listener.family not in (socket.AF_INET, socket.AF_INET6)
+        or listener.type != socket.SOCK_STREAM
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        listener.close()
+        raise ListenError(f"socket {name!r} is no TCP socket that listens: use ListenStream=")
     listener.setblocking(False)
     return listener
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 
 DEFAULT_HTTPS = "127.0.0.1:8443"
@@ -122,12 +123,17 @@ class EdgeOptions:
     hsts_seconds: int | None = None
     """How long browsers are to come with TLS only (Strict-Transport-Security), where the
     application does not say. None: nothing is said."""
+    metrics: Address | None = None
+    """For operators: metrics, health, readiness. None: there is no such listener."""
+    access_log: AccessLogOptions | None = None
+    """Write a line for each visitor's request."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
             raise OptionsError("an edge needs at least one tunnel address")
         fixed: set[Address] = set()
-        for address in (self.https, self.http, self.api, *self.tunnels):
+        metrics = () if self.metrics is None else (self.metrics,)
+        for address in (self.https, self.http, self.api, *self.tunnels, *metrics):
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)
@@ -166,6 +172,8 @@ class EdgeOptions:
         redirect: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         hsts_seconds: int | None = None,
+        metrics: str | None = None,
+        access_log: AccessLogOptions | None = None,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -191,6 +199,8 @@ class EdgeOptions:
             redirect=redirect,
             timeouts=timeouts,
             hsts_seconds=hsts_seconds,
+            metrics=None if metrics is None else _parse_option("--metrics", metrics),
+            access_log=access_log,
         )
 
 

@@ -192,6 +192,11 @@ class Registry:
         return len(self._served) - self._quick_tunnels
 
     @property
+    def quick_tunnel_count(self) -> int:
+        """Live quick tunnels."""
+        return self._quick_tunnels
+
+    @property
     def routes(self) -> Collection[Route]:
         """All hostnames that lead somewhere."""
         return self._routes.values()

@@ -258,6 +258,11 @@ class Router:
             return ()
         return (*destination.links, *destination.draining, *destination.elsewhere)
 
+    def count_links(self) -> tuple[int, int]:
+        """How many links there are, and how many tunnels that have some."""
+        counts = [destination.count for destination in self._destinations.values()]
+        return sum(counts), sum(map(bool, counts))
+
     def _take_out(self, link: Link, destination: _Destination) -> None:
         destination.links.remove(link)
         self._free_index(link, destination)

@@ -7,9 +7,10 @@ import contextlib
 import logging
 
 from underpass.edge.errors import EdgeError
+from underpass.edge.listening import take_inherited
 from underpass.edge.options import EdgeOptions
 from underpass.edge.server import Edge
-from underpass.ops import event_loop
+from underpass.ops import event_loop, service_manager
 from underpass.ops.signals import ShutdownSignals
 
 __all__ = ["run_edge"]
@@ -24,9 +25,9 @@ def run_edge(options: EdgeOptions) -> int:
 
 
 async def _serve(options: EdgeOptions) -> int:
-    edge = Edge(options)
     with ShutdownSignals() as signals:
         try:
+            edge = Edge(options, inherited=take_inherited())
             await edge.start()
         except EdgeError as error:
             log.error("Cannot start the edge", extra={"error": str(error)})
@@ -39,7 +40,11 @@ async def _serve(options: EdgeOptions) -> int:
                 "Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir
             )
             log.info("API:        http://%s  (their --api-url, --quick-service)", edge.api)
+            if edge.metrics is not None:
+                log.info("Operators:  http://%s/metrics  /healthz  /readyz", edge.metrics)
+            service_manager.ready()
             await signals.stopping.wait()
+            service_manager.stopping()
             log.info("Stopping: requests under way may finish")
         finally:
             stopping = asyncio.ensure_future(edge.stop())

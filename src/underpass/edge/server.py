@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
@@ -20,14 +22,20 @@ from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
+from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import bound_address, listen
+from underpass.edge.listening import Inherited, bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
+from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tunnels import TunnelListeners
+from underpass.version import VERSION
+
+if TYPE_CHECKING:
+    from underpass.edge.operators import Operators
 
 __all__ = ["Edge"]
 
@@ -40,12 +48,15 @@ STOP_SECONDS: Final = 10.0
 class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
+    Listening sockets that are `inherited` go before the addresses in `options`.
+
     After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
-    def __init__(self, options: EdgeOptions) -> None:
+    def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
         self._options = options
+        self._inherited = inherited or {}
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
         self.https = options.https
@@ -57,6 +68,11 @@ class Edge:
         self.registry: Registry
         self.authority: CertificateAuthority
         self.ca_certificate: Path
+        self.metrics: str | None = None
+        """Where operators ask, when the options have such a listener."""
+        self._api_calls = ApiCalls()
+        self._path: DataPath | None = None
+        self._operators: Operators | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -75,10 +91,15 @@ class Edge:
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
-        https, http, api = (
-            self._listen(address) for address in (options.https, options.http, options.api)
+        (https,), (http,), (api,), tunnels = (
+            self._listen(name, addresses)
+            for name, addresses in (
+                ("https", (options.https,)),
+                ("http", (options.http,)),
+                ("api", (options.api,)),
+                ("tunnel", options.tunnels),
+            )
         )
-        tunnels = [self._listen(address) for address in options.tunnels]
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
 
@@ -87,6 +108,8 @@ class Edge:
         self._closing.push_async_callback(store.close)
         router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
+        if options.metrics is not None:
+            await self._serve_operators(options.metrics, directory, store, router)
         service = Service(
             options.location,
             options.domain,
@@ -95,6 +118,7 @@ class Edge:
             tuple((str(chain), str(key)) for chain, key in options.certificates),
             self.https.port if options.redirect else None,
             options.hsts_seconds,
+            options.access_log,
         )
         path: DataPath
         if options.workers == 1:
@@ -103,6 +127,7 @@ class Edge:
             path = await self._serve_in_workers(
                 service, directory, store, router, http, https, tunnels
             )
+        self._path = path
         control = Control(
             self.registry,
             options.domain,
@@ -111,7 +136,7 @@ class Edge:
             management_key_path=directory.management_key,
             close_links=path.close_links,
         )
-        server = ApiServer(create_application(control), api)
+        server = ApiServer(self._api_calls.counting(create_application(control)), api)
         await server.start()
         self._closing.push_async_callback(server.stop)
         for work in (self.registry.keep_house(), self.registry.follow()):
@@ -121,6 +146,20 @@ class Edge:
                 self._keeper(options.acme, directory).run(), name="certificates"
             )
             self._closing.push_async_callback(_cancelled, keeper)
+        self._closing.callback(directory.running.unlink, missing_ok=True)
+        RunningEdge(
+            pid=os.getpid(),
+            version=VERSION,
+            started_at=datetime.now(timezone.utc).replace(microsecond=0),
+            workers=options.workers,
+            https=str(self.https),
+            http=str(self.http),
+            tunnels=tuple(map(str, self.tunnels)),
+            api=str(self.api),
+            metrics=self.metrics,
+        ).write(directory)
+        if self._operators is not None:
+            self._operators.state = "ready"
 
     async def _serve_here(
         self,
@@ -160,10 +199,39 @@ class Edge:
             https=https,
             tunnels=tunnels,
         )
-        self.registry.on_changed = workers.refresh
+        self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
         await workers.open()
         return workers
+
+    async def _serve_operators(
+        self, address: Address, directory: DataDirectory, store: Store, router: Router
+    ) -> None:
+        """Before anything is served, and until all has ended."""
+        from underpass.edge.operators import Operators  # most edges have none
+
+        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+        operators = Operators(
+            [
+                lambda: {} if self._path is None else self._path.figures(),
+                lambda: edge_figures(
+                    self.registry,
+                    router,
+                    self._api_calls,
+                    {**certificates.expiries(), "ca": self.authority.not_after},
+                ),
+            ],
+            refresh=self._refresh_figures,
+            workers=lambda: () if self._path is None else self._path.processes(),
+            read_store=lambda: store.changes_since(self.registry.revision),
+        )
+        await operators.start(str(address))
+        self._closing.push_async_callback(operators.stop)
+        self._operators, self.metrics = operators, operators.address
+
+    async def _refresh_figures(self) -> None:
+        if self._path is not None:
+            await self._path.refresh()
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""
@@ -195,10 +263,15 @@ class Edge:
         # Stopped before the links: what visitors still wait for comes through those.
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
 
-    def _listen(self, address: Address) -> socket.socket:
-        listener = listen(address)
-        self._closing.callback(listener.close)
-        return listener
+    def _listen(self, name: str, addresses: Iterable[Address]) -> list[socket.socket]:
+        listeners = list(self._inherited.get(name, ()))
+        for listener in listeners:
+            self._closing.callback(listener.close)
+        if not listeners:
+            for address in addresses:
+                listeners.append(listen(address))
+                self._closing.callback(listeners[-1].close)
+        return listeners
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self._options.workers == 1:
@@ -209,6 +282,8 @@ class Edge:
 
         Cancelled, it waits for no request any more, and still closes everything.
         """
+        if self._operators is not None:
+            self._operators.state = "draining"
         closing = asyncio.ensure_future(self._closing.aclose())
         try:
             await asyncio.shield(closing)

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import socket
 import ssl
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from underpass.edge.configurations import ConfigurationPusher
+from underpass.edge.handshakes import Handshakes
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.registry import Registry
@@ -51,6 +53,8 @@ class TunnelListeners:
         self._servers: list[asyncio.AbstractServer] = []
         self.links: set[EdgeLink] = set()
         """Every connection that is open, registered or not."""
+        self.handshakes = Handshakes(HANDSHAKE_SECONDS)
+        turn.on_tick.add(self.handshakes.tick)
         self._pusher = ConfigurationPusher(registry, self.links)
         registry.on_configuration = self._pusher.changed
 
@@ -69,19 +73,24 @@ class TunnelListeners:
             )
 
     def _new_link(self) -> EdgeLink:
-        link = EdgeLink(
+        began = self.handshakes.begin()
+        return EdgeLink(
             self._turn,
             self._registry,
             self._router,
             location=self._location,
             timeouts=self._timeouts,
+            on_connected=partial(self._connected, began),
             on_registered=self._pusher.registered,
             on_gone=self.links.discard,
         )
+
+    def _connected(self, began: int, link: EdgeLink) -> None:
+        # Not before: nobody tells of a connection whose handshake fails.
+        self.handshakes.completed(began)
         self.links.add(link)
         if len(self.links) > MAX_UNREGISTERED:
             self._make_room(link)
-        return link
 
     def _make_room(self, newest: EdgeLink) -> None:
         """Drop the newcomer if too many of the open connections have not registered."""
@@ -100,6 +109,7 @@ class TunnelListeners:
     async def stop(self, seconds: float) -> None:
         """Accept no more, let links drain for so long, then close them."""
         self._pusher.close()
+        self._turn.on_tick.discard(self.handshakes.tick)
         for server in self._servers:
             server.close()
         for link in tuple(self.links):

@@ -130,6 +130,8 @@ class EdgeWorker(Inside):
             return None
         if isinstance(request, messages.StopLinks):
             return await self._stop_links(request.seconds)
+        if isinstance(request, messages.ReadFigures):
+            return {} if self._data_path is None else self._data_path.figures()
         assert isinstance(request, messages.Alive)
         return None
 
@@ -167,6 +169,8 @@ class EdgeWorker(Inside):
         """The edge ends, or this process does: leave no socket behind."""
         if self._peer_listener is not None:
             self._peer_listener.close()
+        if self._data_path is not None:
+            self._data_path.close_access_log()
         super().closed()
 
     async def _configure(self, request: messages.Configure) -> messages.Done:

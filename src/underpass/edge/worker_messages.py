@@ -22,6 +22,7 @@ __all__ = [
     "Probe",
     "ReadChanges",
     "ReadConfiguration",
+    "ReadFigures",
     "ReadSnapshot",
     "Refresh",
     "StopLinks",
@@ -77,11 +78,15 @@ class StopLinks(Struct, frozen=True, tag=True):
     seconds: float
 
 
+class ReadFigures(Struct, frozen=True, tag=True):
+    """What has been carried. -> ops.workers.tally.Readings"""
+
+
 class Alive(Struct, frozen=True, tag=True):
     """-> None"""
 
 
-WorkerRequest = Configure | Refresh | CloseLinks | StopVisitors | StopLinks | Alive
+WorkerRequest = Configure | Refresh | CloseLinks | StopVisitors | StopLinks | ReadFigures | Alive
 
 
 # Asked by a worker.

@@ -25,15 +25,20 @@ from underpass.edge.errors import EdgeError
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Router, TooManyLinks
 from underpass.edge.store import Store
+from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.channel import ChannelError
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
+from underpass.ops.workers.tally import Readings, Tally, total
 
 __all__ = ["EdgeWorkers"]
 
 REFRESH_SECONDS: Final = 15.0
 """For a worker to take over a change; else it is replaced: it would serve what is no more."""
+
+SCRAPE_SECONDS: Final = 2.0
+"""For a worker to tell its figures."""
 
 STOP_MARGIN: Final = 2.0
 """Seconds a worker may take beyond what its requests were given; then it is ended as it is."""
@@ -114,6 +119,7 @@ class EdgeWorkers:
         self._stopping = False
         # Told of everything: those that run, and those that are about to.
         self._processes: dict[int, Process] = {}
+        self._tallies = [Tally() for _ in range(count)]
         # Not in the data directory: a path of more than about 100 bytes is none to a socket.
         self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
         self._seats = [
@@ -155,6 +161,27 @@ class EdgeWorkers:
         return [seat.current.pid for seat in self._seats if seat.current is not None]
 
     async def refresh(self) -> None:
+        """See DataPath; one that is slow contributes what it told last."""
+        await asyncio.gather(
+            *(self._read_figures(worker, process) for worker, process in self._processes.items())
+        )
+
+    async def _read_figures(self, worker: int, process: Process) -> None:
+        try:
+            readings: Any = await asyncio.wait_for(
+                process.channel.call(messages.ReadFigures(), Readings), SCRAPE_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug("worker %d did not tell its figures: %s", worker, error)
+            return
+        if self._processes.get(worker) is process:
+            self._tallies[worker].told(readings)
+
+    def figures(self) -> Snapshot:
+        """See DataPath: the sums of all workers, dead ones included, as of the last `refresh`."""
+        return total(tally.readings for tally in self._tallies)
+
+    async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""
         await asyncio.gather(
             *(self._refresh(worker, process) for worker, process in self._processes.items())
@@ -280,6 +307,7 @@ class EdgeWorkers:
 
     def _forget(self, worker: int) -> None:
         self._processes.pop(worker, None)
+        self._tallies[worker].ended()
         for link in self._presence.pop_all(worker):
             self._router.remove_link(link)
             self._tell_others(worker, messages.LinkWent(link.worker, link.number))

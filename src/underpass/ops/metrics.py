@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-__all__ = ["CONTENT_TYPE", "FAMILIES", "Family", "Metrics", "Snapshot", "SnapshotSource"]
+    from underpass.core.histogram import Histogram
+
+__all__ = [
+    "CONTENT_TYPE",
+    "FAMILIES",
+    "Family",
+    "Metrics",
+    "Snapshot",
+    "SnapshotSource",
+    "histogram_values",
+]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -46,6 +56,7 @@ class Family(Struct, frozen=True):
 
 
 _TUNNEL = "cloudflared_tunnel"
+_EDGE = "underpass_edge"
 _RULE = ("rule", "hostname")
 _CALL = ("handler", "method")
 
@@ -172,8 +183,74 @@ FAMILIES: Mapping[str, Family] = {
             "From a request's head to the end of its response; WebSockets and streams not counted",
             _RULE,
         ),
+        Family(f"{_EDGE}_visitor_connections", "gauge", "Visitors' connections"),
+        Family(
+            f"{_EDGE}_visitor_connections_total",
+            "counter",
+            "Visitors' connections accepted, by listener",
+            ("listener",),
+        ),
+        Family(f"{_EDGE}_requests_total", "counter", "Visitors' requests"),
+        Family(f"{_EDGE}_active_requests", "gauge", "Visitors' requests in flight"),
+        Family(
+            f"{_EDGE}_responses_total",
+            "counter",
+            "Responses to visitors by status code",
+            ("status_code",),
+        ),
+        Family(f"{_EDGE}_request_bytes_total", "counter", "Content of visitors' requests"),
+        Family(f"{_EDGE}_response_bytes_total", "counter", "Content of responses to visitors"),
+        Family(
+            f"{_EDGE}_first_byte_seconds",
+            "histogram",
+            "From a visitor's request head to the response's",
+        ),
+        Family(
+            f"{_EDGE}_duration_seconds",
+            "histogram",
+            "From a visitor's request head to the end of its response; WebSockets not counted",
+        ),
+        Family(
+            f"{_EDGE}_tls_handshake_failures_total",
+            "counter",
+            "Connections whose TLS handshake never came to its end, by listener",
+            ("listener",),
+        ),
+        Family(f"{_EDGE}_links", "gauge", "Links that connectors hold"),
+        Family(f"{_EDGE}_tunnels", "gauge", "Tunnels, named or quick", ("kind",)),
+        Family(f"{_EDGE}_tunnels_with_links", "gauge", "Tunnels that a connector serves"),
+        Family(f"{_EDGE}_routes", "gauge", "Hostnames that lead to a tunnel"),
+        Family(
+            f"{_EDGE}_certificate_expiry_timestamp_seconds",
+            "gauge",
+            "When a certificate ends, in seconds of Unix time, by its first name",
+            ("name",),
+        ),
+        Family(f"{_EDGE}_store_revision", "gauge", "Revision of the store that is served"),
+        Family(
+            f"{_EDGE}_api_requests_total",
+            "counter",
+            "Requests to the API by method and status code",
+            ("method", "status_code"),
+        ),
     )
 }
+
+
+def histogram_values(histograms: Iterable[tuple[Sequence[str], Histogram]]) -> Labelled:
+    """Histograms, by the values of their labels, as snapshots have them."""
+    values: dict[tuple[str, ...], float] = {}
+    for labels, histogram in histograms:
+        bounds = (*map(_bound, histogram.bounds), "+Inf")
+        for bound, count in zip(bounds, histogram.cumulative(), strict=True):
+            values[(*labels, bound)] = count
+        values[(*labels, "sum")] = histogram.sum
+    return values
+
+
+def _bound(bound: float) -> str:
+    """As Go writes it: a series is found by this text."""
+    return str(int(bound)) if bound == int(bound) else repr(bound)
 
 
 def build_info() -> Snapshot:

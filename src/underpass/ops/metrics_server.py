@@ -13,6 +13,7 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import httptools
@@ -96,31 +97,34 @@ class _Head:
 class MetricsServer:
     """Answers for one program. `readiness` and `quick_hostname` are asked at every request.
 
-    `pages` are more paths, and what is there; a page that raises is one request's 500.
+    `pages` are more paths, and what is there; a page that raises is one request's 500. Without
+    `readiness` there is /metrics and these, and nothing of a connector.
     """
 
     def __init__(
         self,
         metrics: Metrics,
-        readiness: Callable[[], Readiness],
+        readiness: Callable[[], Readiness] | None = None,
         quick_hostname: Callable[[], str] = str,
         pages: Mapping[bytes, Callable[[], Awaitable[Page]]] | None = None,
         *,
         read_timeout: float = READ_TIMEOUT,
     ) -> None:
         self._metrics = metrics
-        self._readiness = readiness
         self._quick_hostname = quick_hostname
         self._read_timeout = read_timeout
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
         self._routes: dict[bytes, Callable[[], Awaitable[Page]]] = {
-            b"/metrics": self._answer_metrics,
-            b"/ready": self._answer_ready,
-            b"/healthcheck": self._answer_healthcheck,
-            b"/quicktunnel": self._answer_quicktunnel,
-            **(pages or {}),
+            b"/metrics": self._answer_metrics
         }
+        if readiness is not None:
+            self._routes |= {
+                b"/ready": partial(self._answer_ready, readiness),
+                b"/healthcheck": self._answer_healthcheck,
+                b"/quicktunnel": self._answer_quicktunnel,
+            }
+        self._routes |= pages or {}
 
     @property
     def address(self) -> str:
@@ -224,8 +228,8 @@ class MetricsServer:
     async def _answer_metrics(self) -> Page:
         return Page(200, CONTENT_TYPE, await self._metrics.scrape())
 
-    async def _answer_ready(self) -> Page:
-        readiness = self._readiness()
+    async def _answer_ready(self, ask: Callable[[], Readiness]) -> Page:
+        readiness = ask()
         status = 200 if readiness.ready_connections else 503
         return json_page(
             {

@@ -18,7 +18,7 @@ _told_ready = False
 
 
 def ready() -> None:
-    """The start is over: a link is up."""
+    """The start is over: a connector has a link, an edge listens."""
     global _told_ready
     _told_ready = True
     _tell("READY=1")

@@ -220,13 +220,19 @@ def _refusal(application: Application, response: Response) -> str:
     status = response.status_code
     cause = response.headers.get("underpass-cause", "")
     ray = response.headers.get("cf-ray", "")
+    from underpass.wire.causes import CAUSES, in_words  # most streams open
+
     why = {
         403: "the application or its edge refuses",
-        404: "no tunnel has this name",
+        404: "nothing is served under this name",
         502: "the connector cannot reach the application",
         503: "the tunnel has no connector now",
         530: "the tunnel has no connector now",
     }.get(status, "this is no stream")
+    if cause == "unknown_host":
+        why = "no tunnel has this name"
+    elif status == 502 and cause in CAUSES:
+        why = in_words(cause)
     details = ", ".join(part for part in (f"status {status}", cause, ray and f"ray {ray}") if part)
     return f"{application.authority} opens no stream: {why} ({details})"
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of"]
+__all__ = ["CAUSES", "Cause", "Hop", "Speaker", "cause_in", "hop_of", "in_words"]
 
 
 class Hop(enum.Enum):
@@ -58,7 +58,7 @@ _ALL: Final = (
     Cause("bad_path", _VISITOR, 400, "The path has a % that two hexadecimal digits do not follow.", "Encode it: a percent sign is written %25."),
     Cause("loop", _VISITOR, 508, "The request has come to edges like this one eight times already (CDN-Loop).", "An application whose own address leads back to the tunnel: let it call its neighbour by an inner name."),
     Cause("unsupported_connect", _VISITOR, 501, "The request asks by CONNECT for something else than a WebSocket.", "The edge is no forward proxy; `underpass access` brings other protocols through a tunnel."),
-    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port.", "Give the client an IP address and a port; names are resolved before they get here."),
+    Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port, or the visitor of a bastion or SOCKS server names no destination.", "Give the client a host and a port (access tcp: --destination HOST:PORT); for a private network an IP address, as names are resolved before they get here."),
     Cause("unknown_host", _EDGE, 404, "No tunnel has a route for the hostname.", "Check the spelling, and the tunnel's routes. A quick tunnel's name is gone some time after it was stopped."),
     Cause("no_link", _LINK, 503, "The tunnel exists, and no connector holds a connection for it.", "Start the connector, or see in its log why it cannot connect."),
     Cause("link_full", _LINK, 503, "Every link of the tunnel has as many requests under way as it takes, or is about to close.", "Run more connectors, or more links (--ha-connections); see whether the application hangs."),
@@ -103,6 +103,12 @@ MAX_PASTED: Final = 65536
 """Characters of what an operator pastes that are looked at."""
 
 _NAMED = re.compile(r"""(?<![a-z])cause["']?\s*[:=]\s*["']?([a-z0-9_]+)""", re.IGNORECASE)
+
+
+def in_words(word: str) -> str:
+    """What a cause means, as the end of a sentence."""
+    cause = CAUSES.get(word)
+    return word if cause is None else cause.meaning[0].lower() + cause.meaning[1:].rstrip(".")
 
 
 def hop_of(word: str, speaker: Speaker) -> Hop:

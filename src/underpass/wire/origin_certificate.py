@@ -10,16 +10,21 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["encode_origin_certificate"]
+__all__ = ["KIND", "encode_origin_certificate"]
 
-_KIND: Final = "ARGO TUNNEL TOKEN"
+KIND: Final = "ARGO TUNNEL TOKEN"
+"""What its block is called."""
 _LINE: Final = 64
 
 
-def encode_origin_certificate(zone_id: str, account_id: str, api_token: str) -> bytes:
+def encode_origin_certificate(
+    zone_id: str, account_id: str, api_token: str, endpoint: str = ""
+) -> bytes:
     """The content of a cert.pem. It is as secret as the token."""
     fields = {"zoneID": zone_id, "accountID": account_id, "apiToken": api_token}
+    if endpoint:
+        fields["endpoint"] = endpoint
     payload = base64.b64encode(msgspec.json.encode(fields)).decode("ascii")
     lines = [payload[start : start + _LINE] for start in range(0, len(payload), _LINE)]
-    text = "\n".join([f"-----BEGIN {_KIND}-----", *lines, f"-----END {_KIND}-----", ""])
+    text = "\n".join([f"-----BEGIN {KIND}-----", *lines, f"-----END {KIND}-----", ""])
     return text.encode("ascii")

@@ -87,7 +87,12 @@ class Pebble:
                 *("pebble", f"-config={self._directory / 'pebble.json'}"),
                 f"-dnsserver=127.0.0.1:{self._dns}",
             ],
-            {"PEBBLE_VA_NOSLEEP": "1", "PATH": os.environ["PATH"]},
+            {
+                "PATH": os.environ["PATH"],
+                # What it would do now and then to try its clients' patience.
+                "PEBBLE_VA_NOSLEEP": "1",
+                "PEBBLE_WFE_NONCEREJECT": "0",
+            },
         )
         try:
             eventually(self._answers, "the authority answers")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,7 +44,12 @@ class Process:
     alive: ClassVar[set[Process]] = set()
     """Started and not waited for."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.lines: list[Line] = []
         self.text: list[str] = []
         self._changed = threading.Condition()
@@ -55,6 +61,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env=_environment() | (environment or {}),
             start_new_session=True,
+            pass_fds=descriptors,
         )
         self.alive.add(self)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -129,6 +136,27 @@ class Process:
         self._process.kill()
         self.wait()
 
+    @property
+    def metrics_address(self) -> str:
+        message = str(self.wait_for("Starting metrics server on")["message"])
+        return re.findall(r"127\.0\.0\.1:\d+", message)[0]
+
+    def metric(self, name: str, labels: str = "") -> float:
+        """A metric's value now; 0 if it is not there."""
+        _, body = self.page("/metrics")
+        found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
+        return float(found.group(1)) if found else 0.0
+
+    def page(self, path: str) -> tuple[int, bytes]:
+        """Status and content of a page of the metrics server."""
+        connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stream:
@@ -160,16 +188,20 @@ class EdgeProcess(Process):
         api: str = "127.0.0.1:0",
         environment: dict[str, str] | None = None,
         more: Sequence[str] = (),
+        inherited: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
         self.data_dir = data_dir
+        activated = activation(inherited) if inherited else ()
         listeners = [f"--tunnel={tunnel}" for tunnel in tunnels]
         super().__init__(
             [
+                *activated,
                 *UNDERPASS,
                 *("edge", "run", "--output=json", f"--data-dir={data_dir}"),
                 *(f"--http={http}", f"--https={https}", f"--api={api}", *listeners, *more),
             ],
             environment,
+            [listener.fileno() for _, listener in inherited],
         )
         try:
             self._find_addresses()
@@ -209,6 +241,26 @@ class EdgeProcess(Process):
         )
 
 
+_ACTIVATE: Final = """
+import fcntl, os, sys
+names, descriptors, command = sys.argv[1], list(map(int, sys.argv[2].split(","))), sys.argv[3:]
+copies = [fcntl.fcntl(each, fcntl.F_DUPFD, 100) for each in descriptors]
+for number, copy in enumerate(copies, 3):
+    os.dup2(copy, number, inheritable=True)
+    os.close(copy)
+os.environ |= {"LISTEN_FDS": str(len(copies)), "LISTEN_FDNAMES": names,
+               "LISTEN_PID": str(os.getpid())}
+os.execv(command[0], command)
+"""
+
+
+def activation(inherited: Sequence[tuple[str, socket.socket]]) -> Sequence[str]:
+    """What before a command has it started with these sockets, as systemd does."""
+    names = ":".join(name for name, _ in inherited)
+    descriptors = ",".join(str(listener.fileno()) for _, listener in inherited)
+    return [sys.executable, "-c", _ACTIVATE, names, descriptors]
+
+
 class ConnectorProcess(Process):
     """`underpass tunnel …`, begun; `ready` waits for its links."""
 
@@ -234,31 +286,10 @@ class ConnectorProcess(Process):
         return self
 
     @property
-    def metrics_address(self) -> str:
-        message = str(self.wait_for("Starting metrics server on")["message"])
-        return re.findall(r"127\.0\.0\.1:\d+", message)[0]
-
-    @property
     def readiness(self) -> tuple[int, dict[str, Any]]:
         """Status and body of /ready."""
         status, body = self.page("/ready")
         return status, json.loads(body)
-
-    def metric(self, name: str, labels: str = "") -> float:
-        """A metric's value now; 0 if it is not there."""
-        _, body = self.page("/metrics")
-        found = re.search(rf"^{name}(?:\{{{labels}\}})? (\S+)$", body.decode(), re.MULTILINE)
-        return float(found.group(1)) if found else 0.0
-
-    def page(self, path: str) -> tuple[int, bytes]:
-        """Status and content of a page of the metrics server."""
-        connection = http.client.HTTPConnection(self.metrics_address, timeout=PATIENCE)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
 
 
 class QuickTunnelProcess(ConnectorProcess):

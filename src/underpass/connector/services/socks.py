@@ -129,12 +129,21 @@ class SocksOrigin(StreamOrigin):
             connection.say(error.answer)
         except OriginDialError as error:
             assert target is not None
-            _refused(visit, str(error))
+            _refused(visit, str(error), error.cause)
             connection.say(reply_to_failure(error.cause, error.errno, target))
 
     async def _connect(self, name: str, host: str, port: int) -> socket.socket:
         return await self._dialer.connect_tcp(name, host, port, self._permit)
 
 
-def _refused(visit: Visit, why: str) -> None:
-    log.info("SOCKS request refused", extra={"service": visit.name, "error": why})
+def _refused(visit: Visit, why: str, cause: str = "bad_destination") -> None:
+    from underpass.wire.causes import Speaker, hop_of  # most are not refused
+
+    fields: dict[str, object] = {
+        "error": why,
+        "cause": cause,
+        "hop": hop_of(cause, Speaker.CONNECTOR).value,
+        "connIndex": visit.exchange.acceptor.conn_index,
+        "service": visit.name,
+    }
+    log.info("SOCKS request refused", extra=fields)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple
 from datetime import datetime, timezone
 from pathlib import Path
@@ -277,6 +277,37 @@ def _open_connection(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def copy_store(path: Path, target: Path) -> None:
+    """A copy of a store as it is at one moment, into a new file (0600); others may go on writing.
+
+    Raises:
+        StoreCorrupt, StoreUnavailable: it cannot be read.
+        OSError: the copy cannot be written.
+    """
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    with (
+        _translated(path),
+        closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        connection.backup(copy)
+
+
+def check_store(path: Path) -> None:
+    """Whether a file that nobody has open is a whole store of a schema known here.
+
+    Raises:
+        StoreCorrupt, StoreTooNew, StoreUnavailable: it is not.
+    """
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with _translated(path), closing(sqlite3.connect(address, uri=True)) as connection:
+        _check(connection, path)
+        if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+            raise StoreCorrupt(f"{path} is an empty store: {_CORRUPT}")
+        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            raise StoreCorrupt(f"store {path} contradicts itself: {_CORRUPT}")
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
