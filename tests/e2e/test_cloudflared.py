@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from peers import content
-from peers.bad_visitor import raw_visitor
+from peers.bad_visitor import get, raw_visitor
 from peers.cloudflared import Cloudflared, binary
 from peers.curl import Curl
 from peers.origin import Origin
@@ -125,6 +125,15 @@ def test_headers(interop: Interop) -> None:
 def test_trailers(interop: Interop) -> None:
     answer = interop.curl("/trailers")
     assert (answer.body, answer.header("x-sum")) == (b"hello", "5")
+
+
+def test_early_hints_stay_with_it(interop: Interop) -> None:
+    async def scenario() -> None:
+        async with raw_visitor(interop.edge.http_port) as visitor:
+            await visitor.send(get(interop.curl.hostname, "/interim"))
+            assert await visitor.status() == 200
+
+    asyncio.run(scenario())
 
 
 def chunked(host: str, target: str) -> bytes:

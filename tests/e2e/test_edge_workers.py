@@ -216,6 +216,27 @@ def test_content_and_websockets_cross(split: Split) -> None:
             asyncio.run(scenario())
 
 
+def test_trailers_and_early_hints_cross(split: Split) -> None:
+    connector = split.connector()
+    with running(connector, split.edge):
+        connector.ready()
+        with split.visitors(1 - split.holder(), 1) as (visitor,):
+            once_up(lambda: ask(visitor, "/hello")[0])
+            assert visitor.sock is not None
+            visitor.sock.sendall(
+                f"POST /shown HTTP/1.1\r\nHost: {HOSTNAME}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                "5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n"
+                f"GET /interim HTTP/1.1\r\nHost: {HOSTNAME}\r\nConnection: close\r\n\r\n".encode()
+            )
+            with visitor.sock.makefile("rb") as answers:
+                said = answers.read()
+        assert split.origin.requests("/shown")[0].trailers == [("X-Sum", "5")]
+        assert (
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200" in said
+        )
+        assert said.endswith(b"final\n")
+
+
 def test_pages_are_those_of_one_process(split: Split) -> None:
     connector = split.connector()
     with running(split.edge):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from h2.errors import ErrorCodes
 from peers import content
-from peers.bad_visitor import raw_visitor
+from peers.bad_visitor import get, raw_visitor
 from peers.curl import Curl
 from peers.http2_client import Http2Client, head, visitor_context
 from peers.origin import Origin
@@ -225,11 +225,72 @@ def test_strict_transport_security(data_dir: Path) -> None:
         for path in ("/hello", "/raw/nothing"):
             assert strict.curl(path, scheme="http").all(name) == []
 
+        async def malformed(tls: bool) -> bytes:
+            port = strict.edge.https_port if tls else strict.edge.http_port
+            async with raw_visitor(port, tls=tls, server_name=strict.hostname) as visitor:
+                await visitor.send(b"nonsense\r\n\r\n")
+                return (await visitor.rest()).lower()
+
+        assert b"\r\nstrict-transport-security: max-age=86400\r\n" in asyncio.run(malformed(True))
+        assert b"strict-transport" not in asyncio.run(malformed(False))
+
 
 @pytest.mark.parametrize(("scheme", "version"), LISTENERS)
 def test_interim_responses_do_not_disturb(curl: Curl, scheme: str, version: str) -> None:
     answer = curl("/interim", version, scheme=scheme)
     assert (answer.status, answer.body) == (200, b"final\n")
+
+
+def test_early_hints_come_early(scene: Stage) -> None:
+    """RFC 8297: before the application has made up its mind."""
+
+    async def by_http1() -> None:
+        async with raw_visitor(scene.edge.http_port) as visitor:
+            await visitor.send(get(scene.hostname, "/hinted?key=hints-1"))
+            hints = await visitor.head()
+            assert hints == (
+                b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n"
+                b"Link: </b.js>; rel=preload\r\n\r\n"
+            )
+            scene.origin.open_gate("hints-1")
+            assert await visitor.status() == 200
+            await visitor.send(get(scene.hostname, "/hello"))
+            assert (await visitor.head()).startswith(b"final\nHTTP/1.1 200 ")
+
+    async def by_http2() -> None:
+        visitor = await Http2Client.connect(
+            "127.0.0.1",
+            scene.edge.https_port,
+            server_name=scene.hostname,
+            context=visitor_context(),
+        )
+        try:
+            stream = await visitor.get(scene.hostname.encode(), b"/hinted?key=hints-2")
+            await stream.until(lambda s: s.interim)
+            assert stream.interim == [
+                [
+                    (b":status", b"103"),
+                    (b"link", b"</a.css>; rel=preload"),
+                    (b"link", b"</b.js>; rel=preload"),
+                ]
+            ]
+            scene.origin.open_gate("hints-2")
+            await stream.finished()
+            assert (stream.status, bytes(stream.data)) == (200, b"final\n")
+        finally:
+            await visitor.close()
+
+    asyncio.run(by_http1())
+    asyncio.run(by_http2())
+
+
+def test_early_hints_are_not_for_http_1_0(scene: Stage) -> None:
+    async def scenario() -> None:
+        async with raw_visitor(scene.edge.http_port) as visitor:
+            await visitor.send(f"GET /interim HTTP/1.0\r\nHost: {scene.hostname}\r\n\r\n".encode())
+            assert await visitor.status() == 200
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(("scheme", "version"), LISTENERS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from peers.cloudflared import Cloudflared, binary
 from peers.http2_client import Http2Client
 from peers.http2_websocket import Socket, asking, http2_visitor
 from peers.origin import Origin
-from peers.patience import eventually
+from peers.patience import PATIENCE, eventually
 from peers.processes import ConnectorProcess, EdgeProcess, new_tunnel, running
 from peers.stage import Stage
 
@@ -185,3 +187,33 @@ def test_through_a_stock_cloudflared(binary: str, data_dir: Path, tmp_path: Path
         with running(cloudflared):
             cloudflared.ready()
             play(edge, "app.example.test", converse)
+
+
+@pytest.mark.interop
+def test_from_a_browser(scene: Stage, tmp_path: Path) -> None:
+    """It uses the connection that the page came by."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
+    network_log = tmp_path / "network.json"
+    browser = subprocess.Popen(
+        [
+            chromium,
+            *("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
+            *("--ignore-certificate-errors", "--host-resolver-rules=MAP * 127.0.0.1"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={network_log}"),
+            f"https://{scene.hostname}:{scene.edge.https_port}/page-with-websocket",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        told = eventually(
+            lambda: [each for each in scene.origin.requests("/hello") if each.query("heard")],
+            "the page tells what it heard",
+        )[0]
+        assert (told.query("heard"), told.query("by")) == ("from a browser", "h2")
+    finally:
+        browser.terminate()
+        browser.wait(PATIENCE)
+    assert ":protocol: websocket" in network_log.read_text()

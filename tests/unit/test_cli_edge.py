@@ -15,7 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from underpass.cli.edge import edge
+from underpass.edge import runner
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.options import EdgeOptions
+from underpass.edge.timeouts import Timeouts
 
 Command = Callable[..., Result]
 
@@ -193,3 +196,29 @@ def test_several_accounts(command: Command) -> None:
         "token.create",
         "account.create",
     ]
+
+
+def test_what_run_is_told_about_time_and_tls_arrives(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[EdgeOptions] = []
+
+    def remember(options: EdgeOptions) -> int:
+        given.append(options)
+        return 0
+
+    monkeypatch.setattr(runner, "run_edge", remember)
+    command("run")
+    command(
+        *("run", "--first-byte-timeout=2.5", "--idle-timeout=30", "--request-timeout=600"),
+        "--hsts=3600",
+    )
+    assert [(options.timeouts, options.hsts_seconds) for options in given] == [
+        (Timeouts(100.0, 0.0, 0.0), None),
+        (Timeouts(2.5, 30.0, 600.0), 3600),
+    ]
+
+
+@pytest.mark.parametrize("option", ["--first-byte-timeout=0", "--idle-timeout=nan", "--hsts=-1"])
+def test_run_refuses_what_makes_no_sense(command: Command, option: str) -> None:
+    assert option.partition("=")[0] in command("run", option, fails=True).output

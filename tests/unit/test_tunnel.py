@@ -755,6 +755,77 @@ class TestResponsesToVisitors:
             assert edge.acceptor.counters.active == 0
 
 
+class TestEarlyHints:
+    """RFC 8297."""
+
+    HINTS = serialize_pairs([(b"Link", b"</a>")])
+
+    def hint(self, edge: Edge, block: bytes = HINTS, status: bytes = b"103") -> bytes:
+        head = [(b":status", status), (b"cf-cloudflared-response-headers", block)]
+        edge.connector.feed(edge.connector.peer.headers(1, head))
+        return edge.visitor.read()
+
+    def test_reach_the_edge_only_if_it_wants_them(self) -> None:
+        for wanted in (False, True):
+            connector = Connector()
+            connector.acceptor.passes_hints = wanted
+            connector.request(GET)
+            sent = connector.answer(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+            if wanted:
+                (head,) = sent
+                assert head.fields == (
+                    (b":status", b"103"),
+                    (b"cf-cloudflared-response-headers", self.HINTS),
+                )
+                assert not head.ends
+            else:
+                assert sent == []
+            assert field(connector.answer(OK)[0], b":status") == b"200"
+
+    @pytest.mark.parametrize("status", [100, 102, 199])
+    def test_other_interim_responses_are_between_two_hops(self, status: int) -> None:
+        connector = Connector()
+        connector.acceptor.passes_hints = True
+        connector.request(GET)
+        assert connector.answer(b"HTTP/1.1 %d X\r\n\r\n" % status) == []
+        edge = Edge()
+        edge.request(VISIT)
+        assert self.hint(edge, status=b"%d" % status) == b""
+
+    def test_only_so_many_are_passed_on(self) -> None:
+        """Or a connector could fill the memory for a visitor who reads nothing."""
+        edge = Edge()
+        edge.request(VISIT)
+        heard = b"".join(self.hint(edge) for _ in range(20))
+        assert heard == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 4
+        assert edge.answer(body=b"x").startswith(b"HTTP/1.1 200 OK\r\n")
+
+    @pytest.mark.parametrize(
+        "block",
+        [b"", b"!", serialize_pairs([(b"Link", b"x" * 8192)])],
+        ids=["none", "bad", "large"],
+    )
+    def test_what_is_wrong_with_them_harms_nobody(self, block: bytes) -> None:
+        edge = Edge()
+        edge.request(VISIT)
+        assert self.hint(edge, block) in (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        assert edge.answer(body=b"x").startswith(b"HTTP/1.1 200 OK\r\n")
+
+    def test_say_nothing_of_connection_and_content(self) -> None:
+        edge = Edge()
+        edge.request(VISIT)
+        names = (b"Connection", b"Content-Length", b"Transfer-Encoding", b"Upgrade", b"Cf-Ray",
+                 b"Underpass-Cause")  # fmt: skip
+        block = serialize_pairs([*((name, b"7") for name in names), (b"Link", b"</a>")])
+        assert self.hint(edge, block) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+    def test_a_connectors_own_are_none_of_the_visitors(self) -> None:
+        edge = Edge()
+        edge.request(VISIT)
+        edge.connector.feed(edge.connector.peer.headers(1, [(b":status", b"103"), (b"x", b"y")]))
+        assert edge.visitor.read() == b""
+
+
 class TestStrictTransportSecurity:
     def test_is_said_where_the_application_does_not(self) -> None:
         edge = Edge()

@@ -44,6 +44,13 @@ cdef class Http1Response(Side):
         cdef Field* length
         if connection is None or self.head_sent:
             return 0
+        if status < 200 and status != 101:
+            if connection.heads.minor:
+                # HTTP/1.0 knows none (RFC 9110 §15.2).
+                write_response_head(connection.out, head, status, False)
+                end_head(connection.out)
+                connection.wake()
+            return 0
         self.head_sent = True
         if status == 101:
             self.framing = OPAQUE

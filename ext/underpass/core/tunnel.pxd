@@ -28,6 +28,7 @@ cdef class OriginAcceptor(Acceptor):
     cdef list tags                      # (name, value) pairs
     cdef object on_failure              # on_failure(exchange, status, cause)
     cdef public int conn_index          # of the link; -1: it has none
+    cdef public bint passes_hints       # early hints (103) go to the edge
     cdef Counters own                   # of the tunnel's own streams, which are no requests
 
 
@@ -39,6 +40,7 @@ cdef class VisitorExchange(Exchange):
     cdef bytes client_address
     cdef readonly bint told             # the cause of its failure is the connector's word
     cdef int64_t body                   # request content so far, bytes
+    cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
 
     cdef Fields visitor_response(self, Fields head, int status)
@@ -62,6 +64,7 @@ cdef class PeerExchange(Exchange):
     # On the edge: inbound is another process of it, outbound a stream of a link.
     cdef readonly PeerAcceptor acceptor
     cdef readonly bytes tunnel          # the id of the tunnel, as text
+    cdef int hints                      # interim responses that have been passed on
 
 
 cdef class PeerAcceptor(Acceptor):

@@ -43,6 +43,10 @@ cdef bytes VIA_TUNNEL = b"cf-int-underpass-tunnel"
 cdef bytes LOOP_ID = b"underpass"
 # Times a request may come to edges of ours; applications that call each other by their public names need some.
 cdef int MAX_PASSES = 8
+# Early hints that are passed on of one response, and bytes of each on the link. They are written whatever the visitor
+# takes, so little of it may be wanted; browsers read the first.
+cdef int MAX_HINTS = 4
+cdef uint32_t MAX_HINT_SIZE = 8192
 cdef bytes HSTS = b"strict-transport-security"
 
 
@@ -105,6 +109,19 @@ cdef class OriginExchange(Exchange):
             self.tell_answer(status, link)
         return link
 
+    cdef int response_interim(self, Fields head, int status) except -1:
+        cdef OriginExchange _alive = self
+        cdef Fields link
+        cdef Output block
+        if status != 103 or not self.acceptor.passes_hints or self.inbound is None or self.over:
+            return 0
+        link = Fields.__new__(Fields)
+        block = Output.__new__(Output)
+        link.add_pair(b":status", b"103")
+        serialize(head, block)
+        link.add(<const unsigned char*>b"cf-cloudflared-response-headers", 31, block.base, <size_t>block.size, 0)
+        return self.inbound.send_head(link, 103, False)
+
     cdef Fields incoming_response(self, Fields head, int status):
         if self.kind == CONTROL or self.kind == CONFIGURATION:
             # The tunnel's own streams carry no user fields.
@@ -158,7 +175,8 @@ cdef class OriginAcceptor(Acceptor):
 
     tag: the connector's UUID as text. tags: more (name, value) pairs for every origin request.
     on_failure(exchange, status, cause): told of every failure; status 0 is one that could not be answered any more,
-    because the visitor has gone or the response had begun. conn_index: of the link, for logs.
+    because the visitor has gone or the response had begun. conn_index: of the link, for logs. `passes_hints` may be
+    set: early hints are passed on (RFC 8297), to an edge that says it stands interim responses.
     """
 
     def __init__(self, handler, counters=None, on_error=None, bytes tag=None, tags=(), on_failure=None,
@@ -453,6 +471,31 @@ cdef class VisitorExchange(Exchange):
                     trailers.items[i].flags |= HIDDEN
         return Exchange.request_end(self, trailers)
 
+    cdef int response_interim(self, Fields head, int status) except -1:
+        """Early hints (RFC 8297) are passed on; what else is interim means something to the next hop only."""
+        cdef VisitorExchange _alive = self
+        cdef Field* block = head.find(T_LINK_RESPONSE_HEADERS)
+        cdef Field* field
+        cdef Fields hints
+        cdef uint32_t i
+        if (status != 103 or block is NULL or block.value_size > MAX_HINT_SIZE or self.hints >= MAX_HINTS
+                or self.inbound is None or self.status):
+            return 0
+        self.hints += 1
+        hints = Fields.__new__(Fields)
+        hints.add_pair(b":status", b"103")
+        try:
+            parse(head.value(block), block.value_size, hints)
+        except HeaderBlockError:
+            return 0
+        for i in range(1, hints.count):
+            field = hints.items + i
+            # What is about the connection or the content has no place here.
+            if (T_HOST <= field.token <= T_CONTENT_LENGTH
+                    or field.token in (T_CF_RAY, T_UNDERPASS_CAUSE, T_UNDERPASS_HOP)):
+                field.flags |= HIDDEN
+        return self.inbound.send_head(hints, 103, False)
+
     cdef int response_head(self, Fields head, int status, bint end) except -1:
         cdef VisitorExchange _alive = self
         cdef Field* meta
@@ -686,6 +729,13 @@ cdef class PeerExchange(Exchange):
 
     Heads pass as they are, both ways. What goes wrong is told as a connector would.
     """
+
+    cdef int response_interim(self, Fields head, int status) except -1:
+        cdef PeerExchange _alive = self
+        if self.inbound is None or self.hints >= MAX_HINTS:
+            return 0
+        self.hints += 1
+        return self.inbound.send_head(head, status, False)
 
     cdef int retry_elsewhere(self) except -1:
         cdef PeerExchange _alive = self

@@ -31,6 +31,8 @@ from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 from underpass.wire.credentials import Credentials
 from underpass.wire.headers import (
+    ACCEPTS_HINTS,
+    EDGE_ACCEPTS,
     FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_MANAGEMENT_LOGS,
     FEATURE_REQUEST_TRAILERS,
@@ -93,6 +95,9 @@ class ConnectorLink(LinkConnection):
             # A second registration on one link would have no meaning.
             exchange.respond(409, ())
             return
+        request = exchange.request
+        if request is not None and request.get(EDGE_ACCEPTS) == ACCEPTS_HINTS:
+            exchange.acceptor.passes_hints = True
         side = self._side = exchange.open_python_side()
         self._rpc = RegistrationClient(side.write, on_called=self._calls.note)
         side.on_data = self._feed

@@ -43,6 +43,8 @@ class OriginAcceptor(Acceptor):
 
     conn_index: int
     """Of the link; -1: it has none."""
+    passes_hints: bool
+    """The edge stands interim responses: early hints are passed on (RFC 8297)."""
 
     def __init__(
         self,

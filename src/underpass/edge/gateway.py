@@ -119,6 +119,7 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
 
     def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor, scheme: bytes) -> None:
         super().__init__(gateway.turn, acceptor, scheme, MAX_HEAD)
+        self._hsts = acceptor.hsts
         self._gateway = gateway
         self._sending = SendWatch()
 
@@ -137,6 +138,8 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         reason = HTTPStatus(status).phrase.encode("ascii")
         head = [b"HTTP/1.1 %d %b" % (status, reason), b"Connection: close"]
         head.extend(name + b": " + value for name, value in page.headers)
+        if self._hsts is not None:
+            head.append(b"Strict-Transport-Security: " + self._hsts)
         return b"\r\n".join(head) + b"\r\n\r\n" + page.body
 
     def disconnected(self, reason: Exception | None) -> None:

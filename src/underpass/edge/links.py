@@ -22,6 +22,8 @@ from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, Router
 from underpass.edge.timeouts import Timeouts
 from underpass.wire.headers import (
+    ACCEPTS_HINTS,
+    EDGE_ACCEPTS,
     FEATURE_REQUEST_TRAILERS,
     PROXY_CONNECTION_UPGRADE,
     UPGRADE_CONTROL_STREAM,
@@ -148,6 +150,7 @@ class EdgeLink(LinkConnection):
                 (b":authority", b"control.underpass"),
                 (b":path", b"/"),
                 (PROXY_CONNECTION_UPGRADE, UPGRADE_CONTROL_STREAM),
+                (EDGE_ACCEPTS, ACCEPTS_HINTS),
             ]
         )
         exchange = EdgeExchange(Counters())

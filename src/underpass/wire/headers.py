@@ -19,6 +19,12 @@ UPGRADE_CONFIGURATION: Final = b"update-configuration"
 PROXY_SRC: Final = b"cf-cloudflared-proxy-src"
 """Marks a TCP stream if not empty; `:authority` is the destination."""
 
+EDGE_ACCEPTS: Final = b"cf-int-underpass-accepts"
+"""On the control stream: what this edge stands beyond the protocol. Ours; connectors pass over what
+they do not know on that stream."""
+ACCEPTS_HINTS: Final = b"early-hints"
+"""Interim responses with status 103, the origin's headers serialized in them as in others."""
+
 # Edge to connector: about the request.
 
 CF_RAY: Final = b"cf-ray"

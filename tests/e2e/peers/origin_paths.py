@@ -214,6 +214,17 @@ async def interim(c: Conversation) -> None:
     await c.respond(200, b"final\n")
 
 
+@at("/hinted")
+async def hinted(c: Conversation) -> None:
+    """Early hints at once, the rest when gate `KEY` is open."""
+    await c.send(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n"
+        b"Link: </b.js>; rel=preload\r\n\r\n"
+    )
+    await c.origin.gate(c.request.query("key"))
+    await c.respond(200, b"final\n")
+
+
 @at("/raw")
 async def raw(c: Conversation) -> None:
     """Whatever RAW holds under the name, then the end of the connection."""
@@ -278,6 +289,20 @@ async def websocket(c: Conversation) -> None:
                         protocol.send_binary(message)
         if protocol.close_expected() and not data:
             return
+
+
+@at("/page-with-websocket")
+async def page_with_websocket(c: Conversation) -> None:
+    """Sends a message to /ws, and tells /hello what came back, and how the page came."""
+    page = """<!doctype html><title>WebSocket</title><script>
+        const socket = new WebSocket("wss://" + location.host + "/ws");
+        socket.onopen = () => socket.send("from a browser");
+        socket.onmessage = (event) => {
+            const [visit] = performance.getEntriesByType("navigation");
+            fetch("/hello?" + new URLSearchParams({heard: event.data, by: visit.nextHopProtocol}));
+        };
+    </script>"""
+    await c.respond(200, page.encode(), ("Content-Type", "text/html"))
 
 
 async def respond_json(c: Conversation, **members: Any) -> None:
