@@ -14,7 +14,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.settings
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rig.http2 import goaway
 from rig.http2origin import Ask, Origins
@@ -106,6 +106,9 @@ def content_of(size: int | None) -> bytes | None:
     sessions=st.integers(1, 4),
     trouble=st.floats(0, 0.4),
     seed=st.integers(0, 1 << 32),
+)
+@example(  # two need a new connection, and there may be but one more
+    sizes=[None] * 3, most=1, window=65535, sessions=3, trouble=0.125, seed=398474561
 )
 def test_every_request_arrives_whole_once_or_is_told_to_have_failed(
     sizes: list[int | None],

@@ -149,7 +149,7 @@ cdef class Http2Pool(OriginPool):
 
     def forward_afresh(self, Exchange exchange not None):
         """Carry `exchange` on a connection that has never been used; on any, if there may be no more."""
-        if len(self.sessions) >= self.max_sessions:
+        if <Py_ssize_t>len(self.sessions) >= self.max_sessions:
             self.forward(exchange)
         else:
             OriginPool.forward_afresh(self, exchange)
@@ -189,6 +189,9 @@ cdef class Http2Pool(OriginPool):
             while self.waiting_afresh and session.takes_streams():
                 session.start(self.longest_waiting(self.waiting_afresh))
             self.serve(session)
+            while self.waiting_afresh and <Py_ssize_t>len(self.sessions) >= self.max_sessions:
+                # There will be no other new one, so what there is has to do.
+                self.forward(self.longest_waiting(self.waiting_afresh))
         else:
             session.shut_down()
             self.fail_longest_waiting(502, "dial", "the origin accepts a connection, but no request on it")
