@@ -12,19 +12,11 @@ import pytest
 from underpass.account import login as login_module
 from underpass.account.certificate import MAX_CERTIFICATE_BYTES, OriginCertificate
 from underpass.account.errors import CertificateError, LoginError
-from underpass.account.login import (
-    CLOUDFLARE,
-    FEDRAMP,
-    LOGIN_SECONDS,
-    MAX_FAILURES,
-    PAUSE_SECONDS,
-    POLL_SECONDS,
-    Login,
-    LoginSite,
-)
+from underpass.account.login import CLOUDFLARE, FEDRAMP, Login, LoginSite
 from underpass.ops import browser as browser_module
 from underpass.ops.browser import open_browser
 from underpass.ops.http_request import Answer, RequestError
+from underpass.ops.login_polling import LOGIN_SECONDS, MAX_FAILURES, PAUSE_SECONDS, POLL_SECONDS
 from underpass.wire.secret import Secret
 
 CERTIFICATE = OriginCertificate("zone", "account", Secret(b"token"))

@@ -22,26 +22,16 @@ from msgspec.structs import replace
 from underpass.account.certificate import FED_ENDPOINT, MAX_CERTIFICATE_BYTES, OriginCertificate
 from underpass.account.errors import LoginError
 from underpass.ops.http_request import Answer, RequestError, request, require_http_url
+from underpass.ops.login_polling import LOGIN_SECONDS, poll_for_login
 from underpass.version import VERSION
 from underpass.wire.printable import printable
 
 __all__ = [
     "CLOUDFLARE",
     "FEDRAMP",
-    "LOGIN_SECONDS",
-    "POLL_SECONDS",
     "Login",
     "LoginSite",
 ]
-
-LOGIN_SECONDS: Final = 600.0
-"""How long to wait for somebody to log in: ten polls of a minute, as cloudflared."""
-POLL_SECONDS: Final = 60.0
-"""For one poll. The service holds the request until there is an answer, or for a while."""
-PAUSE_SECONDS: Final = 1.0
-"""From one poll to the next, when the service answers at once that there is nothing yet."""
-MAX_FAILURES: Final = 5
-"""Polls in a row that do not reach the service."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,28 +82,26 @@ class Login:
 
         It may be interrupted (Ctrl-C) at any time: nothing has been done yet.
         """
-        end = clock() + LOGIN_SECONDS
-        failures = 0
         told = False
-        while (remaining := end - clock()) > 0:
-            begun = clock()
-            try:
-                answer = self._poll(min(POLL_SECONDS, remaining))
-                failures = 0
-            except RequestError as error:
-                # A service that holds the request longer than a poll lasts is not at fault.
-                failures += clock() - begun < POLL_SECONDS
-                if failures >= MAX_FAILURES:
-                    raise LoginError(
-                        f"cannot ask {self._site.callback} for the certificate: {error}"
-                    ) from None
-            else:
-                if answer.status == 200 and answer.body:
-                    return self._certificate(answer.body)
-                if not told and answer.status != 200:
-                    _log.info("Waiting for login...")
-                    told = True
-            sleep(max(0.0, min(PAUSE_SECONDS - (clock() - begun), end - clock())))
+
+        def poll(seconds: float) -> OriginCertificate | None:
+            nonlocal told
+            answer = self._poll(seconds)
+            if answer.status == 200 and answer.body:
+                return self._certificate(answer.body)
+            if not told and answer.status != 200:
+                _log.info("Waiting for login...")
+                told = True
+            return None
+
+        try:
+            certificate = poll_for_login(poll, clock=clock, sleep=sleep)
+        except RequestError as error:
+            raise LoginError(
+                f"cannot ask {self._site.callback} for the certificate: {error}"
+            ) from None
+        if certificate is not None:
+            return certificate
         raise LoginError(
             f"nobody logged in within {LOGIN_SECONDS / 60:.0f} minutes; run the command again"
         )

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from underpass.ops.http_request import RequestError, request
+from underpass.ops.login_polling import LOGIN_SECONDS, poll_for_login
 from underpass.visitor.access_application import USER_AGENT
 from underpass.visitor.application import Application
 from underpass.visitor.errors import AccessError
@@ -24,14 +25,6 @@ __all__ = ["SERVICE", "SERVICE_FEDRAMP", "BrowserLogin", "Tokens"]
 SERVICE: Final = "https://login.cloudflareaccess.org/"
 SERVICE_FEDRAMP: Final = "https://login.fed.cloudflareaccess.org/"
 
-LOGIN_SECONDS: Final = 600.0
-"""For somebody to log in."""
-POLL_SECONDS: Final = 60.0
-"""For one poll, which the service holds until there is an answer."""
-PAUSE_SECONDS: Final = 1.0
-"""Between polls that are answered at once."""
-MAX_FAILURES: Final = 5
-"""Polls in a row that do not reach the service."""
 MAX_ANSWER: Final = 64 * 1024
 
 _NONCE: Final = 24
@@ -89,32 +82,28 @@ class BrowserLogin:
         sleep: Callable[[float], None] = time.sleep,
     ) -> Tokens:
         """Poll until the tokens are there. Raises AccessError."""
-        end = clock() + LOGIN_SECONDS
-        failures = 0
-        while (remaining := end - clock()) > 0:
-            begun = clock()
-            try:
-                answer = request(
-                    "GET",
-                    f"{self._service}transfer/{self._public}",
-                    headers={"User-Agent": USER_AGENT},
-                    timeout=min(POLL_SECONDS, remaining),
-                    max_bytes=MAX_ANSWER,
-                    use_proxy=True,
-                )
-                failures = 0
-            except RequestError as error:
-                # A service that holds the request longer than a poll lasts is not at fault.
-                failures += clock() - begun < POLL_SECONDS
-                if failures >= MAX_FAILURES:
-                    raise AccessError(f"{self._service} cannot be asked: {error}") from None
-            else:
-                if answer.status >= 500:
-                    raise AccessError(f"{self._service} answers {answer.status}; try again")
-                if answer.status == 200 and answer.body:
-                    return self._decrypted(answer.body, answer.header("service-public-key"))
-            sleep(max(0.0, min(PAUSE_SECONDS - (clock() - begun), end - clock())))
+        try:
+            tokens = poll_for_login(self._poll, clock=clock, sleep=sleep)
+        except RequestError as error:
+            raise AccessError(f"{self._service} cannot be asked: {error}") from None
+        if tokens is not None:
+            return tokens
         raise AccessError(f"nobody logged in within {LOGIN_SECONDS / 60:.0f} minutes; try again")
+
+    def _poll(self, timeout: float) -> Tokens | None:
+        answer = request(
+            "GET",
+            f"{self._service}transfer/{self._public}",
+            headers={"User-Agent": USER_AGENT},
+            timeout=timeout,
+            max_bytes=MAX_ANSWER,
+            use_proxy=True,
+        )
+        if answer.status >= 500:
+            raise AccessError(f"{self._service} answers {answer.status}; try again")
+        if answer.status == 200 and answer.body:
+            return self._decrypted(answer.body, answer.header("service-public-key"))
+        return None
 
     def _decrypted(self, body: bytes, sender: str) -> Tokens:
         from nacl.exceptions import CryptoError
