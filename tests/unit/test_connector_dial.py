@@ -330,6 +330,23 @@ def test_what_the_server_says_first_is_heard(run: Run, host: str) -> None:
     run(main())
 
 
+def test_a_protocol_that_aborts_as_it_is_connected(run: Run) -> None:
+    """The descriptor is closed once: by then it may be another connection's."""
+
+    class Leaver(Client):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.abort()  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        async with greeter(first=b"") as (port, _):
+            dialer = Dialer(OriginRequest())
+            sock = await dialer.connect_tcp("it", "127.0.0.1", port)
+            await dialer.open_socket("it", sock, Leaver)
+            assert sock.fileno() == -1
+
+    run(main())
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs TCP_KEEPIDLE")
 @pytest.mark.parametrize(
     ("period", "seconds"), [(30.0, 30), (0.2, 1), (1e9, 32767), (0.0, None), (-1.0, None)]

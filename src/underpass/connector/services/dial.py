@@ -138,9 +138,9 @@ class Dialer:
             create = self._loop.create_unix_connection
         try:
             if tls is None:
-                _, protocol = await create(factory, sock=sock)
+                transport, protocol = await create(factory, sock=sock)
             else:
-                _, protocol = await self.handshake(
+                transport, protocol = await self.handshake(
                     name,
                     create(
                         factory,
@@ -153,6 +153,8 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
+        if transport.is_closing():
+            _let_go(transport, sock)
         return protocol
 
     async def handshake(self, name: object, shaking: Awaitable[T]) -> T:
@@ -359,6 +361,14 @@ def _give_up(attempt: asyncio.Task[socket.socket]) -> None:
     """An attempt that was overtaken."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().close()
+
+
+def _let_go(transport: asyncio.Transport, sock: socket.socket) -> None:
+    """uvloop forgets to, where the protocol aborts as it is connected: the descriptor is closed,
+    `sock` still names it, and would close it once more when it may be somebody else's."""
+    held = transport.get_extra_info("socket")
+    if held is None or held.fileno() < 0:
+        sock.detach()
 
 
 def _keep_alive(sock: socket.socket, period: float) -> None:
