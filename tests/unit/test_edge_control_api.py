@@ -77,7 +77,8 @@ class TestWhoMayAsk:
                     "account_id": tenant.account.id,
                     "zone_id": tenant.account.zone_id,
                     "tunnel_id": uuid4(),
-                    "route_id": uuid4(),
+                    "connection_id": uuid4(),
+            "route_id": uuid4(),
                     "network_id": uuid4(),
                     "resource": "logs",
                     "ip": "10.0.0.1",
@@ -549,7 +550,7 @@ class TestHostnames:
 
         run(scenario)
 
-    def test_a_load_balancer_has_one_tunnel(self, run: Run) -> None:
+    def test_a_load_balancer_has_a_pool_of_tunnels(self, run: Run) -> None:
         async def scenario(edge: ControlledEdge) -> None:
             tenant = await edge.tenant("mine")
             one, two = await tenant.tunnel("one"), await tenant.tunnel("two")
@@ -564,8 +565,17 @@ class TestHostnames:
             assert edge.router.route(b"lb.test") == NoLink(UUID(one))
             (listed,) = (await tenant.zone("GET", f"tunnels/{one}/routes")).result
             assert listed["pool"] == "pool"
-            asked = tenant.zone("PUT", f"tunnels/{two}/routes", body)
-            assert "run more connectors" in await refuses(edge, asked, 409)
+            said = [
+                (await tenant.zone("PUT", f"tunnels/{two}/routes", body)).result for _ in range(2)
+            ]
+            assert said == [
+                {"load_balancer": "unchanged", "pool": "updated"},
+                {"load_balancer": "unchanged", "pool": "unchanged"},
+            ]
+            (kept,) = edge.registry.routes
+            assert [str(target.tunnel_id) for target in kept.targets] == [one, two]
+            asked = tenant.zone("PUT", f"tunnels/{two}/routes", {**body, "lb_pool": "other"})
+            assert "the pool pool" in await refuses(edge, asked, 409)
 
         run(scenario)
 

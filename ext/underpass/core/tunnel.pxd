@@ -42,6 +42,7 @@ cdef class VisitorExchange(Exchange):
     cdef int64_t body                   # request content so far, bytes
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
+    cdef public bytes set_cookie        # a Set-Cookie of the edge's own for the response; None: there is none
 
     cdef Fields visitor_response(self, Fields head, int status)
 

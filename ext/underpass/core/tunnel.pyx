@@ -375,7 +375,8 @@ cdef bint has_broken_escape(const unsigned char* target, size_t size) noexcept:
 cdef class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector.
 
-    `ray` names it in logs, in the request to the origin and in the response.
+    `ray` names it in logs, in the request to the origin and in the response. `set_cookie` may be set: the value of a
+    Set-Cookie that is added to the application's response. `on_answer` is told of an application's response only.
     """
 
     @property
@@ -575,6 +576,10 @@ cdef class VisitorExchange(Exchange):
         response.add_pair(b"CF-Ray", self.ray)
         if self.acceptor.hsts is not None and not response.get(HSTS):
             response.add_pair(HSTS, self.acceptor.hsts)
+        if self.set_cookie is not None:
+            response.add_pair(b"Set-Cookie", self.set_cookie)
+        if self.on_answer is not None:
+            self.tell_answer(status, response)
         return response
 
     cdef int shown_status(self, int status) noexcept:

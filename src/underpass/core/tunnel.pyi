@@ -61,7 +61,10 @@ class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector."""
 
     via_tunnel: bytes | None
-    """The id of the tunnel, as text, while another process of this edge is to carry the request."""
+    """The id of the tunnel, as text, while another process of this edge is to carry the request;
+    behind it, after a space, that of the connector, if it has to be that."""
+    set_cookie: bytes | None
+    """The value of a Set-Cookie that is added to the application's response."""
 
     @property
     def acceptor(self) -> VisitorAcceptor: ...
@@ -117,7 +120,8 @@ class PeerExchange(Exchange):
     def acceptor(self) -> PeerAcceptor: ...
     @property
     def tunnel(self) -> bytes:
-        """The id of the tunnel, as text; empty if there was none."""
+        """The id of the tunnel, as text, and perhaps of a connector: see `VisitorExchange`. Empty
+        if there was none."""
 
 class PeerAcceptor(Acceptor):
     """Makes a `PeerExchange` of every request from another process of this edge."""

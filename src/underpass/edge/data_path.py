@@ -18,6 +18,7 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -55,6 +56,19 @@ class DataPath(Protocol):
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
         new requests."""
+        ...
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+        """Send a connector's links, or one connection, nothing new, or again as others; `key` is
+        the id of either. Returns when that is so, with the number of links.
+
+        Raises:
+            TooManyLinks: so many are kept aside already.
+        """
+        ...
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """The connectors of a route that are in trouble."""
         ...
 
     async def refresh(self) -> None:
@@ -157,6 +171,14 @@ class LocalDataPath:
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+        """See DataPath."""
+        return self._router.set_aside(tunnel_id, key, aside=aside)
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath."""
+        return self._router.health(hostname)
 
     async def refresh(self) -> None:
         """See DataPath."""

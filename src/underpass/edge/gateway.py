@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
-from underpass.core.fields import Token
+from underpass.core.fields import Fields, Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
@@ -28,8 +28,11 @@ from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.origin_health import UNREACHABLE
+from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
-from underpass.edge.router import Router, UnknownHost
+from underpass.edge.router import Link, NoLink, Router, UnknownHost
+from underpass.edge.store.records import Sticky
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -323,8 +326,39 @@ class Gateway:
         elif isinstance(link, UnknownHost):
             if self.management is None or not self.management.take(exchange):
                 exchange.fail(404, "unknown_host")
+        elif isinstance(link, Pool):
+            self._route_by_pool(link, exchange)
         else:
             exchange.fail(503, "no_link")
+
+    def _route_by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
+        """The same where the request itself has a say."""
+        sticks = pool.sticky is Sticky.COOKIE
+        cookie = None
+        if sticks and exchange.request is not None:
+            cookie = cookie_in(exchange.request.get_all(b"cookie"))
+        link = pool.choose_for(exchange.visitor, cookie)
+        if isinstance(link, NoLink):
+            exchange.fail(503, "no_link")
+            return
+        links = [link]
+        for link in links:
+            exchange.context = link
+            if sticks:
+                wanted = pool.cookie_for(link)
+                is_known = wanted == cookie
+                exchange.set_cookie = None if is_known else self._cookie(wanted, exchange)
+            if pool.health.is_watching:
+                exchange.on_answer = _noting(pool, link)
+            if _forward_exactly(link, exchange):
+                return
+            if len(links) == 1:
+                links += pool.alternatives(link)
+        exchange.fail(503, "link_full")
+
+    def _cookie(self, value: bytes, exchange: VisitorExchange) -> bytes:
+        secure = b"; Secure" if exchange.acceptor.scheme == b"https" else b""
+        return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -350,8 +384,8 @@ class Gateway:
 
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
-        for link in self._router.links_of(refused.tunnel_id):
-            if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
+        for link in self._router.alternatives(exchange.authority, refused):
+            if isinstance(link, EdgeLink | RemoteLink):
                 exchange.context = link
                 if link.forward(exchange):
                     return
@@ -360,6 +394,8 @@ class Gateway:
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
+            if cause in UNREACHABLE:
+                self._note_unreachable(exchange)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -381,11 +417,20 @@ class Gateway:
         fields = [field for field in page.headers if field[0] != b"content-length"]
         exchange.respond(page.status, fields, page.body)
 
+    def _note_unreachable(self, exchange: VisitorExchange) -> None:
+        link = exchange.context
+        if isinstance(link, EdgeLink | RemoteLink):
+            # Whoever has been looked at has gone by exactly that connector.
+            is_certain = isinstance(link, EdgeLink) or exchange.on_answer is not None
+            exchange.on_answer = None
+            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         log.error("unexpected error while routing a request", exc_info=error)
 
     def _look(self) -> None:
         self.handshakes.tick()
+        self._router.tick()
         if self.access_log is not None:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
@@ -418,3 +463,19 @@ class Gateway:
         for server in self._servers:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 1.0)
+
+
+def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:
+    """Send a request down this link; where another process has it, down one of its connector."""
+    if isinstance(link, RemoteLink):
+        return link.forward_exactly(exchange)
+    return isinstance(link, EdgeLink) and link.forward(exchange)
+
+
+def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
+    """What is called when an application has answered by `link`."""
+
+    def answered(exchange: Exchange, status: int, fields: Fields) -> None:
+        pool.health.answered(link.connector_id)
+
+    return answered
