@@ -164,3 +164,13 @@ def with_edge(directory: Path, scenario: Scenario, guesses: Guesses | None = Non
             await scenario(edge)
 
     asyncio.run(main())
+
+
+async def refuses(edge: ControlledEdge, asked: Any, status: int) -> str:
+    """The reason of a refusal that leaves the store as it was."""
+    before = await edge.store.snapshot()
+    answer = await asked
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/json"
+    assert await edge.store.snapshot() == before
+    return str(answer.reason)

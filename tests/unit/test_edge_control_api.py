@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from rig.control import BY, ControlledEdge, Tenant, with_edge
+from rig.control import BY, ControlledEdge, Tenant, refuses, with_edge
 
 from underpass.edge.api import endpoint as endpoint_module
 from underpass.edge.api import networks as networks_module
@@ -35,16 +35,6 @@ SECRET = base64.b64encode(bytes(range(32))).decode()
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return partial(with_edge, tmp_path)
-
-
-async def refuses(edge: ControlledEdge, asked: Any, status: int) -> str:
-    """The reason of a refusal that leaves the store as it was."""
-    before = await edge.store.snapshot()
-    answer = await asked
-    assert answer.status == status, answer.body
-    assert answer.headers["content-type"] == "application/json"
-    assert await edge.store.snapshot() == before
-    return str(answer.reason)
 
 
 class TestWhoMayAsk:
@@ -78,7 +68,7 @@ class TestWhoMayAsk:
                     "zone_id": tenant.account.zone_id,
                     "tunnel_id": uuid4(),
                     "connection_id": uuid4(),
-            "route_id": uuid4(),
+                    "route_id": uuid4(),
                     "network_id": uuid4(),
                     "resource": "logs",
                     "ip": "10.0.0.1",

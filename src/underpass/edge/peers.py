@@ -105,9 +105,7 @@ class PeerListener:
                 and wanted in (None, link.connector_id)
             ]
         else:
-            links = [
-                link for link in self._router.serving(tunnel_id) if isinstance(link, EdgeLink)
-            ]
+            links = [link for link in self._router.serving(tunnel_id) if isinstance(link, EdgeLink)]
         preferred = UUID(connector) if connector else None
         links.sort(key=lambda link: (preferred not in (None, link.connector_id), link.load))
         if not any(link.forward(exchange) for link in links):

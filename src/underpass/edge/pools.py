@@ -61,7 +61,7 @@ class _Target:
 class Pool:
     """Where requests for one hostname may go."""
 
-    __slots__ = ("_targets", "_turn", "health", "hostname", "sticky")
+    __slots__ = ("_targets", "_turn", "health", "hostname", "sees_requests", "sticky")
 
     links: Final[Sequence[Link]] = ()
     """None of its own: whoever looks for one has to `choose`."""
@@ -76,6 +76,8 @@ class Pool:
         self.hostname = hostname
         self.sticky = sticky
         self.health = OriginHealth(clock)
+        self.sees_requests = sticky is not Sticky.NONE
+        """Whether it has to. The router sets it while a connector is in trouble."""
         self._targets = [_Target(destination, weight) for destination, weight in targets]
         self._turn = 0
 
@@ -98,7 +100,7 @@ class Pool:
 
     def choose(self) -> Link | NoLink | Pool:
         """The link for the next request; the pool itself if it has to see the request."""
-        if self.sticky is not Sticky.NONE or self.health.is_watching:
+        if self.sees_requests:
             return self
         return self._next(self._targets).destination.choose()
 
@@ -155,8 +157,8 @@ class Pool:
         best: _Target | None = None
         total = 0
         for target in targets:
-            weight = target.weight
-            if weight and target.destination.is_reachable:
+            weight, destination = target.weight, target.destination
+            if weight and (destination.links or destination.elsewhere):
                 total += weight
                 target.credit += weight
                 if best is None or target.credit > best.credit:

@@ -153,6 +153,7 @@ class Router:
         previous = self._put_in_place(hostname, entry)
         if isinstance(entry, Pool) and hostname in self._watched:
             entry.health = self._watched[hostname].health
+            entry.sees_requests = True
             self._watched[hostname] = entry
         else:
             self._watched.pop(hostname, None)
@@ -164,9 +165,7 @@ class Router:
                 if destination not in kept:
                     self._forget_route(hostname, destination)
 
-    def _put_in_place(
-        self, hostname: str, entry: Destination | Pool
-    ) -> Destination | Pool | None:
+    def _put_in_place(self, hostname: str, entry: Destination | Pool) -> Destination | Pool | None:
         table, key = self._place(hostname)
         previous = table.get(key)
         table[key] = entry
@@ -207,6 +206,7 @@ class Router:
             self._watched[hostname] = pool
             if pool is not entry:
                 self._put_in_place(hostname, pool)
+        pool.sees_requests = True
         spells = pool.health.spells
         pool.health.failed(link.connector_id if is_certain else None)
         self._spells += pool.health.spells - spells
@@ -216,6 +216,7 @@ class Router:
         for hostname, pool in tuple(self._watched.items()):
             if not pool.health.is_watching:
                 del self._watched[hostname]
+                pool.sees_requests = pool.sticky is not Sticky.NONE
                 if pool.is_plain:
                     self._put_in_place(hostname, pool.destinations[0])
 

@@ -196,11 +196,7 @@ async def _get_pool(call: Call) -> PoolDetails:
 
 async def _list_pools(call: Call) -> Page:
     registry = call.control.registry
-    routes = [
-        route
-        for route in registry.routes
-        if is_owner(registry, call.account, route)
-    ]
+    routes = [route for route in registry.routes if is_owner(registry, call.account, route)]
     routes.sort(key=lambda route: route.hostname)
     return call.page(routes, lambda route: PoolResult(**_shared(call, route)))
 

@@ -86,9 +86,7 @@ class Route:
     def with_targets(self, targets: Sequence[Target]) -> Route:
         """The same leading to others; one or more, no tunnel twice."""
         first, *others = targets
-        return replace(
-            self, tunnel_id=first.tunnel_id, weight=first.weight, others=tuple(others)
-        )
+        return replace(self, tunnel_id=first.tunnel_id, weight=first.weight, others=tuple(others))
 
     def without(self, tunnel_id: UUID) -> Route | None:
         """The same without a target; None when no other is left."""
