@@ -132,7 +132,7 @@ async def controlled_edge(directory: Path, guesses: Guesses | None = None) -> As
         async def close_links(tunnel_id: UUID, connector_id: UUID | None) -> None:
             closed.append((tunnel_id, connector_id))
 
-        async def set_aside(tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+        async def set_aside(tunnel_id: UUID, key: UUID, aside: bool) -> int:
             return router.set_aside(tunnel_id, key, aside=aside)
 
         async def health(hostname: str) -> list[ConnectorHealth]:

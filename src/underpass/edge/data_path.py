@@ -58,7 +58,7 @@ class DataPath(Protocol):
         new requests."""
         ...
 
-    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
         """Send a connector's links, or one connection, nothing new, or again as others; `key` is
         the id of either. Returns when that is so, with the number of links.
 
@@ -108,7 +108,7 @@ class LocalDataPath:
         directory: DataDirectory,
     ) -> None:
         self._service = service
-        self._router = router
+        self.router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
@@ -162,7 +162,7 @@ class LocalDataPath:
         await self.gateway.start(http, https, context)
 
     def _is_served(self, hostname: str) -> bool:
-        return hostname == self._service.management_hostname or self._router.knows(hostname)
+        return hostname == self._service.management_hostname or self.router.knows(hostname)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""
@@ -172,13 +172,13 @@ class LocalDataPath:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
 
-    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
         """See DataPath."""
-        return self._router.set_aside(tunnel_id, key, aside=aside)
+        return self.router.set_aside(tunnel_id, key, aside=aside)
 
     async def health(self, hostname: str) -> list[ConnectorHealth]:
         """See DataPath."""
-        return self._router.health(hostname)
+        return self.router.health(hostname)
 
     async def refresh(self) -> None:
         """See DataPath."""

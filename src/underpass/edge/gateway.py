@@ -27,8 +27,8 @@ from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
-from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.origin_health import UNREACHABLE
+from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, NoLink, Router, UnknownHost

@@ -316,6 +316,13 @@ class Router:
             for key in destination.aside_ids:
                 yield tunnel_id, key
 
+    def count_aside(self) -> int:
+        """How many links of all tunnels are kept aside."""
+        return sum(
+            len(each.aside_here) + len(each.aside_elsewhere)
+            for each in self._destinations.values()
+        )
+
     def set_aside(self, tunnel_id: UUID, key: UUID, *, aside: bool) -> int:
         """Send the links of a connector, or one connection, nothing new, or again as others; what
         comes later of that connector too. `key` is the id of either. How many links those are now.

@@ -207,7 +207,7 @@ class EdgeWorkers:
         """See DataPath."""
         await self._tell_all(messages.CloseLinks(tunnel_id, connector_id))
 
-    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
         """See DataPath."""
         # Here first: a worker that starts meanwhile is told what is known here.
         count = self._router.set_aside(tunnel_id, key, aside=aside)

@@ -32,7 +32,7 @@ async def _close_nothing(tunnel_id: UUID, connector_id: UUID | None) -> None:
     """Without a data path there are no links."""
 
 
-async def _set_nothing_aside(tunnel_id: UUID, key: UUID, aside: bool) -> int:  # noqa: FBT001
+async def _set_nothing_aside(tunnel_id: UUID, key: UUID, aside: bool) -> int:
     """The same."""
     return 0
 

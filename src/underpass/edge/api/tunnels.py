@@ -259,7 +259,7 @@ async def _undrain(call: Call) -> Drained:
     return await _set_aside(call, False)
 
 
-async def _set_aside(call: Call, aside: bool) -> Drained:  # noqa: FBT001
+async def _set_aside(call: Call, aside: bool) -> Drained:
     tunnel, key = call.tunnel(), call.uuid("connection_id")
     links = [link for link in call.control.registry.links_of(tunnel.id) if key in ids_of(link)]
     # One that is not connected right now is let back in all the same.
