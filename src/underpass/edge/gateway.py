@@ -27,7 +27,7 @@ from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
-from underpass.edge.origin_health import UNREACHABLE
+from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
@@ -299,6 +299,8 @@ class Gateway:
             self._location,
         )
         acceptor.max_body = self._max_body
+        acceptor.again = self._route_again
+        acceptor.refusals = REFUSALS
         if scheme == b"https":
             acceptor.hsts = self._hsts
         visitor: Visitor
@@ -333,9 +335,8 @@ class Gateway:
 
     def _route_by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
         """The same where the request itself has a say."""
-        sticks = pool.sticky is Sticky.COOKIE
         cookie = None
-        if sticks and exchange.request is not None:
+        if pool.sticky is Sticky.COOKIE and exchange.request is not None:
             cookie = cookie_in(exchange.request.get_all(b"cookie"))
         link = pool.choose_for(exchange.visitor, cookie)
         if isinstance(link, NoLink):
@@ -343,22 +344,57 @@ class Gateway:
             return
         links = [link]
         for link in links:
-            exchange.context = link
-            if sticks:
-                wanted = pool.cookie_for(link)
-                is_known = wanted == cookie
-                exchange.set_cookie = None if is_known else self._cookie(wanted, exchange)
-            if pool.health.is_watching:
-                exchange.on_answer = _noting(pool, link)
+            self._prepare(exchange, link, pool, cookie)
             if _forward_exactly(link, exchange):
                 return
             if len(links) == 1:
                 links += pool.alternatives(link)
         exchange.fail(503, "link_full")
 
-    def _cookie(self, value: bytes, exchange: VisitorExchange) -> bytes:
-        secure = b"; Secure" if exchange.acceptor.scheme == b"https" else b""
-        return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
+    def _prepare(
+        self, exchange: VisitorExchange, link: Link, pool: Pool | None, cookie: bytes | None
+    ) -> None:
+        """Before a request that came with `cookie` goes down a link."""
+        exchange.context = link
+        exchange.set_cookie = exchange.on_answer = None
+        if pool is not None:
+            if pool.sticky is Sticky.COOKIE:
+                wanted = pool.cookie_for(link)
+                exchange.set_cookie = (
+                    None if wanted == cookie else _set_cookie(wanted, exchange.acceptor.scheme)
+                )
+            if pool.health.is_watching:
+                exchange.on_answer = _noting(pool, link)
+
+    def _route_again(self, exchange: VisitorExchange) -> None:
+        """Route a request whose link was lost, or whose connector could not carry it on."""
+        refused, cause = exchange.context, exchange.refusal
+        exchange.refusal = None
+        if cause is None and not isinstance(refused, RemoteLink):
+            # It is gone, and the router knows.
+            self.route(exchange)
+            return
+        pool = self._router.route(exchange.authority)
+        if isinstance(pool, UnknownHost):
+            # Of the management host, whose requests are for one connector.
+            if cause is None:
+                self.route(exchange)
+            else:
+                exchange.fail(exchange.refusal_status, cause)
+            return
+        is_certain, on_answer = _is_certain(exchange), exchange.on_answer
+        for link in self._router.alternatives(exchange.authority, refused):
+            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE):
+                self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
+                if _forward_exactly(link, exchange):
+                    if cause in UNREACHABLE:
+                        self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
+                    return
+        exchange.context, exchange.on_answer = refused, on_answer
+        if cause is None:
+            exchange.fail(503, "no_link")
+        else:
+            exchange.fail(exchange.refusal_status, cause)
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -395,7 +431,10 @@ class Gateway:
         if exchange.told:
             self.telling.note(cause)
             if cause in UNREACHABLE:
-                self._note_unreachable(exchange)
+                link = exchange.context
+                if isinstance(link, EdgeLink | RemoteLink):
+                    is_certain = _is_certain(exchange)
+                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -416,14 +455,6 @@ class Gateway:
         )
         fields = [field for field in page.headers if field[0] != b"content-length"]
         exchange.respond(page.status, fields, page.body)
-
-    def _note_unreachable(self, exchange: VisitorExchange) -> None:
-        link = exchange.context
-        if isinstance(link, EdgeLink | RemoteLink):
-            # Whoever has been looked at has gone by exactly that connector.
-            is_certain = isinstance(link, EdgeLink) or exchange.on_answer is not None
-            exchange.on_answer = None
-            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         log.error("unexpected error while routing a request", exc_info=error)
@@ -472,6 +503,17 @@ def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:
     return isinstance(link, EdgeLink) and link.forward(exchange)
 
 
+def _set_cookie(value: bytes, scheme: bytes) -> bytes:
+    secure = b"; Secure" if scheme == b"https" else b""
+    return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
+
+
+def _is_certain(exchange: VisitorExchange) -> bool:
+    """Whether a request has gone by the connector of its link, and not by another one that the same
+    process has: whoever is looked at goes by exactly that."""
+    return isinstance(exchange.context, EdgeLink) or exchange.on_answer is not None
+
+
 def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
     """What is called when an application has answered by `link`."""
 
@@ -479,3 +521,15 @@ def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
         pool.health.answered(link.connector_id)
 
     return answered
+
+
+def _shares_fate(link: Link, refused: Link, *, by_connector: bool) -> bool:
+    """Whether what one link could not do is of no use to ask of another: if its connector said so,
+    of that one; if its process did, of those that have this tunnel there."""
+    if by_connector:
+        return link.connector_id == refused.connector_id
+    return link is refused or (
+        isinstance(link, RemoteLink)
+        and isinstance(refused, RemoteLink)
+        and (link.worker, link.tunnel_id) == (refused.worker, refused.tunnel_id)
+    )

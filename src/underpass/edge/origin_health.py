@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-__all__ = ["UNREACHABLE", "ConnectorHealth", "OriginHealth"]
+__all__ = ["REFUSALS", "UNREACHABLE", "ConnectorHealth", "OriginHealth"]
 
 UNREACHABLE: Final = frozenset({"dns", "dial", "dial_timeout", "tls", "tls_timeout", "connector"})
 """Causes by which a connector says that it could not reach the application at all. `connector` is
 what is known of a stock cloudflared's failures: it does not say why it got no answer."""
+
+REFUSALS: Final = {
+    **{cause: cause == "connector" for cause in UNREACHABLE},
+    "no_link": False,
+    "link_full": False,
+}
+"""Causes by which a request may be sent to another connector, and whether an application may have
+seen it. The last two are words of other processes of this edge."""
 
 FAILURES_TO_SPARE: Final = 3
 """In a row. One may be a connection that was closed at the wrong moment."""

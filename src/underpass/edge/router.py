@@ -319,8 +319,7 @@ class Router:
     def count_aside(self) -> int:
         """How many links of all tunnels are kept aside."""
         return sum(
-            len(each.aside_here) + len(each.aside_elsewhere)
-            for each in self._destinations.values()
+            len(each.aside_here) + len(each.aside_elsewhere) for each in self._destinations.values()
         )
 
     def set_aside(self, tunnel_id: UUID, key: UUID, *, aside: bool) -> int:
