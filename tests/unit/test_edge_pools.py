@@ -155,7 +155,11 @@ class TestRoutes:
         router.route(HOST)
         assert router.alternatives(HOST, refused) == [same, other, standby]
         router.put_route("app.test", A)
-        assert set(router.alternatives(HOST, refused)) == {refused, same}
+        remote = FakeLink(A)
+        router.add_remote(remote)
+        same.load = 9
+        better = link(router, A)
+        assert router.alternatives(HOST, refused) == [better, same, remote]
 
 
 class TestCookies:

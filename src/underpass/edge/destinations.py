@@ -144,6 +144,11 @@ class Destination:
         links = [link for link in self.links if link.connector_id not in avoided]
         return links or [link for link in self.elsewhere if link.connector_id not in avoided]
 
+    def alternatives(self, refused: Link) -> list[Link]:
+        """All that take requests but one, the best first."""
+        links = [*sorted(self.links, key=_load), *self.elsewhere]
+        return [link for link in links if link is not refused]
+
     def connectors(self) -> Iterator[UUID]:
         """The connectors with a link that takes requests, some of them several times."""
         for links in (self.links, self.elsewhere):

@@ -370,12 +370,8 @@ class Gateway:
         """Route a request whose link was lost, or whose connector could not carry it on."""
         refused, cause = exchange.context, exchange.refusal
         exchange.refusal = None
-        if cause is None and not isinstance(refused, RemoteLink):
-            # It is gone, and the router knows.
-            self.route(exchange)
-            return
         pool = self._router.route(exchange.authority)
-        if isinstance(pool, UnknownHost):
+        if isinstance(pool, UnknownHost) or refused is None:
             # Of the management host, whose requests are for one connector.
             if cause is None:
                 self.route(exchange)
@@ -383,18 +379,24 @@ class Gateway:
                 exchange.fail(exchange.refusal_status, cause)
             return
         is_certain, on_answer = _is_certain(exchange), exchange.on_answer
-        for link in self._router.alternatives(exchange.authority, refused):
-            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE):
-                self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
-                if _forward_exactly(link, exchange):
-                    if cause in UNREACHABLE:
-                        self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
-                    return
+        others = [
+            link
+            for link in self._router.alternatives(exchange.authority, refused)
+            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE)
+        ]
+        # A connector's links are often lost together, and heard of one after the other.
+        others.sort(key=lambda link: link.connector_id == refused.connector_id)
+        for link in others:
+            self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
+            if _forward_exactly(link, exchange):
+                if cause in UNREACHABLE:
+                    self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
+                return
         exchange.context, exchange.on_answer = refused, on_answer
-        if cause is None:
-            exchange.fail(503, "no_link")
-        else:
+        if cause is not None:
             exchange.fail(exchange.refusal_status, cause)
+        else:
+            exchange.fail(503, "link_full" if others else "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""

@@ -23,9 +23,10 @@ REFUSALS: Final = {
     **{cause: cause == "connector" for cause in UNREACHABLE},
     "no_link": False,
     "link_full": False,
+    "link_lost": True,
 }
 """Causes by which a request may be sent to another connector, and whether an application may have
-seen it. The last two are words of other processes of this edge."""
+seen it. The last three are words of other processes of this edge."""
 
 FAILURES_TO_SPARE: Final = 3
 """In a row. One may be a connection that was closed at the wrong moment."""

@@ -107,9 +107,20 @@ class PeerListener:
         else:
             links = [link for link in self._router.serving(tunnel_id) if isinstance(link, EdgeLink)]
         preferred = UUID(connector) if connector else None
-        links.sort(key=lambda link: (preferred not in (None, link.connector_id), link.load))
-        if not any(link.forward(exchange) for link in links):
-            exchange.fail(503, "link_full" if links else "no_link")
+        lost = exchange.context
+        links.sort(
+            key=lambda link: (
+                # A connector's links are often lost together, and heard of one after the other.
+                link.connector_id == lost,
+                preferred not in (None, link.connector_id),
+                link.load,
+            )
+        )
+        for link in links:
+            exchange.context = link.connector_id
+            if link.forward(exchange):
+                return
+        exchange.fail(503, "link_full" if links else "no_link")
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         _log.error("unexpected error while taking a request of a worker", exc_info=error)

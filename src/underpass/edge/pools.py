@@ -135,8 +135,7 @@ class Pool:
                 link,
             )
             for target in self._targets
-            for link in target.destination.serving()
-            if link is not refused
+            for link in target.destination.alternatives(refused)
         ]
         return [link for *_, link in sorted(links, key=lambda each: each[:3])]
 

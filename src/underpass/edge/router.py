@@ -187,7 +187,8 @@ class Router:
         entry = self._cache.get(authority)
         if isinstance(entry, Pool):
             return entry.alternatives(refused)
-        return self.serving(refused.tunnel_id)
+        destination = self._destinations.get(refused.tunnel_id)
+        return [] if destination is None else destination.alternatives(refused)
 
     def unreachable(self, authority: bytes, link: Link, *, is_certain: bool) -> None:
         """A connector has said that it could not reach the application: `link` is its, or, where
