@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import subprocess
 import threading
@@ -17,9 +18,9 @@ import pytest
 from peers.cloudflared import Cloudflared, binary
 from peers.curl import Curl
 from peers.origin import Origin
-from peers.owner import ApiClient, certificate_of, set_up
+from peers.owner import ApiClient, Owner, certificate_of, set_up
 from peers.patience import PATIENCE, eventually
-from peers.processes import ConnectorProcess, EdgeProcess, Process, running
+from peers.processes import UNDERPASS, ConnectorProcess, EdgeProcess, Process, running
 
 from underpass.edge.pools import COOKIE
 
@@ -369,6 +370,71 @@ class TestDraining:
         for _ in range(10):
             deployment.curl("/hello")
         assert taken(origins)[0] == before
+
+
+class TestCommands:
+    @pytest.fixture
+    def owner(self, deployment: Deployment, tmp_path: Path) -> Owner:
+        return Owner(UNDERPASS, deployment.edge, tmp_path, deployment.cert)
+
+    def test_a_pool_is_made_changed_shown_and_taken_apart(
+        self, deployment: Deployment, owner: Owner
+    ) -> None:
+        one, two = deployment.tunnel("one"), deployment.tunnel("two")
+
+        def targets() -> dict[str, int]:
+            shown = owner("tunnel", "route", "pool", "show", HOSTNAME, "--output=json").json
+            assert shown["hostname"] == HOSTNAME
+            return {each["tunnel_id"]: each["weight"] for each in shown["targets"]}
+
+        owner("tunnel", "route", "pool", "add", "one", HOSTNAME)
+        said = owner("tunnel", "route", "pool", "add", "two", HOSTNAME, "--weight=0").out
+        assert targets() == {one: 1, two: 0}
+        assert re.search(rf"{two} +two +0 +0 +0", said)
+        owner("tunnel", "route", "pool", "add", two, HOSTNAME, "-w", "7", "--sticky", "cookie")
+        assert targets() == {one: 1, two: 7}
+        assert "STICKY:   cookie" in owner("tunnel", "route", "pool", "show", HOSTNAME).out
+        owner("tunnel", "route", "pool", "remove", "one", HOSTNAME)
+        assert targets() == {two: 7}
+        assert "no tunnel" not in owner("tunnel", "route", "pool", "remove", "two", HOSTNAME).out
+        assert (
+            "leads to no tunnel"
+            in owner("tunnel", "route", "pool", "show", HOSTNAME, fails=True).err
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["add", "one", "a b"], "not a valid hostname"),
+            (["add", "one", HOSTNAME, "--weight=-1"], "whole number"),
+            (["add", "one", HOSTNAME, "--weight=1001"], "1000"),
+            (["add", "one", HOSTNAME, "--sticky=no"], "none of none, cookie, address"),
+            (["add", "nobody", HOSTNAME], "nobody"),
+            (["remove", "one", HOSTNAME], "leads to no tunnel"),
+        ],
+    )
+    def test_what_cannot_be(
+        self, deployment: Deployment, owner: Owner, arguments: list[str], reason: str
+    ) -> None:
+        deployment.tunnel("one")
+        assert reason in owner("tunnel", "route", "pool", *arguments, fails=True).err
+        assert deployment.ask("GET", "hostnames") == []
+
+    def test_a_connector_is_drained(self, deployment: Deployment, owner: Owner) -> None:
+        tunnel = deployment.tunnel("web")
+        deployment.connector(tunnel, deployment.origin().url)
+        (connector,) = deployment.connectors(tunnel)
+        assert "draining" not in owner("tunnel", "info", "web", "--output=json").out
+        owner("tunnel", "drain", "web", connector)
+        shown = owner("tunnel", "info", "web", "--output=json").json
+        (connection, *_) = shown["conns"][0]["conns"]
+        assert connection["is_draining"] is True
+        assert "(2 draining)" in owner("tunnel", "info", "web").out
+        owner("tunnel", "drain", "--undo", "web", connector)
+        assert "draining" not in owner("tunnel", "info", "web").out
+        nobody = "00000000-0000-4000-8000-000000000000"
+        assert "has no connector" in owner("tunnel", "drain", "web", nobody, fails=True).err
+        assert "UUID" in owner("tunnel", "drain", "web", "x", fails=True).err
 
 
 class TestApplicationsOutOfReach:
