@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import ConfigError
 from underpass.connector.in_force import InForce
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
 from underpass.ops import service_manager
+from underpass.ops.document import ConfigError
 
 if TYPE_CHECKING:
-    from underpass.connector.watch import FileWatch
+    from underpass.ops.file_watch import FileWatch
 
 __all__ = ["Reloader"]
 
@@ -67,7 +67,7 @@ class Reloader:
             return
         path = started_with.config.path
         if path is not None:
-            from underpass.connector.watch import FileWatch  # not without a file
+            from underpass.ops.file_watch import FileWatch  # not without a file
 
             self._watch = FileWatch(
                 lambda: (path, *self._in_force.named_files),
