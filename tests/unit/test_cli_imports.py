@@ -52,7 +52,7 @@ def test_version_imports_no_connector() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    allowed = {"underpass.connector.settings_table", "underpass.ops.durations"}
+    allowed = {"underpass.connector.settings_table"}
     assert set(done.stdout.split()) == allowed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from underpass.connector import document
+from underpass.ops import document
 from underpass.ops.document import ConfigError, parse_json, parse_yaml
 
 
