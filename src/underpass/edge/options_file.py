@@ -41,10 +41,10 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "hostnames"),
+        *("error-pages", "compress", "hostnames"),
     }
 )
-_SITE_KEYS: Final = frozenset({"redirect", "hsts", "max-body", "timeouts", "error-pages"})
+_SITE_KEYS: Final = frozenset({"redirect", "hsts", "max-body", "timeouts", "error-pages", "compress"})
 _LOG_KEYS: Final = {
     "level": "loglevel",
     "format": "output",
@@ -140,6 +140,7 @@ class _Reader:
         yield "redirect", common.redirect
         yield "hsts_seconds", common.hsts_seconds
         yield "error_pages", common.error_pages and Path(common.error_pages)
+        yield "compress", common.compress
         yield "sites", self._sites(root, common)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
@@ -214,6 +215,7 @@ class _Reader:
         if hsts is not None:
             _checked(section, "hsts", check_hsts, hsts)
         redirect = section.boolean("redirect")
+        compress = section.boolean("compress")
         size = _size(section)
         pages = self._path(section, "error-pages")
         if pages is not None:
@@ -223,6 +225,7 @@ class _Reader:
             "max_body": common.max_body if size is None else size,
             "redirect": common.redirect if redirect is None else redirect,
             "hsts_seconds": common.hsts_seconds if hsts is None else hsts,
+            "compress": common.compress if compress is None else compress,
             "error_pages": common.error_pages if pages is None else str(pages),
         }
 
