@@ -70,7 +70,15 @@ class VisitorExchange(Exchange):
         """What the visitor gets if nobody else carries it on."""
     set_cookie: bytes | None
     """The value of a Set-Cookie that is added to the application's response."""
+    hsts: bytes | None
+    """Strict-Transport-Security if the response has none; at first the acceptor's."""
 
+    compresses: bool
+    """The response may be coded, as the acceptor's may."""
+
+    def limit_body(self, size: int) -> bool:
+        """Allow the request `size` bytes of content, -1 for any number. False when it has said that
+        it has more: then it has been answered with 413."""
     @property
     def acceptor(self) -> VisitorAcceptor: ...
     @property
@@ -100,6 +108,8 @@ class VisitorAcceptor(Acceptor):
     refusals: dict[str, bool] | None
     """Causes by which a request is sent again though a connector has answered: whether, then, an
     application may have seen it."""
+    compresses: bool
+    """Responses are coded for who accepts that, where it is of use: see `contentcoding`."""
 
     def __init__(
         self,
