@@ -50,10 +50,14 @@ class Deployment:
         self._zone = f"/zones/{said['zoneID']}"
         self.curl = Curl(self.edge, HOSTNAME)
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The result of a call below the zone (`hostnames…`) or the account."""
+    def try_to(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and answer of a call below the zone (`hostnames…`) or the account."""
         base = self._zone if path.startswith(("hostnames", "tunnels")) else self._account
-        status, answer = self._ask(method, f"{base}/{path}", body)
+        return self._ask(method, f"{base}/{path}", body)
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The result of one that succeeds."""
+        status, answer = self.try_to(method, path, body)
         assert status == 200, answer
         return answer["result"]
 
@@ -228,6 +232,25 @@ class TestWeights:
         assert taken(origins) == [5, 5]
 
 
+def test_no_route_is_made_from_the_name_that_the_edge_answers_for(tmp_path: Path) -> None:
+    set_up(tmp_path / "data", tmp_path / "cert.pem")
+    edge = EdgeProcess(tmp_path / "data", more=["--management-hostname=Tail.Example.Test"])
+    with running(edge), contextlib.ExitStack() as stack:
+        deployment = Deployment(edge, tmp_path / "cert.pem", stack)
+        tunnel = deployment.tunnel("web")
+        for path, body in (
+            ("hostnames/tail.example.test", {"targets": [{"tunnel_id": tunnel}]}),
+            (
+                f"tunnels/{tunnel}/routes",
+                {"type": "dns", "user_hostname": "TAIL.example.test.", "overwrite_existing": True},
+            ),
+        ):
+            status, answer = deployment.try_to("PUT", path, body)
+            assert status == 400
+            assert "answers for it itself" in answer["errors"][0]["message"]
+        assert deployment.ask("GET", "hostnames") == []
+
+
 class TestStickiness:
     @pytest.fixture
     def origins(self, deployment: Deployment) -> list[Origin]:
@@ -372,6 +395,7 @@ class TestDraining:
         assert taken(origins)[0] == before
 
 
+@pytest.mark.parametrize("workers", [1])
 class TestCommands:
     @pytest.fixture
     def owner(self, deployment: Deployment, tmp_path: Path) -> Owner:
@@ -552,6 +576,14 @@ class TestConnectorsThatAreKilled:
         origin = deployment.origin()
         tunnels = [deployment.tunnel(name) for name in ("one", "two", "three")]
         deployment.lead(dict(zip(tunnels, (3, 1, 2), strict=True)))
+        self.kill_one_of(
+            deployment, lambda number: deployment.connector(tunnels[number], origin.url)
+        )
+
+    def test_where_visitors_stick(self, deployment: Deployment) -> None:
+        origin = deployment.origin()
+        tunnels = [deployment.tunnel(name) for name in ("one", "two", "three")]
+        deployment.lead(dict.fromkeys(tunnels, 1), "address")
         self.kill_one_of(
             deployment, lambda number: deployment.connector(tunnels[number], origin.url)
         )
