@@ -1,11 +1,11 @@
 """Looks at how a connection begins before anybody serves it.
 
-A listener has a door only if a setting needs one: for the others the event loop's own server accepts,
-and hands over what it has accepted without a look.
+A listener has a door only if a setting needs one: for the others the event loop's own server
+accepts, and hands over what it has accepted without a look.
 
-What is looked at stays where it is (MSG_PEEK): whoever serves the connection reads it as if nobody had.
-Only a PROXY header is taken away. Nothing waits here for longer than `seconds`, and no more than
-MAX_WAITING connections do; nothing of what they have sent is kept, but by the system.
+What is looked at stays where it is (MSG_PEEK): whoever serves the connection reads it as if nobody
+had. Only a PROXY header is taken away. Nothing waits here for longer than `seconds`, and no more
+than MAX_WAITING connections do; nothing of what they have sent is kept, but by the system.
 """
 
 from __future__ import annotations

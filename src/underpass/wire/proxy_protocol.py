@@ -159,7 +159,7 @@ def _read_version_2(data: bytes) -> ProxyHeader | int:
     # What follows the addresses are additions (TLVs) that nobody here asks for.
     if known[1] is None:
         return ProxyHeader(length, None)
-    packed = data[_HEAD.size : length][known[1]]
+    packed: bytes = data[_HEAD.size : length][known[1]]
     return ProxyHeader(length, _unmapped(ipaddress.ip_address(packed)))
 
 
