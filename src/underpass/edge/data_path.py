@@ -15,13 +15,17 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
+from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
+from underpass.edge.tls_alpn import TlsAlpnProofs
+from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
@@ -47,6 +51,10 @@ class Service:
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+    trusted_hops: TrustedHops = NO_HOPS
+    passthrough: Passthrough = NO_PASSTHROUGH
+    tls_alpn: bool = False
+    """Names are proved to an ACME authority in TLS handshakes."""
 
 
 class DataPath(Protocol):
@@ -97,6 +105,7 @@ class LocalDataPath:
         self._router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
+        self._challenges = directory.challenges
         self.certificates = CertificateFiles(
             [(Path(chain), Path(key)) for chain, key in service.certificates],
             directory.certificates,
@@ -145,7 +154,12 @@ class LocalDataPath:
             self._is_served,
             self.certificates.find,
         )
-        await self.gateway.start(http, https, context)
+        beginnings = Beginnings(
+            self._service.trusted_hops,
+            TlsAlpnProofs(self._challenges) if self._service.tls_alpn else None,
+            self._service.passthrough,
+        )
+        await self.gateway.start(http, https, context, beginnings)
 
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)

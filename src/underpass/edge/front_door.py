@@ -39,6 +39,9 @@ _PAUSE: Final = 1.0
 _LOOK_AGAIN: Final = 0.05
 """Seconds until the next look, where the system does not tell when so much has come."""
 
+_MOMENT: Final = 2.0
+"""Seconds: in these a visitor says something, or has nothing to say."""
+
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -126,6 +129,12 @@ class FrontDoor:
     def waiting(self) -> int:
         """Connections whose beginning has not come."""
         return len(self._waiting)
+
+    @property
+    def is_expecting(self) -> bool:
+        """Whether somebody has come a moment ago who has not said anything yet."""
+        latest = next(reversed(self._waiting), None)
+        return latest is not None and latest.deadline - self._seconds > self._loop.time() - _MOMENT
 
     def look(self) -> None:
         """Once a tick: give up what takes too long."""

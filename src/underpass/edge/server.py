@@ -25,12 +25,13 @@ from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import Inherited, bound_address, listen
-from underpass.edge.options import AcmeOptions, Address, EdgeOptions
+from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
+from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
 
@@ -120,6 +121,9 @@ class Edge:
             options.hsts_seconds,
             options.access_log,
             options.management_hostname,
+            options.trusted_hops,
+            options.passthrough,
+            options.acme is not None and options.acme.way == TLS_ALPN_01,
         )
         path: DataPath
         if options.workers == 1:
@@ -243,16 +247,22 @@ class Edge:
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            for hostname in self.registry.hostnames:
+            for hostname in (*self.registry.hostnames, options.management_hostname):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1
                 )
-                if not (below and acme.dns_hook):
+                # What is passed through has its application's.
+                if not (below and acme.dns_hook) and not options.passthrough.covers(hostname):
                     yield hostname
 
         return CertificateKeeper(
-            AcmeAuthority(acme, directory.acme_account_key, Challenges(directory.challenges)),
+            AcmeAuthority(
+                acme,
+                directory.acme_account_key,
+                Challenges(directory.challenges),
+                TlsAlpnProofs(directory.challenges),
+            ),
             CertificateFiles(options.certificates, directory.certificates),
             wanted,
             wildcards=bool(acme.dns_hook),
