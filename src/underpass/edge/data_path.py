@@ -19,10 +19,11 @@ from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
+from underpass.edge.manners import Manners, site_table
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
-from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from underpass.edge.sites import COMMON, Site
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
@@ -40,14 +41,14 @@ class Service:
 
     location: str
     domain: str
-    max_body: int | None = None
-    timeouts: Timeouts = DEFAULT_TIMEOUTS
-    certificates: tuple[tuple[str, str], ...] = ()
-    """The operator's certificate files: paths of chain and key."""
-    redirect_port: int | None = None
-    """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
-    hsts_seconds: int | None = None
-    """See Gateway."""
+    secure_port: int = 443
+    """Of the public listener with TLS."""
+    common: Site = COMMON
+    """How requests are dealt with."""
+    sites: tuple[Site, ...] = ()
+    """Hostnames whose requests are dealt with otherwise."""
+    certificates: tuple[tuple[Path, Path], ...] = ()
+    """The operator's certificate files: chain and key."""
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
@@ -59,6 +60,13 @@ class Service:
 
 class DataPath(Protocol):
     """Ends in this order: visitors are waited for before the links go that they wait for."""
+
+    async def apply(self, service: Service) -> None:
+        """Do from now on as `service` says, where that can be changed: see `server.APPLIED`.
+
+        Raises EdgeError, and then nothing has changed.
+        """
+        ...
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
@@ -107,7 +115,7 @@ class LocalDataPath:
         self._scratch = scratch = directory.scratch
         self._challenges = directory.challenges
         self.certificates = CertificateFiles(
-            [(Path(chain), Path(key)) for chain, key in service.certificates],
+            service.certificates,
             directory.certificates,
         )
         access_log = None
@@ -117,24 +125,25 @@ class LocalDataPath:
             access_log = AccessLog(service.access_log)
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
+        manners = Manners.of(service.common)
         self.listeners = TunnelListeners(
             self.turn,
             tunnel_listener_context(authority, scratch),
             registry,
             router,
             location=service.location,
-            timeouts=service.timeouts,
+            timeouts=service.common.timeouts,
         )
         self.gateway = Gateway(
             self.turn,
             router,
             location=service.location,
-            max_body=service.max_body,
+            manners=manners,
+            secure_port=service.secure_port,
             challenges=Challenges(directory.challenges),
-            redirect_port=service.redirect_port,
-            hsts_seconds=service.hsts_seconds,
             access_log=access_log,
         )
+        self.gateway.behave(manners, site_table(service.sites, manners))
         if service.management_hostname:
             router.reserve(service.management_hostname)
             self.gateway.management = Management(
@@ -154,15 +163,27 @@ class LocalDataPath:
             self._is_served,
             self.certificates.find,
         )
-        beginnings = Beginnings(
-            self._service.trusted_hops,
-            TlsAlpnProofs(self._challenges) if self._service.tls_alpn else None,
-            self._service.passthrough,
+        await self.gateway.start(http, https, context, self._beginnings(self._service))
+
+    def _beginnings(self, service: Service) -> Beginnings:
+        return Beginnings(
+            service.trusted_hops,
+            TlsAlpnProofs(self._challenges) if service.tls_alpn else None,
+            service.passthrough,
         )
-        await self.gateway.start(http, https, context, beginnings)
 
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)
+
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
+        manners = Manners.of(service.common)
+        sites = site_table(service.sites, manners)
+        self.certificates.replace(service.certificates)
+        self.gateway.behave(manners, sites)
+        self.listeners.allow(service.common.timeouts)
+        self._service = service
+        await self.gateway.begin_with(self._beginnings(service))
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""

@@ -75,21 +75,30 @@ class Entrance:
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.AbstractServer | None = None
         self._door: FrontDoor | None = None
+        # Servers and doors before those; some may still have to do with who has come to them.
+        self._old_servers: list[asyncio.AbstractServer] = []
+        self._old_doors: list[FrontDoor] = []
         self._shaking: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def is_expecting(self) -> bool:
         """Whether somebody who has just come may be about to say something."""
-        return bool(self._shaking) or (self._door is not None and self._door.is_expecting)
+        return bool(self._shaking) or any(door.is_expecting for door in self._doors)
+
+    @property
+    def _doors(self) -> tuple[FrontDoor, ...]:
+        return (*self._old_doors, *(() if self._door is None else (self._door,)))
 
     async def open(self) -> None:
         """Begin to accept."""
         reads_hello = self._context is not None and (
             self._beginnings.proofs is not None or bool(self._beginnings.passthrough)
         )
+        # The listener itself stays, so that what waits to be accepted does, whoever accepts.
         if reads_hello or self._beginnings.trusted_hops:
             self._door = FrontDoor(
-                self._listener,
+                self._listener.dup(),
                 self._arrived,
                 seconds=self._seconds,
                 trusted=self._beginnings.trusted_hops,
@@ -99,28 +108,52 @@ class Entrance:
             return
         self._server = await self._loop.create_server(
             lambda: self._doorman(None, None),
-            sock=self._listener,
+            sock=self._listener.dup(),
             backlog=BACKLOG,
             ssl=self._context,
             ssl_handshake_timeout=None if self._context is None else self._seconds,
         )
 
+    async def change(self, beginnings: Beginnings) -> None:
+        """Look at who comes from now on in this way. Nobody is turned away meanwhile."""
+        if self._is_closed or beginnings == self._beginnings:
+            return
+        server, door, before = self._server, self._door, self._beginnings
+        self._server, self._door, self._beginnings = None, None, beginnings
+        try:
+            await self.open()
+        except OSError:
+            self._server, self._door, self._beginnings = server, door, before
+            raise
+        if server is not None:
+            server.close()
+            self._old_servers.append(server)
+        if door is not None:
+            door.close()
+            self._old_doors.append(door)
+        if self._is_closed:  # meanwhile
+            self.close()
+
     def look(self) -> None:
         """Once a tick."""
-        if self._door is not None:
-            self._door.look()
+        for door in self._doors:
+            door.look()
+        if self._old_doors:
+            self._old_doors = [door for door in self._old_doors if door.waiting]
 
     def close(self) -> None:
         """Accept no more."""
+        self._is_closed = True
         if self._server is not None:
             self._server.close()
         if self._door is not None:
             self._door.close()
+        self._listener.close()
 
     def abort(self) -> None:
         """Give up what has not become a visitor."""
-        if self._door is not None:
-            self._door.abort()
+        for door in self._doors:
+            door.abort()
         for task in self._shaking:
             task.cancel()
 
@@ -129,8 +162,10 @@ class Entrance:
         if self._shaking:
             await asyncio.wait(self._shaking)
         if self._server is not None:
+            self._old_servers.append(self._server)
+        for server in self._old_servers:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._server.wait_closed(), 1.0)
+                await asyncio.wait_for(server.wait_closed(), 1.0)
 
     def _begin(self) -> int:
         return 0 if self._handshakes is None else self._handshakes.begin()

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -42,6 +44,14 @@ __all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
+APPLIED: Final = frozenset(
+    {
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "sites"),
+        *("certificates", "acme", "trusted_hops", "passthrough"),
+    }
+)
+"""Fields of `EdgeOptions` that a running edge takes over."""
+
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
@@ -56,7 +66,7 @@ class Edge:
     """
 
     def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
-        self._options = options
+        self.options = options
         self._inherited = inherited or {}
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
@@ -73,7 +83,13 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
+        self.configurations_refused = 0
+        """By whoever reads them: see Reloader."""
+        self._configured_at = 0.0
         self._operators: Operators | None = None
+        self._directory: DataDirectory | None = None
+        self._certificates: CertificateFiles | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -87,8 +103,8 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options = self._options
-        directory = DataDirectory.open(options.data_dir)
+        options = self.options
+        directory = self._directory = DataDirectory.open(options.data_dir)
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
@@ -111,20 +127,7 @@ class Edge:
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
         if options.metrics is not None:
             await self._serve_operators(options.metrics, directory, store, router)
-        service = Service(
-            options.location,
-            options.domain,
-            options.max_body,
-            options.timeouts,
-            tuple((str(chain), str(key)) for chain, key in options.certificates),
-            self.https.port if options.redirect else None,
-            options.hsts_seconds,
-            options.access_log,
-            options.management_hostname,
-            options.trusted_hops,
-            options.passthrough,
-            options.acme is not None and options.acme.way == TLS_ALPN_01,
-        )
+        service = self._service(options)
         path: DataPath
         if options.workers == 1:
             path = await self._serve_here(service, directory, router, http, https, tunnels)
@@ -146,11 +149,8 @@ class Edge:
         self._closing.push_async_callback(server.stop)
         for work in (self.registry.keep_house(), self.registry.follow()):
             self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
-        if options.acme is not None:
-            keeper = asyncio.create_task(
-                self._keeper(options.acme, directory).run(), name="certificates"
-            )
-            self._closing.push_async_callback(_cancelled, keeper)
+        self._closing.push_async_callback(self._keep_no_certificates)
+        self._keep_certificates(directory)
         self._closing.callback(directory.running.unlink, missing_ok=True)
         RunningEdge(
             pid=os.getpid(),
@@ -163,8 +163,63 @@ class Edge:
             api=str(self.api),
             metrics=self.metrics,
         ).write(directory)
+        self._configured_at = time.time()
         if self._operators is not None:
             self._operators.state = "ready"
+
+    def _service(self, options: EdgeOptions) -> Service:
+        """What of the options is for those who carry requests."""
+        return Service(
+            options.location,
+            options.domain,
+            secure_port=self.https.port,
+            common=options.common,
+            sites=options.sites,
+            certificates=options.certificates,
+            access_log=options.access_log,
+            management_hostname=options.management,
+            trusted_hops=options.trusted_hops,
+            passthrough=options.passthrough,
+            tls_alpn=options.acme is not None and options.acme.way == TLS_ALPN_01,
+        )
+
+    async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
+        """Do from now on as `options` say, without a connection or a request less; one at a time.
+
+        Returns the fields that have changed and take effect with the next start only. Raises
+        EdgeError, and then nothing has changed.
+        """
+        old = self.options
+        waiting = tuple(
+            each.name
+            for each in fields(EdgeOptions)
+            if each.name not in APPLIED and getattr(old, each.name) != getattr(options, each.name)
+        )
+        wanted = replace(options, **{name: getattr(old, name) for name in waiting})
+        assert self._path is not None
+        assert self._directory is not None
+        if self._certificates is not None:
+            self._certificates.replace(wanted.certificates)
+        await self._path.apply(self._service(wanted))
+        self.options = wanted
+        self._configured_at = time.time()
+        if any(
+            getattr(old, name) != getattr(wanted, name)
+            for name in ("acme", "certificates", "passthrough")
+        ):
+            await self._keep_no_certificates()
+            self._keep_certificates(self._directory)
+        return waiting
+
+    def _keep_certificates(self, directory: DataDirectory) -> None:
+        if self.options.acme is not None:
+            keeper = self._keeper(self.options.acme, directory)
+            self._keeping = asyncio.create_task(keeper.run(), name="certificates")
+
+    async def _keep_no_certificates(self) -> None:
+        if self._keeping is not None:
+            keeping, self._keeping = self._keeping, None
+            await _cancelled(keeping)
 
     async def _serve_here(
         self,
@@ -195,7 +250,7 @@ class Edge:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
         workers = EdgeWorkers(
-            self._options.workers,
+            self.options.workers,
             service,
             directory.path,
             store,
@@ -215,7 +270,9 @@ class Edge:
         """Before anything is served, and until all has ended."""
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+        certificates = self._certificates = CertificateFiles(
+            self.options.certificates, directory.certificates
+        )
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
@@ -225,6 +282,10 @@ class Edge:
                     self._api_calls,
                     {**certificates.expiries(), "ca": self.authority.not_after},
                 ),
+                lambda: {
+                    "underpass_configuration_refused": {("file",): self.configurations_refused},
+                    "underpass_configuration_last_success_timestamp_seconds": self._configured_at,
+                },
             ],
             refresh=self._refresh_figures,
             workers=lambda: () if self._path is None else self._path.processes(),
@@ -242,12 +303,12 @@ class Edge:
         """Who obtains certificates from a public authority."""
         from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
 
-        options = self._options
+        options = self.options
 
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            for hostname in (*self.registry.hostnames, options.management_hostname):
+            for hostname in (*self.registry.hostnames, options.management):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1
@@ -285,7 +346,7 @@ class Edge:
         return listeners
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
-        if self._options.workers == 1:
+        if self.options.workers == 1:
             self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:

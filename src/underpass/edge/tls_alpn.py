@@ -12,6 +12,7 @@ import logging
 import re
 import ssl
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -40,15 +41,15 @@ _IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63}){1,126}", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True)
 class TlsAlpnProofs:
     """Proofs in a directory, by the names they are for."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    directory: Path
 
     def publish(self, name: str, key_authorization: str) -> None:
         """Show that proof from now on. Raises OSError."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         write_private(self._path(name), _certificate(name, key_authorization))
 
     def remove(self, name: str) -> None:
@@ -79,7 +80,7 @@ class TlsAlpnProofs:
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise ValueError(f"not a public hostname: {name[:80]!r}")
-        return self._directory / f"{name}.pem"
+        return self.directory / f"{name}.pem"
 
 
 def _certificate(name: str, key_authorization: str) -> bytes:
