@@ -105,14 +105,13 @@ def test_haproxy_before_it(tmp_path: Path, header: str) -> None:
     haproxy = program("haproxy")
     with behind(tmp_path, "127.0.0.1") as (place, _):
         ports = free_port(), free_port()
+        behind_them = place.edge.https_port, place.edge.http_port
         configuration = tmp_path / "haproxy.cfg"
         configuration.write_text(
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
             + "".join(
                 f"listen l{to}\n bind 127.0.0.1:{port}\n server edge 127.0.0.1:{to} {header}\n"
-                for port, to in zip(
-                    ports, (place.edge.https_port, place.edge.http_port), strict=True
-                )
+                for port, to in zip(ports, behind_them, strict=True)
             )
         )
         with serving([haproxy, "-f", str(configuration)], ports[0], tmp_path / "haproxy.log"):
