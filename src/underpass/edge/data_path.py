@@ -47,8 +47,9 @@ class Service:
     """How requests are dealt with."""
     sites: tuple[Site, ...] = ()
     """Hostnames whose requests are dealt with otherwise."""
-    certificates: tuple[tuple[Path, Path], ...] = ()
-    """The operator's certificate files: chain and key."""
+    certificates: tuple[tuple[str, str], ...] = ()
+    """The operator's certificate files: paths of chain and key."""
+
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
@@ -56,6 +57,11 @@ class Service:
     passthrough: Passthrough = NO_PASSTHROUGH
     tls_alpn: bool = False
     """Names are proved to an ACME authority in TLS handshakes."""
+
+    @property
+    def certificate_paths(self) -> list[tuple[Path, Path]]:
+        """The same, as paths."""
+        return [(Path(chain), Path(key)) for chain, key in self.certificates]
 
 
 class DataPath(Protocol):
@@ -115,7 +121,7 @@ class LocalDataPath:
         self._scratch = scratch = directory.scratch
         self._challenges = directory.challenges
         self.certificates = CertificateFiles(
-            service.certificates,
+            service.certificate_paths,
             directory.certificates,
         )
         access_log = None
@@ -179,7 +185,7 @@ class LocalDataPath:
         """See DataPath."""
         manners = Manners.of(service.common)
         sites = site_table(service.sites, manners)
-        self.certificates.replace(service.certificates)
+        self.certificates.replace(service.certificate_paths)
         self.gateway.behave(manners, sites)
         self.listeners.allow(service.common.timeouts)
         self._service = service

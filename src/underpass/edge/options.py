@@ -175,6 +175,8 @@ class EdgeOptions:
     """Where connectors' management services are asked (`tail`). None: below `domain`."""
     error_pages: Path | None = None
     """A directory with pages of one's own: see ErrorPages. None: there are none."""
+    compress: bool = False
+    """Code responses with gzip, for visitors who accept that."""
     sites: tuple[Site, ...] = ()
     """Hostnames with settings of their own."""
     trusted_hops: TrustedHops = NO_HOPS
@@ -210,7 +212,13 @@ class EdgeOptions:
     def common(self) -> Site:
         """How requests are dealt with whose hostname has no settings of its own."""
         return Site(
-            "", self.timeouts, self.max_body, self.redirect, self.hsts_seconds, self.error_pages
+            "",
+            self.timeouts,
+            self.max_body,
+            self.redirect,
+            self.hsts_seconds,
+            None if self.error_pages is None else str(self.error_pages),
+            self.compress,
         )
 
     @property

@@ -25,7 +25,7 @@ from underpass.edge.options import (
     parse_workers,
 )
 from underpass.edge.passthrough import Passthrough
-from underpass.edge.sites import Site
+from underpass.edge.sites import COMMON, Site
 from underpass.edge.timeouts import Timeouts
 from underpass.edge.trusted_hops import TrustedHops
 from underpass.ops.access_log_options import CHOICES, AccessLogOptions
@@ -43,10 +43,12 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "hostnames", "trusted-hops", "passthrough"),
+        *("error-pages", "compress", "hostnames", "trusted-hops", "passthrough"),
     }
 )
-_SITE_KEYS: Final = frozenset({"redirect", "hsts", "max-body", "timeouts", "error-pages"})
+_SITE_KEYS: Final = frozenset(
+    {"redirect", "hsts", "max-body", "timeouts", "error-pages", "compress"}
+)
 _LOG_KEYS: Final = {
     "level": "loglevel",
     "format": "output",
@@ -138,9 +140,14 @@ class _Reader:
         yield "acme", self._acme(root)
         yield "trusted_hops", _list(root, "trusted-hops", TrustedHops)
         yield "passthrough", _list(root, "passthrough", Passthrough)
-        common = self._manners(root, Site(""))
-        yield from common.items()
-        yield "sites", self._sites(root, Site("", **common))
+        common = Site("", **self._manners(root, COMMON))
+        yield "timeouts", common.timeouts
+        yield "max_body", common.max_body
+        yield "redirect", common.redirect
+        yield "hsts_seconds", common.hsts_seconds
+        yield "error_pages", common.error_pages and Path(common.error_pages)
+        yield "compress", common.compress
+        yield "sites", self._sites(root, common)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))
@@ -216,6 +223,7 @@ class _Reader:
         if hsts is not None:
             _checked(section, "hsts", check_hsts, hsts)
         redirect = section.boolean("redirect")
+        compress = section.boolean("compress")
         size = _size(section)
         pages = self._path(section, "error-pages")
         if pages is not None:
@@ -225,7 +233,8 @@ class _Reader:
             "max_body": common.max_body if size is None else size,
             "redirect": common.redirect if redirect is None else redirect,
             "hsts_seconds": common.hsts_seconds if hsts is None else hsts,
-            "error_pages": common.error_pages if pages is None else pages,
+            "compress": common.compress if compress is None else compress,
+            "error_pages": common.error_pages if pages is None else str(pages),
         }
 
     def _path(self, section: Section, key: str) -> Path | None:

@@ -46,7 +46,7 @@ log = logging.getLogger("underpass.edge")
 
 APPLIED: Final = frozenset(
     {
-        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "sites"),
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
         *("certificates", "acme", "trusted_hops", "passthrough"),
     }
 )
@@ -175,7 +175,7 @@ class Edge:
             secure_port=self.https.port,
             common=options.common,
             sites=options.sites,
-            certificates=options.certificates,
+            certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
             access_log=options.access_log,
             management_hostname=options.management,
             trusted_hops=options.trusted_hops,
