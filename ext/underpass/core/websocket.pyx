@@ -15,20 +15,14 @@ from underpass.core.relay cimport Exchange
 from underpass.core.stream cimport StreamClient
 
 cdef enum:
-    CONTINUATION = 0
-    TEXT = 1
-    BINARY = 2
-    CLOSE = 8
-    PING = 9
-    PONG = 10
-
-cdef enum:
-    NORMAL_CLOSURE = 1000
     PROTOCOL_ERROR = 1002
 
 
 cdef class WebSocketReader:
-    """Takes a client's frames apart where they were read. A broken stream stays broken."""
+    """Takes a client's frames, or a server's, apart where they were read. A broken stream stays broken."""
+
+    def __init__(self, bint from_server=False):
+        self.from_server = from_server
 
     cdef int next(self, const unsigned char** data, Py_ssize_t* size) except -1:
         cdef Py_ssize_t part
@@ -91,15 +85,15 @@ cdef class WebSocketReader:
         opcode = self.head[0] & 15
         length = self.head[1] & 127
         if self.head_size == 2:
-            # No extension was negotiated, and a client's frames are masked.
-            if self.head[0] & 0x70 or not self.head[1] & 0x80:
+            # No extension was negotiated; a client's frames are masked, a server's are not (§5.1).
+            if self.head[0] & 0x70 or (self.head[1] & 0x80 != 0) == self.from_server:
                 return -1
             if opcode >= CLOSE:
                 if opcode > PONG or length > 125 or not self.head[0] & 0x80:
                     return -1
             elif opcode > BINARY or (opcode == CONTINUATION) != self.in_message:
                 return -1
-        wanted = 2 + 4 + (2 if length == 126 else 8 if length == 127 else 0)
+        wanted = 2 + (0 if self.from_server else 4) + (2 if length == 126 else 8 if length == 127 else 0)
         if self.head_size < wanted:
             return 0
         if length >= 126:
@@ -109,7 +103,8 @@ cdef class WebSocketReader:
                 length = (length << 8) | self.head[2 + i]
             if length >> 63:
                 return -1
-        memcpy(self.mask, self.head + self.head_size - 4, 4)
+        if not self.from_server:
+            memcpy(self.mask, self.head + self.head_size - 4, 4)
         self.opcode = opcode
         self.left = length
         if opcode < CLOSE:
@@ -125,6 +120,9 @@ cdef class WebSocketReader:
         cdef unsigned char turned[8]
         cdef uint64_t mask, word
         cdef int k
+        if self.from_server:
+            memcpy(place, data, <size_t>size)
+            return
         for k in range(8):
             turned[k] = self.mask[(self.mask_at + <uint64_t>k) & 3]
         memcpy(&mask, turned, 8)

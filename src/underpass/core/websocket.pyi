@@ -7,9 +7,12 @@ from underpass.core.endpoint import Turn
 from underpass.core.stream import StreamClient
 
 class WebSocketReader:
-    """Takes a client's frames apart where they were read. A broken stream stays broken."""
+    """Takes a client's frames, or a server's, apart where they were read.
 
-    def __init__(self) -> None: ...
+    A broken stream stays broken.
+    """
+
+    def __init__(self, from_server: bool = False) -> None: ...
     def feed(
         self, data: bytes | bytearray | memoryview
     ) -> list[

@@ -8,12 +8,16 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
+
+if TYPE_CHECKING:
+    from underpass.edge.tcp_routes import TcpRoute
 
 DEFAULT_HTTPS = "127.0.0.1:8443"
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -129,13 +133,20 @@ class EdgeOptions:
     """Write a line for each visitor's request."""
     management_hostname: str = ""
     """Where connectors' management services are asked (`tail`). Empty: nowhere."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports that carry bytes to a hostname's tunnel as they are."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
             raise OptionsError("an edge needs at least one tunnel address")
         fixed: set[Address] = set()
-        metrics = () if self.metrics is None else (self.metrics,)
-        for address in (self.https, self.http, self.api, *self.tunnels, *metrics):
+        others = [] if self.metrics is None else [self.metrics]
+        if self.tcp:
+            from underpass.edge.tcp_routes import check_routes  # they need Address
+
+            check_routes(self.tcp)
+            others.extend(route.address for route in self.tcp)
+        for address in (self.https, self.http, self.api, *self.tunnels, *others):
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,15 +23,17 @@ from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
+from underpass.edge.errors import EdgeError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import Inherited, bound_address, listen
+from underpass.edge.listening import TCP_PREFIX, Inherited, bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
+from underpass.edge.tcp_routes import TcpRoute, check_routes
 from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
 
@@ -63,6 +66,8 @@ class Edge:
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
+        self._tcp: tuple[TcpRoute, ...] = ()
+        self._tcp_sockets: dict[str, socket.socket] = {}
         self.listeners: TunnelListeners
         self.gateway: Gateway
         self.registry: Registry
@@ -102,6 +107,8 @@ class Edge:
         )
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
+        self._closing.callback(self._close_tcp)
+        tcp = self._listen_tcp(options.tcp)
 
         self.authority = CertificateAuthority.open(directory)
         store = await SqliteStore.open(directory.database)
@@ -120,13 +127,14 @@ class Edge:
             options.hsts_seconds,
             options.access_log,
             options.management_hostname,
+            self._tcp,
         )
         path: DataPath
         if options.workers == 1:
-            path = await self._serve_here(service, directory, router, http, https, tunnels)
+            path = await self._serve_here(service, directory, router, http, https, tunnels, tcp)
         else:
             path = await self._serve_in_workers(
-                service, directory, store, router, http, https, tunnels
+                service, directory, store, router, http, https, tunnels, tcp
             )
         self._path = path
         control = Control(
@@ -170,12 +178,13 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
+        tcp: dict[str, socket.socket],
     ) -> DataPath:
         path = LocalDataPath(service, self.registry, router, self.authority, directory)
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
-        await path.start_visitors(http, https)
+        await path.start_visitors(http, https, tcp)
         return path
 
     async def _serve_in_workers(
@@ -187,6 +196,7 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
+        tcp: dict[str, socket.socket],
     ) -> DataPath:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
@@ -199,6 +209,7 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
+            tcp=tcp,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -273,6 +284,52 @@ class Edge:
                 listeners.append(listen(address))
                 self._closing.callback(listeners[-1].close)
         return listeners
+
+    @property
+    def tcp(self) -> tuple[TcpRoute, ...]:
+        """Its public ports, with the addresses that they listen on."""
+        return self._tcp
+
+    async def apply_tcp(self, routes: tuple[TcpRoute, ...]) -> None:
+        """Have these public ports and no others. Streams of those that go, or change, go on.
+
+        Raises EdgeError, and then nothing has changed: a port is taken, there are too many.
+        """
+        check_routes(routes)
+        before, kept = self._tcp, dict(self._tcp_sockets)
+        try:
+            self._listen_tcp(routes)
+        except EdgeError:
+            for name in self._tcp_sockets.keys() - kept.keys():
+                self._tcp_sockets[name].close()
+            self._tcp, self._tcp_sockets = before, kept
+            raise
+        if self._path is not None:
+            await self._path.apply_tcp(self._tcp, self._tcp_sockets)
+        for name in self._tcp_sockets.keys() - {route.name for route in self._tcp}:
+            self._tcp_sockets.pop(name).close()
+
+    def _listen_tcp(self, routes: Iterable[TcpRoute]) -> dict[str, socket.socket]:
+        """Listen on public ports that are new. All that are listened on, by name."""
+        bound = []
+        for route in routes:
+            listener = self._tcp_sockets.get(route.name)
+            if listener is None:
+                handed_over = self._inherited.get(route.name)
+                listener = handed_over.pop() if handed_over else listen(route.address)
+            route = replace(route, address=bound_address(listener))
+            self._tcp_sockets[route.name] = listener
+            bound.append(route)
+        self._tcp = tuple(bound)
+        return self._tcp_sockets
+
+    def _close_tcp(self) -> None:
+        for listener in self._tcp_sockets.values():
+            listener.close()
+        for name, listeners in self._inherited.items():
+            if name.startswith(TCP_PREFIX):
+                for listener in listeners:  # no route has wanted it
+                    listener.close()
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self._options.workers == 1:
