@@ -27,6 +27,8 @@ from underpass.core.websocket cimport (
 
 import os
 
+from underpass.core.websocket import HALF_CLOSE
+
 # Bytes of one message: connectors of a kind cut off what is beyond.
 cdef enum:
     MAX_MESSAGE = 16384
@@ -40,9 +42,6 @@ cdef double LINGER_SECONDS = 30.0
 # A visitor who has sent all: seconds without a byte from the origin until the stream ends, where a connector cannot
 # tell the origin; and until a connector that was told has ended it.
 cdef double HALF_CLOSED_SECONDS = 5.0
-
-# The WebSocket subprotocol by which a connector agrees to tell its origin of the visitor's end alone.
-cdef bytes HALF_CLOSE = b"half-close.underpass"
 
 cdef unsigned char message[MAX_HEAD + MAX_MESSAGE]
 

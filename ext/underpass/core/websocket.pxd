@@ -51,6 +51,9 @@ cdef class WebSocketReader:
 cdef class WebSocketStream(StreamClient):
     cdef WebSocketReader reader
     cdef bint close_sent
+    cdef public bint half_closes        # the visitor's close frame ends its own direction alone (HALF_CLOSE)
+    cdef bint end_seen                  # it has come
+    cdef bint end_said                  # and has been passed on to the origin
 
     cdef int send_frame(self, Exchange exchange, uint8_t opcode, const unsigned char* data, Py_ssize_t size) except -1
     cdef int end_messages(self, Exchange exchange, uint32_t code) except -1

@@ -17,6 +17,10 @@ from underpass.core.stream cimport StreamClient
 cdef enum:
     PROTOCOL_ERROR = 1002
 
+# The subprotocol of a client that means by its close frame that it will send no more, and goes on to read: what
+# RFC 6455 has no word for, and TCP has. Who agrees to it says so in the answer to the handshake.
+HALF_CLOSE = b"half-close.underpass"
+
 
 cdef class WebSocketReader:
     """Takes a client's frames, or a server's, apart where they were read. A broken stream stays broken."""
@@ -175,7 +179,7 @@ cdef class WebSocketStream(StreamClient):
         cdef WebSocketReader reader = self.reader
         cdef Exchange exchange = self.current.exchange if self.current is not None else None
         cdef int event
-        while exchange is not None and not self.close_sent:
+        while exchange is not None and not self.close_sent and not self.end_seen:
             event = reader.next(&data, &size)
             if event == WS_MORE:
                 return 0
@@ -186,9 +190,24 @@ cdef class WebSocketStream(StreamClient):
             elif event == WS_PING:
                 self.send_frame(exchange, PONG, reader.control, reader.control_size)
             elif event == WS_CLOSE:
+                if self.half_closes and self.feed is None:
+                    self.end_seen = True
+                    self.wake()
+                    return 0
                 return self.end_messages(exchange, NORMAL_CLOSURE)
             else:
                 return self.end_messages(exchange, PROTOCOL_ERROR)
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef WebSocketStream _alive = self
+        StreamClient.flush(self)
+        if self.end_seen and not self.end_said and not self.closed and self.transport is not None and self.out.size == 0:
+            self.end_said = True
+            if self.half_close:
+                self.transport.write_eof()
+            else:
+                self.close_after_flush()
         return 0
 
     cdef int give_response(self, Exchange exchange, const unsigned char* data, Py_ssize_t size) except -1:
