@@ -7,8 +7,9 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,6 +45,14 @@ __all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
+APPLIED: Final = frozenset(
+    {
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "sites"),
+        *("certificates", "acme", "tcp"),
+    }
+)
+"""Fields of `EdgeOptions` that a running edge takes over."""
+
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
@@ -58,7 +67,7 @@ class Edge:
     """
 
     def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
-        self._options = options
+        self.options = options
         self._inherited = inherited or {}
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
@@ -66,7 +75,7 @@ class Edge:
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
-        self._tcp: tuple[TcpRoute, ...] = ()
+        self._tcp_routes: tuple[TcpRoute, ...] = ()
         self._tcp_sockets: dict[str, socket.socket] = {}
         self.listeners: TunnelListeners
         self.gateway: Gateway
@@ -77,7 +86,13 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
+        self.configurations_refused = 0
+        """By whoever reads them: see Reloader."""
+        self._configured_at = 0.0
         self._operators: Operators | None = None
+        self._directory: DataDirectory | None = None
+        self._certificates: CertificateFiles | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -91,8 +106,8 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options = self._options
-        directory = DataDirectory.open(options.data_dir)
+        options = self.options
+        directory = self._directory = DataDirectory.open(options.data_dir)
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
@@ -108,7 +123,8 @@ class Edge:
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
         self._closing.callback(self._close_tcp)
-        tcp = self._listen_tcp(options.tcp)
+        self._listen_tcp(options.tcp)
+        self._tcp_routes = options.tcp
 
         self.authority = CertificateAuthority.open(directory)
         store = await SqliteStore.open(directory.database)
@@ -117,24 +133,13 @@ class Edge:
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
         if options.metrics is not None:
             await self._serve_operators(options.metrics, directory, store, router)
-        service = Service(
-            options.location,
-            options.domain,
-            options.max_body,
-            options.timeouts,
-            tuple((str(chain), str(key)) for chain, key in options.certificates),
-            self.https.port if options.redirect else None,
-            options.hsts_seconds,
-            options.access_log,
-            options.management_hostname,
-            self._tcp,
-        )
+        service = self._service(options)
         path: DataPath
         if options.workers == 1:
-            path = await self._serve_here(service, directory, router, http, https, tunnels, tcp)
+            path = await self._serve_here(service, directory, router, http, https, tunnels)
         else:
             path = await self._serve_in_workers(
-                service, directory, store, router, http, https, tunnels, tcp
+                service, directory, store, router, http, https, tunnels
             )
         self._path = path
         control = Control(
@@ -150,11 +155,8 @@ class Edge:
         self._closing.push_async_callback(server.stop)
         for work in (self.registry.keep_house(), self.registry.follow()):
             self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
-        if options.acme is not None:
-            keeper = asyncio.create_task(
-                self._keeper(options.acme, directory).run(), name="certificates"
-            )
-            self._closing.push_async_callback(_cancelled, keeper)
+        self._closing.push_async_callback(self._keep_no_certificates)
+        self._keep_certificates(directory)
         self._closing.callback(directory.running.unlink, missing_ok=True)
         RunningEdge(
             pid=os.getpid(),
@@ -167,8 +169,64 @@ class Edge:
             api=str(self.api),
             metrics=self.metrics,
         ).write(directory)
+        self._configured_at = time.time()
         if self._operators is not None:
             self._operators.state = "ready"
+
+    def _service(self, options: EdgeOptions) -> Service:
+        """What of the options is for those who carry requests."""
+        return Service(
+            options.location,
+            options.domain,
+            secure_port=self.https.port,
+            common=options.common,
+            sites=options.sites,
+            certificates=options.certificates,
+            access_log=options.access_log,
+            management_hostname=options.management,
+            tcp=self.tcp,
+        )
+
+    async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
+        """Do from now on as `options` say, without a connection or a request less; one at a time.
+
+        Returns the fields that have changed and take effect with the next start only. Raises
+        EdgeError, and then nothing has changed.
+        """
+        old = self.options
+        waiting = tuple(
+            each.name
+            for each in fields(EdgeOptions)
+            if each.name not in APPLIED and getattr(old, each.name) != getattr(options, each.name)
+        )
+        wanted = replace(options, **{name: getattr(old, name) for name in waiting})
+        assert self._path is not None
+        assert self._directory is not None
+        if self._certificates is not None:
+            self._certificates.replace(wanted.certificates)
+        # The one thing that a system may refuse, so it comes first.
+        await self.apply_tcp(wanted.tcp)
+        try:
+            await self._path.apply(self._service(wanted))
+        except EdgeError:
+            await self.apply_tcp(old.tcp)
+            raise
+        self.options = wanted
+        self._configured_at = time.time()
+        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+            await self._keep_no_certificates()
+            self._keep_certificates(self._directory)
+        return waiting
+
+    def _keep_certificates(self, directory: DataDirectory) -> None:
+        if self.options.acme is not None:
+            keeper = self._keeper(self.options.acme, directory)
+            self._keeping = asyncio.create_task(keeper.run(), name="certificates")
+
+    async def _keep_no_certificates(self) -> None:
+        if self._keeping is not None:
+            keeping, self._keeping = self._keeping, None
+            await _cancelled(keeping)
 
     async def _serve_here(
         self,
@@ -178,13 +236,12 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
-        tcp: dict[str, socket.socket],
     ) -> DataPath:
         path = LocalDataPath(service, self.registry, router, self.authority, directory)
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
-        await path.start_visitors(http, https, tcp)
+        await path.start_visitors(http, https, self._tcp_listeners())
         return path
 
     async def _serve_in_workers(
@@ -196,12 +253,11 @@ class Edge:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
-        tcp: dict[str, socket.socket],
     ) -> DataPath:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
         workers = EdgeWorkers(
-            self._options.workers,
+            self.options.workers,
             service,
             directory.path,
             store,
@@ -209,7 +265,7 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
-            tcp=tcp,
+            tcp=self._tcp_listeners(),
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -222,7 +278,9 @@ class Edge:
         """Before anything is served, and until all has ended."""
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+        certificates = self._certificates = CertificateFiles(
+            self.options.certificates, directory.certificates
+        )
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
@@ -232,6 +290,10 @@ class Edge:
                     self._api_calls,
                     {**certificates.expiries(), "ca": self.authority.not_after},
                 ),
+                lambda: {
+                    "underpass_configuration_refused": {("file",): self.configurations_refused},
+                    "underpass_configuration_last_success_timestamp_seconds": self._configured_at,
+                },
             ],
             refresh=self._refresh_figures,
             workers=lambda: () if self._path is None else self._path.processes(),
@@ -249,7 +311,7 @@ class Edge:
         """Who obtains certificates from a public authority."""
         from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
 
-        options = self._options
+        options = self.options
 
         def wanted() -> Iterable[str]:
             yield options.domain
@@ -288,7 +350,10 @@ class Edge:
     @property
     def tcp(self) -> tuple[TcpRoute, ...]:
         """Its public ports, with the addresses that they listen on."""
-        return self._tcp
+        return tuple(
+            replace(route, address=bound_address(self._tcp_sockets[route.name]))
+            for route in self._tcp_routes
+        )
 
     async def apply_tcp(self, routes: tuple[TcpRoute, ...]) -> None:
         """Have these public ports and no others. Streams of those that go, or change, go on.
@@ -296,32 +361,47 @@ class Edge:
         Raises EdgeError, and then nothing has changed: a port is taken, there are too many.
         """
         check_routes(routes)
-        before, kept = self._tcp, dict(self._tcp_sockets)
+        before = self._tcp_routes
+        wanted = {route.name: route.address for route in routes}
+        # Two addresses with one port can be in each other's way, so the old one goes first.
+        moved = {
+            route.name for route in before if wanted.get(route.name, route.address) != route.address
+        }
+        if moved:
+            await self._carry_tcp([route for route in before if route.name not in moved])
+        kept = set(self._tcp_sockets)
         try:
             self._listen_tcp(routes)
         except EdgeError:
-            for name in self._tcp_sockets.keys() - kept.keys():
-                self._tcp_sockets[name].close()
-            self._tcp, self._tcp_sockets = before, kept
+            for name in self._tcp_sockets.keys() - kept:
+                self._tcp_sockets.pop(name).close()
+            self._listen_tcp(before)
+            await self._carry_tcp(before)
             raise
+        await self._carry_tcp(routes)
+
+    async def _carry_tcp(self, routes: Sequence[TcpRoute]) -> None:
+        """Serve these of the public ports that are listened on, and close the others."""
+        self._tcp_routes = tuple(routes)
         if self._path is not None:
-            await self._path.apply_tcp(self._tcp, self._tcp_sockets)
-        for name in self._tcp_sockets.keys() - {route.name for route in self._tcp}:
+            await self._path.apply_tcp(self.tcp, self._tcp_listeners())
+        for name in self._tcp_sockets.keys() - {route.name for route in routes}:
             self._tcp_sockets.pop(name).close()
 
-    def _listen_tcp(self, routes: Iterable[TcpRoute]) -> dict[str, socket.socket]:
-        """Listen on public ports that are new. All that are listened on, by name."""
-        bound = []
+    def _tcp_listeners(self) -> dict[str, socket.socket]:
+        """By the names of `tcp`: a port that the system has picked is known by then."""
+        return {
+            bound.name: self._tcp_sockets[route.name]
+            for bound, route in zip(self.tcp, self._tcp_routes, strict=True)
+        }
+
+    def _listen_tcp(self, routes: Iterable[TcpRoute]) -> None:
+        """Listen on public ports that are new."""
         for route in routes:
-            listener = self._tcp_sockets.get(route.name)
-            if listener is None:
+            if route.name not in self._tcp_sockets:
                 handed_over = self._inherited.get(route.name)
                 listener = handed_over.pop() if handed_over else listen(route.address)
-            route = replace(route, address=bound_address(listener))
-            self._tcp_sockets[route.name] = listener
-            bound.append(route)
-        self._tcp = tuple(bound)
-        return self._tcp_sockets
+                self._tcp_sockets[route.name] = listener
 
     def _close_tcp(self) -> None:
         for listener in self._tcp_sockets.values():
@@ -332,7 +412,7 @@ class Edge:
                     listener.close()
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
-        if self._options.workers == 1:
+        if self.options.workers == 1:
             self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 from underpass.edge import worker_messages as messages
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.data_directory import DataDirectory
-from underpass.edge.data_path import LocalDataPath
+from underpass.edge.data_path import LocalDataPath, Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.links import EdgeLink
 from underpass.edge.peers import Peer, PeerListener, socket_path
@@ -128,6 +128,8 @@ class EdgeWorker(Inside):
                 return await self._apply_tcp(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
+        if isinstance(request, messages.Apply):
+            return self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
@@ -199,7 +201,7 @@ class EdgeWorker(Inside):
             for worker in range(request.workers):
                 if worker != request.number:
                     self._peers[worker] = Peer(
-                        data_path.turn, socket_path(peers, worker), service.timeouts
+                        data_path.turn, socket_path(peers, worker), service.common.timeouts
                     )
             await data_path.start_links([_inherited(number) for number in request.tunnels])
             self._descriptors = socket.socket(fileno=request.descriptors)
@@ -226,6 +228,16 @@ class EdgeWorker(Inside):
             await self._data_path.stop_links(seconds)
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+
+    def _apply(self, service: Service) -> messages.Done:
+        try:
+            if self._data_path is not None:
+                self._data_path.change(service)
+        except EdgeError as error:
+            return messages.Done(str(error))
+        for peer in self._peers.values():
+            peer.allow(service.common.timeouts)
+        return messages.Done()
 
     async def _refresh(self) -> messages.Done:
         try:
