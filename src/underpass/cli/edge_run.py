@@ -214,14 +214,17 @@ def _sources(ctx: click.Context, config_path: str | None, given: dict[str, Any])
 
     path = Path(config_path).expanduser() if config_path else find_edge_file()
     # What is not given is the file's to say.
-    flags = {name: value or None for name, value in given.items() if name not in _NUMBERS}
-    numbers = {name: given[name] for name in _NUMBERS}
+    flags = {
+        name: value if name in _NUMBERS else value or None
+        for name, value in given.items()
+        if not name.startswith("setting_")
+    }
     if flags["error_pages"] is not None:
         flags["error_pages"] = flags["error_pages"].absolute()
-    return _Sources(given_levels(ctx), path and path.absolute(), {**flags, **numbers})
+    return _Sources(given_levels(ctx), path and path.absolute(), flags)
 
 
-_NUMBERS = ("first_byte", "idle", "total", "hsts_seconds")
+_NUMBERS = frozenset({"first_byte", "idle", "total", "hsts_seconds"})
 
 
 def _load(sources: _Sources) -> EdgeFile | None:

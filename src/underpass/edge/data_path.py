@@ -46,13 +46,19 @@ class Service:
     """How requests are dealt with."""
     sites: tuple[Site, ...] = ()
     """Hostnames whose requests are dealt with otherwise."""
-    certificates: tuple[tuple[Path, Path], ...] = ()
-    """The operator's certificate files: chain and key."""
+    certificates: tuple[tuple[str, str], ...] = ()
+    """The operator's certificate files: paths of chain and key."""
+
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
     tcp: tuple[TcpRoute, ...] = ()
     """Public ports, with the addresses that they have come to listen on."""
+
+    @property
+    def certificate_paths(self) -> list[tuple[Path, Path]]:
+        """The same, as paths."""
+        return [(Path(chain), Path(key)) for chain, key in self.certificates]
 
 
 class DataPath(Protocol):
@@ -117,7 +123,7 @@ class LocalDataPath:
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
-            service.certificates,
+            service.certificate_paths,
             directory.certificates,
         )
         access_log = None
@@ -189,7 +195,7 @@ class LocalDataPath:
         """See DataPath.apply."""
         manners = Manners.of(service.common)
         sites = site_table(service.sites, manners)
-        self.certificates.replace(service.certificates)
+        self.certificates.replace(service.certificate_paths)
         self.gateway.behave(manners, sites)
         self.listeners.allow(service.common.timeouts)
         self._service = service

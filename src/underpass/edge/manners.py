@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from underpass.core.relay import Patience
 from underpass.edge.error_pages import ErrorPages
@@ -33,7 +34,7 @@ class Manners:
             -1 if site.max_body is None else site.max_body,
             site.redirect,
             None if site.hsts_seconds is None else b"max-age=%d" % site.hsts_seconds,
-            None if site.error_pages is None else ErrorPages.load(site.error_pages),
+            None if site.error_pages is None else ErrorPages.load(Path(site.error_pages)),
         )
 
 

@@ -193,7 +193,12 @@ class EdgeOptions:
     def common(self) -> Site:
         """How requests are dealt with whose hostname has no settings of its own."""
         return Site(
-            "", self.timeouts, self.max_body, self.redirect, self.hsts_seconds, self.error_pages
+            "",
+            self.timeouts,
+            self.max_body,
+            self.redirect,
+            self.hsts_seconds,
+            None if self.error_pages is None else str(self.error_pages),
         )
 
     @property

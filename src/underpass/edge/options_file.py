@@ -24,7 +24,7 @@ from underpass.edge.options import (
     check_hsts,
     parse_workers,
 )
-from underpass.edge.sites import Site
+from underpass.edge.sites import COMMON, Site
 from underpass.edge.timeouts import Timeouts
 from underpass.ops.access_log_options import CHOICES, AccessLogOptions
 from underpass.ops.directories import config_directories
@@ -134,9 +134,13 @@ class _Reader:
         yield from self._listeners(root.section("listen"))
         yield "certificates", self._certificates(root)
         yield "acme", self._acme(root)
-        common = self._manners(root, Site(""))
-        yield from common.items()
-        yield "sites", self._sites(root, Site("", **common))
+        common = Site("", **self._manners(root, COMMON))
+        yield "timeouts", common.timeouts
+        yield "max_body", common.max_body
+        yield "redirect", common.redirect
+        yield "hsts_seconds", common.hsts_seconds
+        yield "error_pages", common.error_pages and Path(common.error_pages)
+        yield "sites", self._sites(root, common)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))
@@ -219,7 +223,7 @@ class _Reader:
             "max_body": common.max_body if size is None else size,
             "redirect": common.redirect if redirect is None else redirect,
             "hsts_seconds": common.hsts_seconds if hsts is None else hsts,
-            "error_pages": common.error_pages if pages is None else pages,
+            "error_pages": common.error_pages if pages is None else str(pages),
         }
 
     def _path(self, section: Section, key: str) -> Path | None:

@@ -61,9 +61,12 @@ class Reloader:
         """What is read with the file; certificates see to themselves."""
         yield path
         options = self._edge.options
-        for directory in {options.error_pages, *(site.error_pages for site in options.sites)}:
+        for directory in {
+            options.common.error_pages,
+            *(site.error_pages for site in options.sites),
+        }:
             if directory is not None:
-                yield from sorted(directory.glob("*.html"))
+                yield from sorted(Path(directory).glob("*.html"))
 
     def ask(self) -> None:
         """Reload soon."""

@@ -181,7 +181,7 @@ class Edge:
             secure_port=self.https.port,
             common=options.common,
             sites=options.sites,
-            certificates=options.certificates,
+            certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
             access_log=options.access_log,
             management_hostname=options.management,
             tcp=self.tcp,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from underpass.edge.hostnames import MAX_AUTHORITY_LENGTH, hostname_of
@@ -26,7 +25,7 @@ T = TypeVar("T")
 class Site:
     """How requests for `hostname`, or for all below a `*.suffix`, are dealt with.
 
-    The settings are those of `EdgeOptions` with the same names.
+    The settings are those of `EdgeOptions` with the same names, paths as text: workers are told.
     """
 
     hostname: str
@@ -34,7 +33,7 @@ class Site:
     max_body: int | None = None
     redirect: bool = False
     hsts_seconds: int | None = None
-    error_pages: Path | None = None
+    error_pages: str | None = None
 
 
 COMMON: Final = Site("")
