@@ -176,7 +176,7 @@ class StreamOrigin:
         version = self._proxy_protocol
         if not version:
             return None
-        from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
+        from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
         source = visitor_address(exchange.header(Token.T_CF_CONNECTING_IP))
         return lambda host, port: proxy_header(version, source, host, port)
