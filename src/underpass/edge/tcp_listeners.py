@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
-from typing import cast
+from functools import partial
 
 from underpass.edge.listening import BACKLOG
 from underpass.edge.tcp_routes import TcpRoute
-from underpass.edge.tcp_streams import StreamGroup, TcpStreams
+from underpass.edge.tcp_streams import Accepting, StreamGroup, TcpStreams
+from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
 __all__ = ["TcpListeners"]
 
@@ -25,18 +26,16 @@ class _Port:
 
     def accept(self, transport: asyncio.Transport) -> None:
         """A visitor has connected."""
-        self._streams.carry(transport, self.route.hostname, self.group)
-
-
-class _Accepted(asyncio.Protocol):
-    """A connection until it is known to be there."""
-
-    def __init__(self, port: _Port) -> None:
-        self._port = port
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not registered as asyncio's.
-        self._port.accept(cast("asyncio.Transport", transport))
+        first = b""
+        if self.route.proxy_protocol:
+            source, port = address_of(transport, "peername")
+            first = proxy_header(
+                self.route.proxy_protocol,
+                visitor_address(source.encode("ascii")),
+                *address_of(transport, "sockname"),
+                source_port=port,
+            )
+        self._streams.carry(transport, self.route.hostname, self.group, first=first)
 
 
 class TcpListeners:
@@ -66,7 +65,7 @@ class TcpListeners:
                 continue
             port = self._ports[name] = _Port(route, group, self._streams)
             port.server = await loop.create_server(
-                lambda port=port: _Accepted(port),  # type: ignore[misc]
+                partial(Accepting, port.accept),
                 sock=sockets[name],
                 backlog=BACKLOG,
             )
@@ -79,3 +78,9 @@ class TcpListeners:
     def _close(self, port: _Port) -> None:
         if port.server is not None:
             port.server.close()
+
+
+def address_of(transport: asyncio.Transport, end: str) -> tuple[str, int]:
+    """Address and port of one end of a connection; nothing is known of one that broke at once."""
+    host, port = (transport.get_extra_info(end) or ("::", 0))[:2]
+    return str(host), int(port)

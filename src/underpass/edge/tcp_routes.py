@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
@@ -70,9 +70,9 @@ class TcpRoute:
     """As it has a route to a tunnel; the connector's rule for it says `ssh://`, `tcp://`, or the
     like. Need not be known to any DNS."""
     limits: StreamLimits = DEFAULT_LIMITS
-    proxy_protocol: Literal["", "v1", "v2"] = ""
-    """Tell the origin the visitor's address by a PROXY header ahead of everything else. Not
-    beside the connector's own `proxyProtocol`, which would tell it twice."""
+    proxy_protocol: str = ""
+    """v1 or v2: tell the origin the visitor's address by a PROXY header ahead of everything else.
+    Not beside the connector's own `proxyProtocol`, which would tell it twice."""
 
     def __post_init__(self) -> None:
         try:

@@ -16,7 +16,8 @@ import socket
 import struct
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
 
 from underpass.core.relay import Counters, Exchange
 from underpass.core.streamserver import StreamServer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from underpass.edge.gateway import Gateway
     from underpass.wire.turns import LoopTurn
 
-__all__ = ["StreamGroup", "TcpStreams", "TcpVisitor", "make_reset"]
+__all__ = ["Accepting", "StreamGroup", "TcpStreams", "TcpVisitor", "make_reset"]
 
 log = logging.getLogger("underpass.edge.tcp")
 
@@ -129,6 +130,17 @@ class TcpVisitor(StreamServer, asyncio.BufferedProtocol):
             self.break_off()
 
 
+class Accepting(asyncio.Protocol):
+    """A connection until it is there."""
+
+    def __init__(self, accept: Callable[[asyncio.Transport], object]) -> None:
+        self._accept = accept
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are not registered as asyncio's.
+        self._accept(cast("asyncio.Transport", transport))
+
+
 class TcpStreams:
     """Carries accepted TCP connections down links. One for each data path.
 
@@ -136,6 +148,12 @@ class TcpStreams:
 
         group = streams.group("sni:db.example.com", StreamLimits(connections=200))
         streams.carry(transport, "db.example.com", group, first=what_has_been_read)
+
+    or with a socket of which nothing has been read::
+
+        await loop.connect_accepted_socket(
+            lambda: streams.accepting("db.example.com", group, client=address), sock
+        )
 
     Limits, timeouts, both ends, logs and metrics are then seen to here.
     """
@@ -212,6 +230,12 @@ class TcpStreams:
         )
         visitor.open(acceptor, hostname.encode("ascii"), first)
         return visitor
+
+    def accepting(
+        self, hostname: str, group: StreamGroup, *, client: str | None = None
+    ) -> asyncio.Protocol:
+        """A protocol for a connection that is about to be made, and is then carried."""
+        return Accepting(lambda transport: self.carry(transport, hostname, group, client=client))
 
     def _route(self, exchange: VisitorExchange, hostname: str, group: StreamGroup) -> None:
         # One that is sent again is the same stream.
