@@ -20,6 +20,7 @@ from libc.string cimport memcpy
 from underpass.core.fields cimport T_SEC_WEBSOCKET_PROTOCOL, Fields
 from underpass.core.frames cimport CANCEL
 from underpass.core.relay cimport Exchange
+from underpass.core.stream cimport SOURCE_CREDIT
 from underpass.core.tunnel cimport VisitorAcceptor, VisitorExchange, next_random
 from underpass.core.websocket cimport (
     BINARY, CLOSE, NORMAL_CLOSURE, PONG, WS_CLOSE, WS_DATA, WS_MORE, WS_PING, WebSocketReader,
@@ -33,8 +34,6 @@ from underpass.core.websocket import HALF_CLOSE
 cdef enum:
     MAX_MESSAGE = 16384
     MAX_HEAD = 8
-# Bytes from the visitor that the link may owe before the visitor is not read any further.
-cdef int64_t SOURCE_CREDIT = 262144
 # Bytes that are read and thrown away after the origin's end...
 cdef int64_t LINGER_BYTES = 1048576
 # ...for at most so many seconds.

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from underpass.core.output cimport Octets
 from underpass.core.relay cimport Exchange
-from underpass.core.stream cimport StreamClient
+from underpass.core.stream cimport SOURCE_CREDIT, StreamClient
 
 cdef enum:
     PROTOCOL_ERROR = 1002
@@ -188,7 +188,10 @@ cdef class WebSocketStream(StreamClient):
                     reader.unmask(self.out.reserve(reader.size))
                     self.out.advance(reader.size)
             elif event == WS_PING:
-                self.send_frame(exchange, PONG, reader.control, reader.control_size)
+                # Who takes no answers gets none: they would all have to wait here.
+                if self.current is not None and self.current.unreleased < SOURCE_CREDIT:
+                    self.current.unreleased += 2 + reader.control_size
+                    self.send_frame(exchange, PONG, reader.control, reader.control_size)
             elif event == WS_CLOSE:
                 if self.half_closes and self.feed is None:
                     self.end_seen = True
