@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,9 @@ from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.sites import COMMON, Site
+from underpass.edge.tcp_listeners import TcpListeners
+from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tcp_streams import TcpStreams
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
@@ -57,6 +60,8 @@ class Service:
     passthrough: Passthrough = NO_PASSTHROUGH
     tls_alpn: bool = False
     """Names are proved to an ACME authority in TLS handshakes."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports, with the addresses that they have come to listen on."""
 
     @property
     def certificate_paths(self) -> list[tuple[Path, Path]]:
@@ -77,6 +82,12 @@ class DataPath(Protocol):
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
         new requests."""
+        ...
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Have these public ports and no others: see `TcpListeners.apply`."""
         ...
 
     async def refresh(self) -> None:
@@ -156,12 +167,20 @@ class LocalDataPath:
                 service.management_hostname, directory.management_key, registry, router
             )
 
+        self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
+        self._tcp_listeners = TcpListeners(self.streams)
+
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
         await self.listeners.start(tunnels)
 
-    async def start_visitors(self, http: socket.socket, https: socket.socket) -> None:
-        """Take visitors on bound sockets."""
+    async def start_visitors(
+        self,
+        http: socket.socket,
+        https: socket.socket,
+        tcp: Mapping[str, socket.socket],
+    ) -> None:
+        """Take visitors on bound sockets; `tcp` has those of the public ports by name."""
         context = public_listener_context(
             self._authority,
             self._scratch,
@@ -170,6 +189,13 @@ class LocalDataPath:
             self.certificates.find,
         )
         await self.gateway.start(http, https, context, self._beginnings(self._service))
+        await self.apply_tcp(self._service.tcp, tcp)
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """See DataPath."""
+        await self._tcp_listeners.apply(routes, sockets)
 
     def _beginnings(self, service: Service) -> Beginnings:
         return Beginnings(
@@ -212,7 +238,8 @@ class LocalDataPath:
 
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
-        await self.gateway.stop(seconds)
+        self._tcp_listeners.close()
+        await asyncio.gather(self.gateway.stop(seconds), self.streams.stop(seconds))
 
     async def stop_links(self, seconds: float) -> None:
         """See DataPath."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from underpass.edge.errors import EdgeError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
@@ -21,6 +21,9 @@ from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 from underpass.ops.sizes import parse_size
+
+if TYPE_CHECKING:
+    from underpass.edge.tcp_routes import TcpRoute
 
 DEFAULT_DOMAIN = "localhost"
 """Browsers, curl and systemd-resolved resolve every name below it to loopback (RFC 6761 §6.3)."""
@@ -183,13 +186,20 @@ class EdgeOptions:
     """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
     passthrough: Passthrough = NO_PASSTHROUGH
     """Hostnames whose TLS ends at the application."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports that carry bytes to a hostname's tunnel as they are."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
             raise OptionsError("an edge needs at least one tunnel address")
         fixed: set[Address] = set()
-        metrics = () if self.metrics is None else (self.metrics,)
-        for address in (self.https, self.http, self.api, *self.tunnels, *metrics):
+        others = [] if self.metrics is None else [self.metrics]
+        if self.tcp:
+            from underpass.edge.tcp_routes import check_routes  # they need Address
+
+            check_routes(self.tcp)
+            others.extend(route.address for route in self.tcp)
+        for address in (self.https, self.http, self.api, *self.tunnels, *others):
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)

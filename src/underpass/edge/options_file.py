@@ -26,6 +26,7 @@ from underpass.edge.options import (
 )
 from underpass.edge.passthrough import Passthrough
 from underpass.edge.sites import COMMON, Site
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.timeouts import Timeouts
 from underpass.edge.trusted_hops import TrustedHops
 from underpass.ops.access_log_options import CHOICES, AccessLogOptions
@@ -43,7 +44,13 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "compress", "hostnames", "trusted-hops", "passthrough"),
+        *("error-pages", "compress", "hostnames", "tcp", "trusted-hops", "passthrough"),
+    }
+)
+_TCP_KEYS: Final = frozenset(
+    {
+        *("listen", "hostname", "proxy-protocol", "connections", "connections-per-client"),
+        *("connect-timeout", "idle-timeout"),
     }
 )
 _SITE_KEYS: Final = frozenset(
@@ -202,6 +209,33 @@ class _Reader:
             entry.refuse_unknown(_SITE_KEYS)
             sites[name] = Site(name, **self._manners(entry, common))
         return tuple(sites.values())
+
+    def _tcp(self, root: Section) -> tuple[TcpRoute, ...] | None:
+        """Public ports."""
+        routes = []
+        for entry in root.sections("tcp"):
+            entry.refuse_unknown(_TCP_KEYS)
+            address = _parsed(entry, "listen", Address.parse)
+            hostname = entry.string("hostname")
+            if address is None or hostname is None:
+                missing = "hostname" if hostname is None else "listen"
+                raise entry.error(
+                    missing, "is missing: a public port has an address and a hostname"
+                )
+            limits = {
+                "connections": entry.integer("connections"),
+                "per_client": entry.integer("connections-per-client"),
+                "connect_seconds": entry.duration("connect-timeout"),
+                "idle_seconds": entry.duration("idle-timeout"),
+            }
+            told = {name: value for name, value in limits.items() if value is not None}
+            proxy_protocol = entry.string("proxy-protocol") or ""
+            try:
+                limit = StreamLimits(**told)  # type: ignore[arg-type]  # integers and durations
+                routes.append(TcpRoute(address, hostname, limit, proxy_protocol))
+            except OptionsError as error:
+                raise entry.error("listen", str(error)) from None
+        return tuple(routes) or None
 
     def _manners(self, section: Section, common: Site) -> dict[str, Any]:
         """What can be set for all hostnames, and for one."""

@@ -46,7 +46,9 @@ def visitor_address(value: bytes | None) -> Address | None:
     return address
 
 
-def proxy_header(version: str, source: Address | None, host: str, port: int) -> bytes:
+def proxy_header(
+    version: str, source: Address | None, host: str, port: int, *, source_port: int = 0
+) -> bytes:
     """What goes first on a connection to `host` (an address) and `port`; `version` is v1 or v2.
 
     Without a source it says that there is nothing to say.
@@ -57,11 +59,11 @@ def proxy_header(version: str, source: Address | None, host: str, port: int) -> 
     if version == "v2":
         kind = _TCP4 if source.version == 4 else _TCP6
         addresses = source.packed + destination.packed
-        ports = struct.pack("!HH", 0, port)
+        ports = struct.pack("!HH", source_port, port)
         length = struct.pack("!H", len(addresses) + len(ports))
         return _SIGNATURE + kind + length + addresses + ports
     family = "TCP4" if source.version == 4 else "TCP6"
-    return f"PROXY {family} {source} {destination} 0 {port}\r\n".encode("ascii")
+    return f"PROXY {family} {source} {destination} {source_port} {port}\r\n".encode("ascii")
 
 
 def _in_family(destination: Address, source: Address) -> Address:
