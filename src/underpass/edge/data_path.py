@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
@@ -17,7 +17,7 @@ from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
-from underpass.edge.gateway import Gateway
+from underpass.edge.gateway import MAX_CONNECTIONS, Gateway
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
@@ -25,7 +25,7 @@ from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.sites import COMMON, Site
 from underpass.edge.tcp_listeners import TcpListeners
-from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.tcp_streams import TcpStreams
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tls_alpn import TlsAlpnProofs
@@ -36,6 +36,12 @@ from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
+
+PASSTHROUGH_GROUP: Final = "passthrough"
+"""What logs and metrics call streams of TLS that ends elsewhere."""
+
+PASSTHROUGH_LIMITS: Final = StreamLimits(connections=MAX_CONNECTIONS, per_client=256)
+"""As many visitors as there may be otherwise; browsers need a few connections each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +208,12 @@ class LocalDataPath:
             service.trusted_hops,
             TlsAlpnProofs(self._challenges) if service.tls_alpn else None,
             service.passthrough,
+            self._pass_through,
         )
+
+    def _pass_through(self, hostname: str, address: str) -> asyncio.BaseProtocol:
+        group = self.streams.group(PASSTHROUGH_GROUP, PASSTHROUGH_LIMITS)
+        return self.streams.accepting(hostname, group, client=address.partition("%")[0])
 
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)
@@ -216,6 +227,8 @@ class LocalDataPath:
         self.listeners.allow(service.common.timeouts)
         self._service = service
         await self.gateway.begin_with(self._beginnings(service))
+        if not service.passthrough:
+            self.streams.drop_group(PASSTHROUGH_GROUP)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""

@@ -36,8 +36,8 @@ class Beginnings:
     """Shown to an authority that comes for them."""
     passthrough: Passthrough = NO_PASSTHROUGH
     """Whose TLS is not ended here."""
-    carry: Callable[[Arrival], None] | None = None
-    """Takes connections for those."""
+    carry: Callable[[str, str], asyncio.BaseProtocol] | None = None
+    """What takes a connection for such a hostname, from an address; needed with `passthrough`."""
 
 
 ORDINARY: Final = Beginnings()
@@ -184,7 +184,8 @@ class Entrance:
             if beginnings.carry is not None and name and beginnings.passthrough.covers(name):
                 if self._handshakes is not None:  # it is somebody else's
                     self._handshakes.completed(arrival.began)
-                beginnings.carry(arrival)
+                carrier = beginnings.carry(name, arrival.address)
+                self._serve(arrival, None, lambda: carrier)
                 return
         self._serve(arrival, context, lambda: self._doorman(arrival.address, arrival.began))
 
