@@ -148,6 +148,7 @@ class _Reader:
         yield "hsts_seconds", common.hsts_seconds
         yield "error_pages", common.error_pages and Path(common.error_pages)
         yield "sites", self._sites(root, common)
+        yield "tcp", self._tcp(root)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))
