@@ -1,4 +1,4 @@
-"""A visitor who speaks TCP, the edge, and a link, in memory, before a connector that a test plays."""
+"""A visitor who speaks TCP, the edge and a link, in memory; the connector is played by the test."""
 
 from __future__ import annotations
 

@@ -55,9 +55,8 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
     failures = gateway.telling.failures(counters)
     failures.update(streams.telling.failures(streams.counters()))
     if streams.refused:
-        failures["too_many_connections", hop_of("too_many_connections", Speaker.EDGE).value] += (
-            streams.refused
-        )
+        cause = "too_many_connections"
+        failures[cause, hop_of(cause, Speaker.EDGE).value] += streams.refused
     return {
         "underpass_edge_visitor_connections": gateway.connections,
         "underpass_edge_visitor_connections_total": dict(gateway.accepted),

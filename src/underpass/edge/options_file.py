@@ -155,6 +155,7 @@ class _Reader:
         yield "error_pages", common.error_pages and Path(common.error_pages)
         yield "compress", common.compress
         yield "sites", self._sites(root, common)
+        yield "tcp", self._tcp(root)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))

@@ -45,11 +45,12 @@ class DescriptorSender:
 
 def receive_sockets(end: socket.socket) -> dict[str, socket.socket]:
     """In the worker: all that has been sent and was not received before, by name."""
+    end.setblocking(False)
     received: dict[str, socket.socket] = {}
     with contextlib.suppress(BlockingIOError):
         while True:
             names, descriptors, _flags, _address = socket.recv_fds(
-                end, BATCH * (MAX_NAME + 1), BATCH, socket.MSG_DONTWAIT
+                end, BATCH * (MAX_NAME + 1), BATCH
             )
             if not descriptors:
                 break
