@@ -18,6 +18,8 @@ import pytest
 from peers.bad_visitor import RawVisitor, get, raw_visitor
 from peers.patience import PATIENCE, eventually
 from peers.processes import EdgeProcess
+from peers.public_port import public_port, read_all, route, visitor
+from peers.public_port import serving as echo
 from peers.servers import free_port, program, serving
 from peers.stage import Stage, stage
 
@@ -191,3 +193,38 @@ def apply(edge: EdgeProcess, tmp_path: Path, text: str, count: int) -> None:
     (tmp_path / "edge.yml").write_text(text)
     edge.signal(signal.SIGHUP)
     edge.wait_for("Configuration applied", count=count)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_public_port(data_dir: Path, workers: int) -> None:
+    """A trusted hop's header is read, the origin gets the edge's own."""
+
+    def repeat(client: socket.socket) -> None:
+        client.sendall(read_all(client))
+
+    with (
+        echo(repeat) as origin,
+        public_port(
+            data_dir,
+            f"tcp://127.0.0.1:{origin}",
+            more=", proxy-protocol: v1",
+            workers=workers,
+        ) as place,
+    ):
+
+        def said(header: bytes) -> bytes:
+            with visitor(place.port) as sock:
+                sock.sendall(header + b"hello")
+                sock.shutdown(socket.SHUT_WR)
+                return read_all(sock)
+
+        assert said(b"").startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
+        port = route(place.port, more=", proxy-protocol: v1")
+        place.write(f"tcp:\n{port}trusted-hops: [127.0.0.1]\n")
+        place.edge.signal(signal.SIGHUP)
+        place.edge.wait_for("Configuration applied")
+        for client in ("192.0.2.7", "192.0.2.8"):
+            expected = f"PROXY TCP4 {client} 127.0.0.1 0 {place.port}\r\nhello"
+            assert said(HEADERS[client]) == expected.encode()
+        with pytest.raises(ConnectionResetError):
+            said(b"")

@@ -17,7 +17,7 @@ from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
-from underpass.edge.gateway import MAX_CONNECTIONS, Gateway
+from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
@@ -174,7 +174,12 @@ class LocalDataPath:
             )
 
         self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
-        self._tcp_listeners = TcpListeners(self.streams)
+        self._tcp_listeners = TcpListeners(
+            self.turn,
+            self.streams,
+            Beginnings(service.trusted_hops),
+            seconds=HANDSHAKE_SECONDS,
+        )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
@@ -227,6 +232,7 @@ class LocalDataPath:
         self.listeners.allow(service.common.timeouts)
         self._service = service
         await self.gateway.begin_with(self._beginnings(service))
+        await self._tcp_listeners.begin_with(Beginnings(service.trusted_hops))
         if not service.passthrough:
             self.streams.drop_group(PASSTHROUGH_GROUP)
 
