@@ -74,7 +74,7 @@ def test_what_is_passed_through(name: str, is_covered: bool) -> None:
 
 @pytest.mark.parametrize("hostname", ["", "*", "*.*.example", "a b", "a..b", "*.Example.com", "a."])
 def test_what_is_no_hostname(hostname: str) -> None:
-    with pytest.raises(OptionsError, match="hostname|write "):
+    with pytest.raises(OptionsError, match=r"hostname|write "):
         Passthrough((hostname,))
 
 
