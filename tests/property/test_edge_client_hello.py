@@ -8,8 +8,8 @@ import ssl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
 from rig.hellos import hello_for, in_records
+
 from underpass.edge.client_hello import (
     MAX_BEGINNING,
     MAX_HELLO,

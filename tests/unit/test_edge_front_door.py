@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-
 from rig.hellos import hello_for
+
 from underpass.edge import front_door
 from underpass.edge.client_hello import MAX_HELLO, ClientHello
 from underpass.edge.front_door import Arrival, FrontDoor

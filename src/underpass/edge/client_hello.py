@@ -1,7 +1,7 @@
 """What a TLS client says first: the name it asks for, and the protocols it offers.
 
-RFC 8446 §4.1.2 and §5.1, RFC 6066 §3, RFC 7301 §3.1. As strict as OpenSSL, which gets the same bytes
-afterwards: what is refused here is refused there, or is at least nobody's ordinary hello.
+RFC 8446 §4.1.2 and §5.1, RFC 6066 §3, RFC 7301 §3.1. As strict as OpenSSL, which gets the same
+bytes afterwards: what is refused here is refused there, or is at least nobody's ordinary hello.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ClientHello:
     def _of_body(cls, body: _Reader) -> ClientHello:
         if body.number(1) != _MAJOR:
             raise HelloError("not TLS")
-        body.bytes(1 + 32)
+        body.take(1 + 32)
         if len(body.vector(1)) > 32:
             raise HelloError("a session id of more than 32 bytes")
         suites = body.vector(2)
@@ -127,7 +127,7 @@ class _Reader:
     def is_at_end(self) -> bool:
         return self._at == len(self._data)
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         end = self._at + count
         if end > len(self._data):
             raise HelloError("it ends too early")
@@ -136,11 +136,11 @@ class _Reader:
         return taken
 
     def number(self, size: int) -> int:
-        return int.from_bytes(self.bytes(size), "big")
+        return int.from_bytes(self.take(size), "big")
 
     def vector(self, length_size: int) -> bytes:
         """Bytes with their number before them."""
-        return self.bytes(self.number(length_size))
+        return self.take(self.number(length_size))
 
     def end(self) -> None:
         if not self.is_at_end:

@@ -8,30 +8,40 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
-from underpass.edge.gateway import Gateway
+from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
+from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.sites import COMMON, Site
 from underpass.edge.tcp_listeners import TcpListeners
-from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.tcp_streams import TcpStreams
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
+from underpass.edge.tls_alpn import TlsAlpnProofs
+from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
+
+PASSTHROUGH_GROUP: Final = "passthrough"
+"""What logs and metrics call streams of TLS that ends elsewhere."""
+
+PASSTHROUGH_LIMITS: Final = StreamLimits(connections=MAX_CONNECTIONS, per_client=256)
+"""As many visitors as there may be otherwise; browsers need a few connections each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,10 @@ class Service:
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+    trusted_hops: TrustedHops = NO_HOPS
+    passthrough: Passthrough = NO_PASSTHROUGH
+    tls_alpn: bool = False
+    """Names are proved to an ACME authority in TLS handshakes."""
     tcp: tuple[TcpRoute, ...] = ()
     """Public ports, with the addresses that they have come to listen on."""
 
@@ -122,6 +136,7 @@ class LocalDataPath:
         self._router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
+        self._challenges = directory.challenges
         self.certificates = CertificateFiles(
             service.certificate_paths,
             directory.certificates,
@@ -159,7 +174,12 @@ class LocalDataPath:
             )
 
         self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
-        self._tcp_listeners = TcpListeners(self.streams)
+        self._tcp_listeners = TcpListeners(
+            self.turn,
+            self.streams,
+            Beginnings(service.trusted_hops),
+            seconds=HANDSHAKE_SECONDS,
+        )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
@@ -179,7 +199,7 @@ class LocalDataPath:
             self._is_served,
             self.certificates.find,
         )
-        await self.gateway.start(http, https, context)
+        await self.gateway.start(http, https, context, self._beginnings(self._service))
         await self.apply_tcp(self._service.tcp, tcp)
 
     async def apply_tcp(
@@ -188,21 +208,33 @@ class LocalDataPath:
         """See DataPath."""
         await self._tcp_listeners.apply(routes, sockets)
 
+    def _beginnings(self, service: Service) -> Beginnings:
+        return Beginnings(
+            service.trusted_hops,
+            TlsAlpnProofs(self._challenges) if service.tls_alpn else None,
+            service.passthrough,
+            self._pass_through,
+        )
+
+    def _pass_through(self, hostname: str, address: str) -> asyncio.BaseProtocol:
+        group = self.streams.group(PASSTHROUGH_GROUP, PASSTHROUGH_LIMITS)
+        return self.streams.accepting(hostname, group, client=address.partition("%")[0])
+
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)
 
-    def change(self, service: Service) -> None:
-        """See DataPath.apply."""
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
         manners = Manners.of(service.common)
         sites = site_table(service.sites, manners)
         self.certificates.replace(service.certificate_paths)
         self.gateway.behave(manners, sites)
         self.listeners.allow(service.common.timeouts)
         self._service = service
-
-    async def apply(self, service: Service) -> None:
-        """See DataPath."""
-        self.change(service)
+        await self.gateway.begin_with(self._beginnings(service))
+        await self._tcp_listeners.begin_with(Beginnings(service.trusted_hops))
+        if not service.passthrough:
+            self.streams.drop_group(PASSTHROUGH_GROUP)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""

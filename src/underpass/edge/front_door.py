@@ -1,11 +1,11 @@
 """Looks at how a connection begins before anybody serves it.
 
-A listener has a door only if a setting needs one: for the others the event loop's own server accepts,
-and hands over what it has accepted without a look.
+A listener has a door only if a setting needs one: for the others the event loop's own server
+accepts, and hands over what it has accepted without a look.
 
-What is looked at stays where it is (MSG_PEEK): whoever serves the connection reads it as if nobody had.
-Only a PROXY header is taken away. Nothing waits here for longer than `seconds`, and no more than
-MAX_WAITING connections do; nothing of what they have sent is kept, but by the system.
+What is looked at stays where it is (MSG_PEEK): whoever serves the connection reads it as if nobody
+had. Only a PROXY header is taken away. Nothing waits here for longer than `seconds`, and no more
+than MAX_WAITING connections do; nothing of what they have sent is kept, but by the system.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ _PAUSE: Final = 1.0
 
 _LOOK_AGAIN: Final = 0.05
 """Seconds until the next look, where the system does not tell when so much has come."""
+
+_MOMENT: Final = 2.0
+"""Seconds: in these a visitor says something, or has nothing to say."""
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -126,6 +129,12 @@ class FrontDoor:
     def waiting(self) -> int:
         """Connections whose beginning has not come."""
         return len(self._waiting)
+
+    @property
+    def is_expecting(self) -> bool:
+        """Whether somebody has come a moment ago who has not said anything yet."""
+        latest = next(reversed(self._waiting), None)
+        return latest is not None and latest.deadline - self._seconds > self._loop.time() - _MOMENT
 
     def look(self) -> None:
         """Once a tick: give up what takes too long."""

@@ -24,9 +24,11 @@ from underpass.edge.options import (
     check_hsts,
     parse_workers,
 )
+from underpass.edge.passthrough import Passthrough
 from underpass.edge.sites import COMMON, Site
 from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.timeouts import Timeouts
+from underpass.edge.trusted_hops import TrustedHops
 from underpass.ops.access_log_options import CHOICES, AccessLogOptions
 from underpass.ops.directories import config_directories
 from underpass.ops.document import ConfigError, Document, FileState, Section, load_yaml
@@ -42,7 +44,7 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "compress", "hostnames", "tcp"),
+        *("error-pages", "compress", "hostnames", "tcp", "trusted-hops", "passthrough"),
     }
 )
 _TCP_KEYS: Final = frozenset(
@@ -143,6 +145,8 @@ class _Reader:
         yield from self._listeners(root.section("listen"))
         yield "certificates", self._certificates(root)
         yield "acme", self._acme(root)
+        yield "trusted_hops", _list(root, "trusted-hops", TrustedHops)
+        yield "passthrough", _list(root, "passthrough", Passthrough)
         common = Site("", **self._manners(root, COMMON))
         yield "timeouts", common.timeouts
         yield "max_body", common.max_body
@@ -180,15 +184,17 @@ class _Reader:
         if "acme" not in root.values:
             return None
         section = root.section("acme")
-        section.refuse_unknown(frozenset({"email", "directory", "roots", "dns-hook"}))
+        section.refuse_unknown(frozenset({"email", "directory", "roots", "dns-hook", "challenge"}))
         directory = section.string("directory") or LETS_ENCRYPT
         if not directory.startswith("https://"):
             raise section.error("directory", f"{directory!r} is not an https address")
-        return AcmeOptions(
-            directory,
-            section.string("email") or "",
-            self._path(section, "roots"),
-            section.string("dns-hook") or "",
+        roots, hook = self._path(section, "roots"), section.string("dns-hook") or ""
+        challenge = section.string("challenge") or ""
+        return _checked(
+            section,
+            "challenge",
+            lambda way: AcmeOptions(directory, section.string("email") or "", roots, hook, way),
+            challenge,
         )
 
     def _sites(self, root: Section, common: Site) -> tuple[Site, ...]:
@@ -281,6 +287,11 @@ def _checked(section: Section, key: str, parse: Callable[[Any], T], value: objec
         return parse(value)
     except (EdgeError, HostnameError, ValueError) as error:
         raise section.error(key, str(error)) from None
+
+
+def _list(section: Section, key: str, made: Callable[[tuple[str, ...]], T]) -> T | None:
+    texts = section.strings(key)
+    return None if texts is None else _checked(section, key, made, tuple(texts))
 
 
 def _workers(root: Section) -> int | None:

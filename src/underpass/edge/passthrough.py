@@ -8,6 +8,7 @@ from typing import Final
 
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.edge.sites import HostnameTable
 
 __all__ = ["NO_PASSTHROUGH", "Passthrough"]
 
@@ -44,18 +45,11 @@ class Passthrough:
 
     def covers(self, name: str) -> bool:
         """Whether a lower-case name without trailing dot is one of them, or below one."""
-        if name in self._names:
-            return True
-        start = name.find(".")
-        while start >= 0:
-            if f"*{name[start:]}" in self._names:
-                return True
-            start = name.find(".", start + 1)
-        return False
+        return self._table.find(name.encode("ascii"))
 
     @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.hostnames)
+    def _table(self) -> HostnameTable[bool]:
+        return HostnameTable(((hostname, True) for hostname in self.hostnames), default=False)
 
 
 NO_PASSTHROUGH: Final = Passthrough()

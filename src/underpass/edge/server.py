@@ -28,7 +28,7 @@ from underpass.edge.errors import EdgeError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import TCP_PREFIX, Inherited, bound_address, listen
-from underpass.edge.options import AcmeOptions, Address, EdgeOptions
+from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
 from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -36,6 +36,7 @@ from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
 
@@ -49,7 +50,7 @@ log = logging.getLogger("underpass.edge")
 APPLIED: Final = frozenset(
     {
         *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
-        *("certificates", "acme", "tcp"),
+        *("certificates", "acme", "trusted_hops", "passthrough", "tcp"),
     }
 )
 """Fields of `EdgeOptions` that a running edge takes over."""
@@ -183,6 +184,9 @@ class Edge:
             certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
             access_log=options.access_log,
             management_hostname=options.management,
+            trusted_hops=options.trusted_hops,
+            passthrough=options.passthrough,
+            tls_alpn=options.acme is not None and options.acme.way == TLS_ALPN_01,
             tcp=self.tcp,
         )
 
@@ -212,7 +216,10 @@ class Edge:
             raise
         self.options = wanted
         self._configured_at = time.time()
-        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+        if any(
+            getattr(old, name) != getattr(wanted, name)
+            for name in ("acme", "certificates", "passthrough")
+        ):
             await self._keep_no_certificates()
             self._keep_certificates(self._directory)
         return waiting
@@ -315,16 +322,22 @@ class Edge:
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            for hostname in self.registry.hostnames:
+            for hostname in (*self.registry.hostnames, options.management):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1
                 )
-                if not (below and acme.dns_hook):
+                # What is passed through has its application's.
+                if not (below and acme.dns_hook) and not options.passthrough.covers(hostname):
                     yield hostname
 
         return CertificateKeeper(
-            AcmeAuthority(acme, directory.acme_account_key, Challenges(directory.challenges)),
+            AcmeAuthority(
+                acme,
+                directory.acme_account_key,
+                Challenges(directory.challenges),
+                TlsAlpnProofs(directory.challenges),
+            ),
             CertificateFiles(options.certificates, directory.certificates),
             wanted,
             wildcards=bool(acme.dns_hook),

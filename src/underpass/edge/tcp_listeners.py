@@ -7,10 +7,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from underpass.edge.listening import BACKLOG
+from underpass.edge.entrance import Beginnings, Entrance
 from underpass.edge.tcp_routes import TcpRoute
 from underpass.edge.tcp_streams import Accepting, StreamGroup, TcpStreams
 from underpass.wire.proxy_protocol import proxy_header, visitor_address
+from underpass.wire.turns import LoopTurn
 
 __all__ = ["TcpListeners"]
 
@@ -21,28 +22,48 @@ class _Port:
     def __init__(self, route: TcpRoute, group: StreamGroup, streams: TcpStreams) -> None:
         self.route = route
         self.group = group
-        self.server: asyncio.AbstractServer | None = None
+        self.entrance: Entrance | None = None
         self._streams = streams
 
-    def accept(self, transport: asyncio.Transport) -> None:
-        """A visitor has connected."""
+    def doorman(self, address: str | None, _: int | None) -> asyncio.BaseProtocol:
+        """For a connection from `address`, if its socket does not know better."""
+        return Accepting(partial(self._accept, address))
+
+    def _accept(self, address: str | None, transport: asyncio.Transport) -> None:
         first = b""
         if self.route.proxy_protocol:
             source, port = address_of(transport, "peername")
+            if address not in (None, source):
+                source, port = address, 0  # of whom a trusted hop speaks
             first = proxy_header(
                 self.route.proxy_protocol,
                 visitor_address(source.encode("ascii")),
                 *address_of(transport, "sockname"),
                 source_port=port,
             )
-        self._streams.carry(transport, self.route.hostname, self.group, first=first)
+        self._streams.carry(
+            transport,
+            self.route.hostname,
+            self.group,
+            first=first,
+            client=None if address is None else address.partition("%")[0],
+        )
 
 
 class TcpListeners:
-    """Accepts visitors on public ports."""
+    """Accepts visitors on public ports.
 
-    def __init__(self, streams: TcpStreams) -> None:
+    Args:
+        seconds: for a trusted hop's PROXY header.
+    """
+
+    def __init__(
+        self, turn: LoopTurn, streams: TcpStreams, beginnings: Beginnings, *, seconds: float
+    ) -> None:
         self._streams = streams
+        self._beginnings = beginnings
+        self._seconds = seconds
+        turn.on_tick.add(self._look)
         self._ports: dict[str, _Port] = {}
 
     async def apply(self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]) -> None:
@@ -56,7 +77,6 @@ class TcpListeners:
         for name in [name for name in self._ports if name not in wanted]:
             self._close(self._ports.pop(name))
             self._streams.drop_group(name)
-        loop = asyncio.get_running_loop()
         for name, route in wanted.items():
             group = self._streams.group(name, route.limits)
             port = self._ports.get(name)
@@ -64,11 +84,27 @@ class TcpListeners:
                 port.route = route
                 continue
             port = self._ports[name] = _Port(route, group, self._streams)
-            port.server = await loop.create_server(
-                partial(Accepting, port.accept),
-                sock=sockets[name],
-                backlog=BACKLOG,
+            port.entrance = Entrance(
+                sockets[name],
+                port.doorman,
+                context=None,
+                handshakes=None,
+                seconds=self._seconds,
+                beginnings=self._beginnings,
             )
+            await port.entrance.open()
+
+    async def begin_with(self, beginnings: Beginnings) -> None:
+        """Look at connections that come from now on in this way."""
+        self._beginnings = beginnings
+        for port in self._ports.values():
+            if port.entrance is not None:
+                await port.entrance.change(beginnings)
+
+    def _look(self) -> None:
+        for port in self._ports.values():
+            if port.entrance is not None:
+                port.entrance.look()
 
     def close(self) -> None:
         """Accept no more."""
@@ -76,8 +112,9 @@ class TcpListeners:
             self._close(port)
 
     def _close(self, port: _Port) -> None:
-        if port.server is not None:
-            port.server.close()
+        if port.entrance is not None:
+            port.entrance.close()
+            port.entrance.abort()
 
 
 def address_of(transport: asyncio.Transport, end: str) -> tuple[str, int]:

@@ -30,13 +30,8 @@ class TrustedHops:
     def __post_init__(self) -> None:
         if len(self.networks) > MAX_NETWORKS:
             raise OptionsError(f"trusted hops: {len(self.networks)}, at most {MAX_NETWORKS} may be")
-        for text in self.networks:
-            try:
-                ipaddress.ip_network(text)
-            except ValueError as error:
-                raise OptionsError(
-                    f"trusted hops: {text!r} is no network: {error}; write 10.0.0.0/8, or an address"
-                ) from None
+        for network in self.networks:
+            _parse(network)
 
     def __bool__(self) -> bool:
         return bool(self.networks)
@@ -53,7 +48,16 @@ class TrustedHops:
 
     @cached_property
     def _parsed(self) -> tuple[_Network, ...]:
-        return tuple(map(ipaddress.ip_network, self.networks))
+        return tuple(map(_parse, self.networks))
+
+
+def _parse(network: str) -> _Network:
+    try:
+        return ipaddress.ip_network(network)
+    except ValueError as error:
+        raise OptionsError(
+            f"trusted hops: {network!r} is no network: {error}; write 10.0.0.0/8, or an address"
+        ) from None
 
 
 NO_HOPS: Final = TrustedHops()

@@ -129,7 +129,7 @@ class EdgeWorker(Inside):
         if isinstance(request, messages.Refresh):
             return await self._refresh()
         if isinstance(request, messages.Apply):
-            return self._apply(request.service)
+            return await self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
@@ -229,10 +229,10 @@ class EdgeWorker(Inside):
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await asyncio.gather(*(peer.close() for peer in self._peers.values()))
 
-    def _apply(self, service: Service) -> messages.Done:
+    async def _apply(self, service: Service) -> messages.Done:
         try:
             if self._data_path is not None:
-                self._data_path.change(service)
+                await self._data_path.apply(service)
         except EdgeError as error:
             return messages.Done(str(error))
         for peer in self._peers.values():

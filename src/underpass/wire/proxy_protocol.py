@@ -126,7 +126,8 @@ def _read_version_1(data: bytes) -> ProxyHeader | int:
     else:
         raise ProxyHeaderError("a PROXY line about something else than TCP")
     try:
-        source, _ = (family(word.decode("ascii")) for word in words[2:4])
+        source: Address = family(words[2].decode("ascii"))
+        family(words[3].decode("ascii"))
     except ValueError:
         raise ProxyHeaderError("a malformed address in a PROXY line") from None
     return ProxyHeader(length, _unmapped(source))
@@ -146,7 +147,7 @@ def _read_version_2(data: bytes) -> ProxyHeader | int:
     if len(data) < _HEAD.size:
         return _HEAD.size
     _, kind, family, size = _HEAD.unpack_from(data)
-    length = _HEAD.size + size
+    length: int = _HEAD.size + size
     if kind not in (0x20, 0x21):
         raise ProxyHeaderError(f"version and command {kind:#04x} in a PROXY header")
     if length > MAX_HEADER:
@@ -161,7 +162,7 @@ def _read_version_2(data: bytes) -> ProxyHeader | int:
     # What follows the addresses are additions (TLVs) that nobody here asks for.
     if known[1] is None:
         return ProxyHeader(length, None)
-    packed = data[_HEAD.size : length][known[1]]
+    packed: bytes = data[_HEAD.size : length][known[1]]
     return ProxyHeader(length, _unmapped(ipaddress.ip_address(packed)))
 
 
