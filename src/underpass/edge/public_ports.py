@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from underpass.edge.options import Address
 from underpass.edge.tcp_routes import TcpRoute, check_routes
 
 __all__ = ["PublicPorts"]
+
+log = logging.getLogger("underpass.edge.tcp")
 
 Open: TypeAlias = Callable[[str, Address], socket.socket]
 """A listening socket by its name, and its address. Raises ListenError."""
@@ -93,9 +96,11 @@ class PublicPorts:
         self._routes = tuple(routes)
         await serve(self.routes, self.listeners)
         for name in self._sockets.keys() - {route.name for route in routes}:
+            log.info("Public port %s is closed", name)
             self._close(name, self._sockets.pop(name))
 
     def _listen(self, routes: Iterable[TcpRoute]) -> None:
         for route in routes:
             if route.name not in self._sockets:
-                self._sockets[route.name] = self._open(route.name, route.address)
+                listener = self._sockets[route.name] = self._open(route.name, route.address)
+                log.info("Public port %s leads to %s", bound_address(listener), route.hostname)
