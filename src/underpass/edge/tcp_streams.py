@@ -25,6 +25,7 @@ from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.figures import TellingWho
 from underpass.edge.gateway import SendWatch
 from underpass.edge.tcp_routes import DEFAULT_LIMITS, StreamLimits
+from underpass.edge.visitor_address import plain_address
 from underpass.ops.keep_alive import keep_alive
 from underpass.wire.causes import Speaker, hop_of
 
@@ -209,7 +210,8 @@ class TcpStreams:
         """
         if client is None:
             peer = transport.get_extra_info("peername")
-            client = str(peer[0]).partition("%")[0] if peer else "0.0.0.0"  # noqa: S104
+            client = str(peer[0]) if peer else "0.0.0.0"  # noqa: S104
+        client = plain_address(client)
         if self._stopping or not group.admits(client):
             if not self._stopping:
                 group.refuse()
