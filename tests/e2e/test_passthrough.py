@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -17,6 +20,8 @@ from pathlib import Path
 import pytest
 import trustme
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from peers.http2_client import Http2Client
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually
@@ -95,6 +100,7 @@ def passing(tmp_path: Path, *, workers: int = 1, more: str = "") -> Iterator[Pla
     authority.cert_pem.write_to_path(str(trust))
     leaf = authority.issue_cert(SECRET, "*.b.below.example.test")
     leaf.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "site.pem"))
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
     port, proxied = free_port(), free_port()
     configuration = tmp_path / "nginx.conf"
     user = "user root;" if os.geteuid() == 0 else ""  # the tests' directory is theirs alone
@@ -271,3 +277,32 @@ def test_what_is_passed_through_changes_while_it_runs(tmp_path: Path) -> None:
                 response = http.client.HTTPResponse(secure)
                 response.begin()
                 assert response.read().startswith(SECRET.encode())
+
+
+@pytest.mark.interop
+def test_a_browser(tmp_path: Path) -> None:
+    """Chromium, whose hello is larger than a segment, shuffled, and has an ECH of no meaning."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium here (Debian: apt-get install chromium)")
+    with passing(tmp_path) as place:
+        # It trusts the key of nginx's certificate, and no other.
+        certificate = x509.load_pem_x509_certificate((tmp_path / "chain.pem").read_bytes())
+        key = certificate.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        trusted = base64.b64encode(hashlib.sha256(key).digest()).decode()
+        done = subprocess.run(
+            [
+                chromium,
+                *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+                *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"),
+                f"--ignore-certificate-errors-spki-list={trusted}",
+                f"--host-resolver-rules=MAP {SECRET} 127.0.0.1",
+                f"https://{SECRET}:{place.edge.https_port}/",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+        assert f"{SECRET} HTTP/2.0".encode() in done.stdout

@@ -29,16 +29,14 @@ class Passthrough:
 
     def __post_init__(self) -> None:
         if len(self.hostnames) > MAX_HOSTNAMES:
-            raise OptionsError(
-                f"passthrough: {len(self.hostnames)} hostnames, at most {MAX_HOSTNAMES} may be"
-            )
+            raise OptionsError(f"{len(self.hostnames)} hostnames, at most {MAX_HOSTNAMES} may be")
         for hostname in self.hostnames:
             try:
                 normal = normalize_hostname(hostname, wildcard=True)
             except HostnameError as error:
-                raise OptionsError(f"passthrough: {error}") from None
+                raise OptionsError(str(error)) from None
             if normal != hostname:
-                raise OptionsError(f"passthrough: write {normal}, not {hostname}")
+                raise OptionsError(f"write {normal}, not {hostname}")
 
     def __bool__(self) -> bool:
         return bool(self.hostnames)

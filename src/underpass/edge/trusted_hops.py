@@ -29,7 +29,7 @@ class TrustedHops:
 
     def __post_init__(self) -> None:
         if len(self.networks) > MAX_NETWORKS:
-            raise OptionsError(f"trusted hops: {len(self.networks)}, at most {MAX_NETWORKS} may be")
+            raise OptionsError(f"{len(self.networks)} networks, at most {MAX_NETWORKS} may be")
         for network in self.networks:
             _parse(network)
 
@@ -56,7 +56,7 @@ def _parse(network: str) -> _Network:
         return ipaddress.ip_network(network)
     except ValueError as error:
         raise OptionsError(
-            f"trusted hops: {network!r} is no network: {error}; write 10.0.0.0/8, or an address"
+            f"{network!r} is no network: {error}; write 10.0.0.0/8, or an address"
         ) from None
 
 
