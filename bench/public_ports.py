@@ -1,10 +1,10 @@
 """What a byte costs through a public port, beside HTTP through the same tunnel:
 `python -m bench.public_ports`.
 
-An edge and a connector as processes of their own, an origin and clients that do nothing but move
-bytes. Both ways without TLS on the visitor's side, one stream at a time. Round by round, so that all
-meet the machine in the same moods; the median of the rounds is shown. CPU time is the kernel's own
-clock of each process. Linux.
+An edge and a connector as processes of their own, an origin and clients that only move bytes. Both
+ways without TLS on the visitor's side, one stream at a time. Round by round, so that all meet the
+machine in the same moods; the median of the rounds is shown. CPU time is the kernel's own clock of
+each process. Linux.
 """
 
 from __future__ import annotations

@@ -510,6 +510,22 @@ class TestBounds:
             )
 
 
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
+def test_a_listener_for_both_families_tells_addresses_as_they_are(
+    data_dir: Path, host: str, told: str
+) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with stream_echo() as origin, public_port(data_dir, f"tcp://127.0.0.1:{origin}") as place:
+        another = free_port()
+        place.write(f"tcp: [{{listen: ':{another}', hostname: {HOSTNAME}}}]")
+        place.edge.signal(signal.SIGHUP)
+        place.edge.wait_for("Configuration applied")
+        with socket.create_connection((host, another), PATIENCE) as sock:
+            assert echoed(sock, b"hello") == b"hello"
+        assert log_lines(place, 1)[0]["client"] == told
+
+
 def test_the_origin_is_told_who_comes(data_dir: Path) -> None:
     """By a PROXY header, where the port says so."""
 

@@ -205,7 +205,8 @@ cdef class WebSocketStream(StreamClient):
     cdef int flush(self) except -1:
         cdef WebSocketStream _alive = self
         StreamClient.flush(self)
-        if self.end_seen and not self.end_said and not self.closed and self.transport is not None and self.out.size == 0:
+        if (self.end_seen and not self.end_said and not self.closed and self.transport is not None
+                and self.out.size == 0):
             self.end_said = True
             if self.half_close:
                 self.transport.write_eof()

@@ -218,7 +218,7 @@ class LocalDataPath:
 
     def _pass_through(self, hostname: str, address: str) -> asyncio.BaseProtocol:
         group = self.streams.group(PASSTHROUGH_GROUP, PASSTHROUGH_LIMITS)
-        return self.streams.accepting(hostname, group, client=address.partition("%")[0])
+        return self.streams.accepting(hostname, group, client=address)
 
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)

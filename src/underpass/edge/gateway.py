@@ -33,6 +33,7 @@ from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
 from underpass.edge.sites import HostnameTable
+from underpass.edge.visitor_address import plain_address
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -324,7 +325,7 @@ class Gateway:
             self.counters,
             self._unexpected,
             failed,
-            address.partition("%")[0].encode("ascii"),
+            plain_address(address).encode("ascii"),
             scheme,
             self._location,
         )

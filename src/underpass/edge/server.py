@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,12 +29,13 @@ from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import TCP_PREFIX, Inherited, bound_address, listen
 from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
+from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
-from underpass.edge.tcp_routes import TcpRoute, check_routes
+from underpass.edge.tcp_routes import TcpRoute
 from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
@@ -76,8 +77,7 @@ class Edge:
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
-        self._tcp_routes: tuple[TcpRoute, ...] = ()
-        self._tcp_sockets: dict[str, socket.socket] = {}
+        self._ports = PublicPorts(self._open_port, lambda _name, listener: listener.close())
         self.listeners: TunnelListeners
         self.gateway: Gateway
         self.registry: Registry
@@ -123,9 +123,8 @@ class Edge:
         )
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
-        self._closing.callback(self._close_tcp)
-        self._listen_tcp(options.tcp)
-        self._tcp_routes = options.tcp
+        self._closing.callback(self._close_ports)
+        self._ports.listen(options.tcp)
 
         self.authority = CertificateAuthority.open(directory)
         store = await SqliteStore.open(directory.database)
@@ -248,7 +247,7 @@ class Edge:
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
-        await path.start_visitors(http, https, self._tcp_listeners())
+        await path.start_visitors(http, https, self._ports.listeners)
         return path
 
     async def _serve_in_workers(
@@ -272,7 +271,7 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
-            tcp=self._tcp_listeners(),
+            tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -363,62 +362,19 @@ class Edge:
     @property
     def tcp(self) -> tuple[TcpRoute, ...]:
         """Its public ports, with the addresses that they listen on."""
-        return tuple(
-            replace(route, address=bound_address(self._tcp_sockets[route.name]))
-            for route in self._tcp_routes
-        )
+        return self._ports.routes
 
     async def apply_tcp(self, routes: tuple[TcpRoute, ...]) -> None:
-        """Have these public ports and no others. Streams of those that go, or change, go on.
+        """Have these public ports and no others: see `PublicPorts.change`."""
+        assert self._path is not None
+        await self._ports.change(routes, self._path.apply_tcp)
 
-        Raises EdgeError, and then nothing has changed: a port is taken, there are too many.
-        """
-        check_routes(routes)
-        before = self._tcp_routes
-        wanted = {route.name: route.address for route in routes}
-        # Two addresses with one port can be in each other's way, so the old one goes first.
-        moved = {
-            route.name for route in before if wanted.get(route.name, route.address) != route.address
-        }
-        if moved:
-            await self._carry_tcp([route for route in before if route.name not in moved])
-        kept = set(self._tcp_sockets)
-        try:
-            self._listen_tcp(routes)
-        except EdgeError:
-            for name in self._tcp_sockets.keys() - kept:
-                self._tcp_sockets.pop(name).close()
-            self._listen_tcp(before)
-            await self._carry_tcp(before)
-            raise
-        await self._carry_tcp(routes)
+    def _open_port(self, name: str, address: Address) -> socket.socket:
+        handed_over = self._inherited.get(name)
+        return handed_over.pop() if handed_over else listen(address)
 
-    async def _carry_tcp(self, routes: Sequence[TcpRoute]) -> None:
-        """Serve these of the public ports that are listened on, and close the others."""
-        self._tcp_routes = tuple(routes)
-        if self._path is not None:
-            await self._path.apply_tcp(self.tcp, self._tcp_listeners())
-        for name in self._tcp_sockets.keys() - {route.name for route in routes}:
-            self._tcp_sockets.pop(name).close()
-
-    def _tcp_listeners(self) -> dict[str, socket.socket]:
-        """By the names of `tcp`: a port that the system has picked is known by then."""
-        return {
-            bound.name: self._tcp_sockets[route.name]
-            for bound, route in zip(self.tcp, self._tcp_routes, strict=True)
-        }
-
-    def _listen_tcp(self, routes: Iterable[TcpRoute]) -> None:
-        """Listen on public ports that are new."""
-        for route in routes:
-            if route.name not in self._tcp_sockets:
-                handed_over = self._inherited.get(route.name)
-                listener = handed_over.pop() if handed_over else listen(route.address)
-                self._tcp_sockets[route.name] = listener
-
-    def _close_tcp(self) -> None:
-        for listener in self._tcp_sockets.values():
-            listener.close()
+    def _close_ports(self) -> None:
+        self._ports.close()
         for name, listeners in self._inherited.items():
             if name.startswith(TCP_PREFIX):
                 for listener in listeners:  # no route has wanted it

@@ -46,7 +46,7 @@ class _Port:
             self.route.hostname,
             self.group,
             first=first,
-            client=None if address is None else address.partition("%")[0],
+            client=address,
         )
 
 

@@ -25,6 +25,8 @@ from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.figures import TellingWho
 from underpass.edge.gateway import SendWatch
 from underpass.edge.tcp_routes import DEFAULT_LIMITS, StreamLimits
+from underpass.edge.visitor_address import plain_address
+from underpass.ops.keep_alive import keep_alive
 from underpass.wire.causes import Speaker, hop_of
 
 if TYPE_CHECKING:
@@ -208,14 +210,18 @@ class TcpStreams:
         """
         if client is None:
             peer = transport.get_extra_info("peername")
-            client = str(peer[0]).partition("%")[0] if peer else "0.0.0.0"  # noqa: S104
+            client = str(peer[0]) if peer else "0.0.0.0"  # noqa: S104
+        client = plain_address(client)
         if self._stopping or not group.admits(client):
             if not self._stopping:
                 group.refuse()
             make_reset(transport)
             transport.abort()
             return None
-        _keep_alive(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            with contextlib.suppress(OSError):  # it is gone already, which will be told
+                keep_alive(sock, KEEPALIVE_SECONDS)
         visitor = TcpVisitor(self._turn, group, client)
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
@@ -328,18 +334,6 @@ def make_reset(transport: asyncio.Transport) -> None:
     if sock is not None:
         with contextlib.suppress(OSError):  # it is gone already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-
-
-def _keep_alive(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
-    with contextlib.suppress(OSError):  # it is gone already, which will be told
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):
-            number = getattr(socket, option, None)
-            if number is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, number, KEEPALIVE_SECONDS)
 
 
 def _client_key(client: str) -> str:

@@ -84,6 +84,10 @@ def public_port(
         place = PublicPort(edge, connector, port, file, access_log)
         if workers > 1:
             place.workers = edge.wait_for(f"Running {workers} worker processes")["pids"]
+            # Until all of them know of the link: figures come behind the word of it, first from
+            # the worker that has it, then from those that are told.
+            for _ in range(2):
+                edge.page("/metrics")
         yield place
 
 
