@@ -31,6 +31,7 @@ from underpass.edge.links import EdgeLink
 from underpass.edge.manners import Manners
 from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.passthrough import NO_PASSTHROUGH
 from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, NoLink, Router, UnknownHost
@@ -79,6 +80,7 @@ _PAGES: Final = {
     404: PageKind.UNKNOWN_HOST,
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
+    421: PageKind.MISDIRECTED,
     431: PageKind.HEADER_TOO_LARGE,
     501: PageKind.NOT_SUPPORTED,
     503: PageKind.NO_LINK,
@@ -251,6 +253,7 @@ class Gateway:
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
         self._entrances: list[Entrance] = []
+        self._passthrough = NO_PASSTHROUGH
         self._visitors: set[Visitor] = set()
         self._stopping = False
         self._emptied = asyncio.Event()
@@ -284,6 +287,7 @@ class Gateway:
         beginnings: Beginnings = ORDINARY,
     ) -> None:
         """Begin to accept on bound sockets."""
+        self._passthrough = beginnings.passthrough
         for scheme, listener, security, handshakes in (
             (b"http", plain, None, None),
             (b"https", secure, context, self.handshakes),
@@ -301,6 +305,7 @@ class Gateway:
 
     async def begin_with(self, beginnings: Beginnings) -> None:
         """Look at connections that come from now on in this way."""
+        self._passthrough = beginnings.passthrough
         for entrance in self._entrances:
             await entrance.change(beginnings)
 
@@ -314,7 +319,12 @@ class Gateway:
         tls = transport.get_extra_info("ssl_object")
         has_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         route: Callable[[VisitorExchange], None]
-        route = self.route if scheme == b"https" else self.route_plain
+        if scheme == b"http":
+            route = self.route_plain
+        elif self._passthrough:
+            route = self._route_unless_passed_through
+        else:
+            route = self.route
         failed = self._failed
         if self.access_log is not None:
             spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
@@ -446,7 +456,20 @@ class Gateway:
             if host is not None and self._router.knows(host):
                 exchange.respond(308, ((b"location", self._secure(host, path)),))
                 return
-        self.route(exchange)
+        if self._passthrough:
+            self._route_unless_passed_through(exchange)
+        else:
+            self.route(exchange)
+
+    def _route_unless_passed_through(self, exchange: VisitorExchange) -> None:
+        """The same where some hostnames' TLS ends at the application: what has come to the edge for
+        one of them is no bytes for it. Browsers that take a connection for all names of its
+        certificate then make another (RFC 9110 §15.5.20)."""
+        host = hostname_of(exchange.authority)
+        if host is not None and self._passthrough.covers(host):
+            exchange.fail(421, "passed_through")
+        else:
+            self.route(exchange)
 
     def _manners_for(self, exchange: VisitorExchange) -> Manners:
         return self._manners if self._sites is None else self._sites.find(exchange.authority)
