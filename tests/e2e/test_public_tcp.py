@@ -19,7 +19,17 @@ from typing import Any
 import pytest
 from peers.cloudflared import binary
 from peers.patience import PATIENCE, eventually
-from peers.public_port import HOSTNAME, PublicPort, public_port, read_all, route, serving, visitor
+from peers.processes import running
+from peers.public_port import (
+    HOSTNAME,
+    PublicPort,
+    another_connector,
+    public_port,
+    read_all,
+    route,
+    serving,
+    visitor,
+)
 from peers.servers import free_port, listens, program, sshd
 from peers.stream_echo import stream_echo
 
@@ -332,6 +342,22 @@ class TestFailures:
             place.connector.stop()
             self.refused(place.port)
             assert log_lines(place, 1)[0]["cause"] == "no_link"
+
+    def test_another_connector_reaches_what_one_cannot(self, data_dir: Path) -> None:
+        """Before anything was answered; what the visitor has said is said again."""
+        with (
+            stream_echo() as origin,
+            public_port(data_dir, f"tcp://127.0.0.1:{free_port()}") as place,
+        ):
+            another = another_connector(place, f"tcp://127.0.0.1:{origin}")
+            with running(another):
+                another.ready()
+                for _ in range(10):
+                    with visitor(place.port) as sock:
+                        assert echoed(sock, b"said once") == b"said once"
+                lines = log_lines(place, 10)
+                assert not any("cause" in line for line in lines)
+                assert any(line.get("attempts") == 2 for line in lines)
 
     def test_the_hostname_speaks_http(self, data_dir: Path) -> None:
         def http(client: socket.socket) -> None:
