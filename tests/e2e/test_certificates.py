@@ -232,9 +232,13 @@ class TestTlsAlpn:
 
     def test_the_management_hostname_is_proved_too(self, tmp_path: Path) -> None:
         manage = "manage.public-site.dev"
-        with self.edge(tmp_path, NAME, more=f"management-hostname: {manage}\n") as edge:
+        more = f"management-hostname: {manage}\npassthrough: [{OTHER}]\n"
+        with self.edge(tmp_path, NAME, OTHER, more=more) as edge:
             edge.wait_for("obtained a certificate", name_wanted=manage)
             eventually(lambda: "Pebble" in issuer(served(edge, manage)), "it is served")
+            # It is asked about last; by then so were all but what is passed through.
+            edge.wait_for("obtained a certificate", name_wanted=NAME)
+            assert OTHER not in edge.log
 
     def test_a_proof_is_shown_to_those_who_come_for_it(self, tmp_path: Path) -> None:
         """And to nobody else; nobody is refused."""

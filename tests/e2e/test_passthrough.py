@@ -22,14 +22,17 @@ import trustme
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from peers.cloudflared import Cloudflared, binary
 from peers.http2_client import Http2Client
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually
-from peers.processes import ConnectorProcess, EdgeProcess, new_tunnel, running
+from peers.processes import ConnectorProcess, EdgeProcess, Process, new_tunnel, running
 from peers.servers import free_port, program, serving
 from rig.hellos import hello_for
 
 from underpass.wire.credentials import write_credentials_file
+
+__all__ = ["binary"]
 
 SECRET, BELOW, APP = "secret.example.test", "a.b.below.example.test", "app.example.test"
 
@@ -70,7 +73,6 @@ class Place:
     """An nginx with a certificate of its own behind a connector, beside an ordinary application."""
 
     edge: EdgeProcess
-    connector: ConnectorProcess
     trust: Path
     """The authority of nginx's certificate."""
     file: Path
@@ -91,7 +93,10 @@ class Place:
 
 
 @contextlib.contextmanager
-def passing(tmp_path: Path, *, workers: int = 1, more: str = "") -> Iterator[Place]:
+def passing(
+    tmp_path: Path, *, workers: int = 1, more: str = "", binary: str | None = None
+) -> Iterator[Place]:
+    """Begin it all; the connector is ours, or a stock one."""
     files = tmp_path / "files"
     files.mkdir()
     (files / "large").write_bytes(os.urandom(3_000_000))
@@ -128,12 +133,15 @@ def passing(tmp_path: Path, *, workers: int = 1, more: str = "") -> Iterator[Pla
         }
         (tmp_path / "config.yml").write_text(yaml.safe_dump(document))
         edge = EdgeProcess(tmp_path / "data", more=[f"--config={file}", f"--workers={workers}"])
-        connector = ConnectorProcess(
-            [f"--config={tmp_path / 'config.yml'}", *edge.edge_arguments, "run"]
-        )
+        configured = f"--config={tmp_path / 'config.yml'}"
+        connector: Process
+        if binary is None:
+            connector = ConnectorProcess([configured, *edge.edge_arguments, "run"])
+        else:
+            connector = Cloudflared(binary, edge, [configured, "run"])
         with running(connector, edge):
-            connector.ready()
-            place = Place(edge, connector, trust, file)
+            connector.wait_for("Registered tunnel connection")
+            place = Place(edge, trust, file)
             eventually(lambda: ask(place, APP) == b"hello\n", "the tunnel answers")
             yield place
 
@@ -171,6 +179,14 @@ def test_curl_sees_the_applications_certificate(tmp_path: Path, workers: int) ->
             SECRET, "/", "--http1.1", "--data-binary", f"@{upload}"
         ).stdout.startswith(SECRET.encode())
         assert ask(place, APP) == b"hello\n"
+
+
+@pytest.mark.interop
+def test_a_stock_connector(tmp_path: Path, binary: str) -> None:
+    with passing(tmp_path, binary=binary) as place:
+        assert place.curl(SECRET).stdout.split()[:2] == [SECRET.encode(), b"HTTP/2.0"]
+        assert place.curl(SECRET, "/large").stdout == (tmp_path / "files" / "large").read_bytes()
+        assert place.curl(SECRET, "/", "--cacert", str(place.edge.ca)).returncode == 60
 
 
 def test_the_application_may_be_told_whose_connection_it_is(tmp_path: Path) -> None:

@@ -91,12 +91,6 @@ class DataPath(Protocol):
         new requests."""
         ...
 
-    async def apply_tcp(
-        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
-    ) -> None:
-        """Have these public ports and no others: see `TcpListeners.apply`."""
-        ...
-
     async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
         """Send a connector's links, or one connection, nothing new, or again as others; `key` is
         the id of either. Returns when that is so, with the number of links.
@@ -108,6 +102,12 @@ class DataPath(Protocol):
 
     async def health(self, hostname: str) -> list[ConnectorHealth]:
         """The connectors of a route that are in trouble."""
+        ...
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Have these public ports and no others: see `TcpListeners.apply`."""
         ...
 
     async def refresh(self) -> None:

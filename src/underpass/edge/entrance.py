@@ -75,8 +75,7 @@ class Entrance:
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.AbstractServer | None = None
         self._door: FrontDoor | None = None
-        # Servers and doors before those; some may still have to do with who has come to them.
-        self._old_servers: list[asyncio.AbstractServer] = []
+        # Doors before that one, which still have to do with who has come to them.
         self._old_doors: list[FrontDoor] = []
         self._shaking: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -127,7 +126,6 @@ class Entrance:
             raise
         if server is not None:
             server.close()
-            self._old_servers.append(server)
         if door is not None:
             door.close()
             self._old_doors.append(door)
@@ -162,10 +160,8 @@ class Entrance:
         if self._shaking:
             await asyncio.wait(self._shaking)
         if self._server is not None:
-            self._old_servers.append(self._server)
-        for server in self._old_servers:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.wait_closed(), 1.0)
+                await asyncio.wait_for(self._server.wait_closed(), 1.0)
 
     def _begin(self) -> int:
         return 0 if self._handshakes is None else self._handshakes.begin()

@@ -51,13 +51,13 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
     """What one process has carried; workers' are added up."""
     gateway = path.gateway
     counters = gateway.counters
+    spared, spells = path.router.count_spared()
     streams = path.streams
     failures = gateway.telling.failures(counters)
     failures.update(streams.telling.failures(streams.counters()))
     if streams.refused:
         cause = "too_many_connections"
         failures[cause, hop_of(cause, Speaker.EDGE).value] += streams.refused
-    spared, spells = path.router.count_spared()
     return {
         "underpass_edge_spared_connectors": spared,
         "underpass_edge_connector_spells_total": spells,

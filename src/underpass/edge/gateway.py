@@ -513,9 +513,9 @@ class Gateway:
 
     def _look(self) -> None:
         self.handshakes.tick()
+        self._router.tick()
         for entrance in self._entrances:
             entrance.look()
-        self._router.tick()
         if self.access_log is not None:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
