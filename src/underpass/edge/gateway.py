@@ -343,7 +343,7 @@ class Gateway:
             self._location,
         )
         self._tell(acceptor)
-        acceptor.again = self._route_again
+        acceptor.again = self.route_again
         acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
@@ -410,7 +410,7 @@ class Gateway:
             if pool.health.is_watching:
                 exchange.on_answer = _noting(pool, link)
 
-    def _route_again(self, exchange: VisitorExchange) -> None:
+    def route_again(self, exchange: VisitorExchange) -> None:
         """Route a request whose link was lost, or whose connector could not carry it on."""
         refused, cause = exchange.context, exchange.refusal
         exchange.refusal = None
@@ -498,14 +498,17 @@ class Gateway:
                     return
         exchange.fail(503, "link_full")
 
+    def not_reached(self, exchange: VisitorExchange, cause: str) -> None:
+        """A connector has said why there is no answer, before anything else is done about it."""
+        link = exchange.context
+        if cause in UNREACHABLE and isinstance(link, EdgeLink | RemoteLink):
+            is_certain = _is_certain(exchange)
+            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
-            if cause in UNREACHABLE:
-                link = exchange.context
-                if isinstance(link, EdgeLink | RemoteLink):
-                    is_certain = _is_certain(exchange)
-                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+            self.not_reached(exchange, cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
