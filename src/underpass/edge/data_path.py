@@ -20,6 +20,7 @@ from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -90,6 +91,19 @@ class DataPath(Protocol):
         new requests."""
         ...
 
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """Send a connector's links, or one connection, nothing new, or again as others; `key` is
+        the id of either. Returns when that is so, with the number of links.
+
+        Raises:
+            TooManyLinks: so many are kept aside already.
+        """
+        ...
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """The connectors of a route that are in trouble."""
+        ...
+
     async def apply_tcp(
         self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
     ) -> None:
@@ -133,7 +147,7 @@ class LocalDataPath:
         directory: DataDirectory,
     ) -> None:
         self._service = service
-        self._router = router
+        self.router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self._challenges = directory.challenges
@@ -221,7 +235,7 @@ class LocalDataPath:
         return self.streams.accepting(hostname, group, client=address)
 
     def _is_served(self, hostname: str) -> bool:
-        return hostname == self._service.management_hostname or self._router.knows(hostname)
+        return hostname == self._service.management_hostname or self.router.knows(hostname)
 
     async def apply(self, service: Service) -> None:
         """See DataPath."""
@@ -243,6 +257,14 @@ class LocalDataPath:
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """See DataPath."""
+        return self.router.set_aside(tunnel_id, key, aside=aside)
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath."""
+        return self.router.health(hostname)
 
     async def refresh(self) -> None:
         """See DataPath."""

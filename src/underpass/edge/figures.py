@@ -51,6 +51,7 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
     """What one process has carried; workers' are added up."""
     gateway = path.gateway
     counters = gateway.counters
+    spared, spells = path.router.count_spared()
     streams = path.streams
     failures = gateway.telling.failures(counters)
     failures.update(streams.telling.failures(streams.counters()))
@@ -58,6 +59,8 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
         cause = "too_many_connections"
         failures[cause, hop_of(cause, Speaker.EDGE).value] += streams.refused
     return {
+        "underpass_edge_spared_connectors": spared,
+        "underpass_edge_connector_spells_total": spells,
         "underpass_edge_visitor_connections": gateway.connections,
         "underpass_edge_visitor_connections_total": dict(gateway.accepted),
         "underpass_edge_requests_total": counters.opened,
@@ -111,6 +114,7 @@ def edge_figures(
     soonest = sorted(certificates.items(), key=lambda each: each[1])[:MAX_CERTIFICATES]
     return {
         "underpass_edge_links": links,
+        "underpass_edge_draining_links": router.count_aside(),
         "underpass_edge_tunnels": {
             ("named",): registry.tunnel_count,
             ("quick",): registry.quick_tunnel_count,

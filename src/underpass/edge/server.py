@@ -146,9 +146,12 @@ class Edge:
             self.registry,
             options.domain,
             public_port=self.https.port,
+            management_hostname=options.management,
             location=options.location,
             management_key_path=directory.management_key,
             close_links=path.close_links,
+            set_aside=path.set_aside,
+            health=path.health,
         )
         server = ApiServer(self._api_calls.counting(create_application(control)), api)
         await server.start()

@@ -26,8 +26,10 @@ __all__ = [
     "ReadChanges",
     "ReadConfiguration",
     "ReadFigures",
+    "ReadHealth",
     "ReadSnapshot",
     "Refresh",
+    "SetAside",
     "StopLinks",
     "StopVisitors",
     "SupervisorNotice",
@@ -83,6 +85,20 @@ class CloseLinks(Struct, frozen=True, tag=True):
     connector_id: UUID | None = None
 
 
+class SetAside(Struct, frozen=True, tag=True):
+    """See Router.set_aside. -> None"""
+
+    tunnel_id: UUID
+    key: UUID
+    aside: bool
+
+
+class ReadHealth(Struct, frozen=True, tag=True):
+    """The connectors of a route that are in trouble. -> list of ConnectorHealth"""
+
+    hostname: str
+
+
 class StopVisitors(Struct, frozen=True, tag=True):
     """Take no visitors; let requests under way finish for `seconds`. -> None"""
 
@@ -109,6 +125,8 @@ WorkerRequest = (
     | Apply
     | ApplyTcp
     | CloseLinks
+    | SetAside
+    | ReadHealth
     | StopVisitors
     | StopLinks
     | ReadFigures
