@@ -7,7 +7,7 @@ import itertools
 import ssl
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig.hellos import hello_for, in_records
 
@@ -39,6 +39,7 @@ def body(message: bytes) -> bytes:
     return in_records(fixed, [])
 
 
+@settings(deadline=None)  # OpenSSL makes keys
 @given(st.none() | names, protocols, versions)
 def test_what_openssl_writes_is_read(
     name: str | None,
@@ -49,6 +50,7 @@ def test_what_openssl_writes_is_read(
     assert hello == ClientHello(name, tuple(each.encode() for each in offered))
 
 
+@settings(deadline=None)  # OpenSSL makes keys
 @given(
     names,
     st.lists(st.integers(1, 400), max_size=MAX_RECORDS - 1),
@@ -79,6 +81,7 @@ def test_any_bytes_are_read_refused_or_waited_for(data: bytes) -> None:
             assert len(data) < read <= MAX_BEGINNING
 
 
+@settings(deadline=None)  # OpenSSL makes keys
 @given(names, st.integers(0, 10_000), st.integers(0, 255), st.booleans())
 def test_a_byte_that_differs_is_never_an_unexpected_error(
     name: str, at: int, value: int, cut: bool
@@ -96,6 +99,7 @@ def test_a_byte_that_differs_is_never_an_unexpected_error(
 
 # Python reports a name that is not ASCII in this way, and refuses it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@settings(deadline=None)  # OpenSSL makes keys
 @given(names, st.integers(0, 10_000), st.integers(1, 255))
 def test_what_openssl_takes_is_read_as_openssl_reads_it(name: str, at: int, change: int) -> None:
     """Where both read a name out of bytes that somebody has changed, it is the same one."""
