@@ -1,6 +1,6 @@
 # How an exchange crosses a link: what the connector makes of requests and responses, and what the edge does.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.contentcoding cimport Gzip
 from underpass.core.fields cimport Fields
@@ -12,6 +12,10 @@ cpdef enum Kind:
     STREAM = 2          # raw bytes to an address (private networks)
     CONTROL = 3         # the registration RPC
     CONFIGURATION = 4
+
+
+# The next of a row of numbers that do not repeat; `state` begins at random.
+cdef uint64_t next_random(uint64_t* state) noexcept
 
 
 cdef class OriginExchange(Exchange):
