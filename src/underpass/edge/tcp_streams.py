@@ -235,7 +235,7 @@ class TcpStreams:
             b"http",
             self._location,
         )
-        acceptor.again = self._gateway.route_again
+        acceptor.again = self._gateway.steering.again
         acceptor.refusals = REFUSALS
         visitor.open(acceptor, hostname.encode("ascii"), first)
         return visitor
@@ -256,7 +256,7 @@ class TcpStreams:
 
     def _refused(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
-            self._gateway.not_reached(exchange, cause)
+            self._gateway.steering.note_failure(exchange, cause)
         exchange.respond(status, ())
 
     def _over(self, exchange: VisitorExchange, hostname: str, group: StreamGroup) -> None:
