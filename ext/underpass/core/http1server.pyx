@@ -207,6 +207,10 @@ cdef class Http1Server(Endpoint):
         if self.current is None:
             self.close_after_flush()
 
+    def announce_end(self):
+        """Close after the next response, which says so; who asks for nothing more may keep the connection."""
+        self.keep_alive = False
+
     cdef bint must_wait(self) noexcept:
         """Whether the next request may not be looked at yet."""
         if self.current is not None:

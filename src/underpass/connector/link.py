@@ -35,6 +35,7 @@ from underpass.wire.headers import (
     EDGE_ACCEPTS,
     FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_MANAGEMENT_LOGS,
+    FEATURE_REPLACES_LINKS,
     FEATURE_REQUEST_TRAILERS,
     FEATURE_SERIALIZED_HEADERS,
 )
@@ -65,6 +66,7 @@ FEATURES: Final = (
     FEATURE_SERIALIZED_HEADERS,
     FEATURE_MANAGEMENT_LOGS,
     FEATURE_REQUEST_TRAILERS,
+    FEATURE_REPLACES_LINKS,
 )
 """Only what is implemented: an edge may act on any of them."""
 

@@ -57,6 +57,9 @@ LINGER = 1.0
 SPREAD = 1.0
 # Seconds a replaced link may take to finish, when there is no grace period to go by.
 REPLACED_GRACE = 30.0
+# Seconds that a link may take to finish which is replaced by the edge's wish: the edge, whose
+# visitors wait for it, ends it when it wants to, and has to be there for that.
+LEAVING_GRACE = 3600.0
 # Seconds between two lookups of the edge's addresses, while none of those known is good for a link.
 RELOCATE_INTERVAL = 300.0
 
@@ -408,9 +411,11 @@ class Supervisor:
             self._send(self._finish(old))
 
     async def _finish(self, held: _Held) -> None:
-        """Let a retired link come to its end within the grace period."""
+        """Let a retired link come to its end: within the grace period, if the wish is ours."""
+        by_edge = held.going.done() and not held.going.cancelled()
+        patience = LEAVING_GRACE if by_edge else self._grace_period or REPLACED_GRACE
         try:
-            await asyncio.wait_for(self._until_idle(held), self._grace_period or REPLACED_GRACE)
+            await asyncio.wait_for(self._until_idle(held), patience)
         except asyncio.TimeoutError:
             pass  # what is in flight now is lost
         held.link.abort()

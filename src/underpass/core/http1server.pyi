@@ -37,6 +37,8 @@ class Http1Server(Endpoint):
         """
     def shut_down(self) -> None:
         """Close as soon as no request is being answered."""
+    def announce_end(self) -> None:
+        """Close after the next response, which says so. An idle connection stays for it."""
     def error_response(self, status: int) -> bytes:
         """Hook: the whole response for a request that could not be read.
 

@@ -22,8 +22,10 @@ from underpass.core.tunnel import PeerAcceptor, PeerExchange, VisitorExchange
 from underpass.edge.links import LINK_WINDOW, EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.management import wanted_connector
+from underpass.edge.remote import RemoteLink
 from underpass.edge.router import MANAGEMENT_HOST, Router
 from underpass.edge.timeouts import Timeouts
+from underpass.edge.waiting import WaitingRoom
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["Peer", "PeerListener", "socket_path"]
@@ -60,10 +62,18 @@ class PeerServer(H2Connection, asyncio.BufferedProtocol):
 
 
 class PeerListener:
-    """Takes requests of other workers and sends them down links of this one."""
+    """Takes requests of other workers and sends them down links of this one.
 
-    def __init__(self, turn: LoopTurn, router: Router) -> None:
+    What comes for a tunnel whose links have moved to the process that follows this one goes there;
+    never the other way, so nothing goes round in circles.
+    """
+
+    def __init__(
+        self, turn: LoopTurn, router: Router, room: WaitingRoom | None = None, number: int = 0
+    ) -> None:
         self.turn = turn
+        self._room = room
+        self._number = number
         self.counters = Counters()
         self.acceptor = PeerAcceptor(self._carry, self.counters, self._unexpected)
         self.connections: set[PeerServer] = set()
@@ -103,8 +113,17 @@ class PeerListener:
             wanted = wanted_connector(exchange.path)
             links = [link for link in links if wanted in (None, link.connector_id)]
         links.sort(key=lambda link: link.load)
-        if not any(link.forward(exchange) for link in links):
+        if any(link.forward(exchange) for link in links) or self._pass_on(tunnel_id, exchange):
+            return
+        if self._room is None or not self._room.hold(tunnel_id, exchange, self._carry):
             exchange.fail(503, "link_full" if links else "no_link")
+
+    def _pass_on(self, tunnel_id: UUID, exchange: PeerExchange) -> bool:
+        return any(
+            link.pass_on(exchange)
+            for link in self._router.links_of(tunnel_id)
+            if isinstance(link, RemoteLink) and link.beyond and link.worker > self._number
+        )
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         _log.error("unexpected error while taking a request of a worker", exc_info=error)
@@ -141,15 +160,24 @@ class Peer:
         self._timeouts = timeouts
         self._client: PeerClient | None = None
         self._up = asyncio.Event()
+        self._reached = asyncio.Event()
         self._keeping = asyncio.create_task(self._keep())
 
     def is_up(self) -> None:
         """It has said that it listens."""
         self._up.set()
 
-    def carry(self, exchange: VisitorExchange) -> bool:
+    async def reached(self) -> None:
+        """Return when there is a connection."""
+        await self._reached.wait()
+
+    def carry(self, exchange: VisitorExchange | PeerExchange) -> bool:
         """Send a request there. False if it cannot be taken now."""
         return self._client is not None and self._client.forward(exchange)
+
+    def end(self) -> None:
+        """The same without waiting for it."""
+        self._keeping.cancel()
 
     async def close(self) -> None:
         """Connect no more, and end what there is."""
@@ -164,11 +192,13 @@ class Peer:
             try:
                 await loop.create_unix_connection(lambda c=client: c, str(self._path))  # type: ignore[misc]
                 self._client = client
+                self._reached.set()
                 await client.ended.wait()
             except OSError as error:
                 _log.debug("another worker is not there: %s", error)
             finally:
                 self._client = None
+                self._reached.clear()
                 client.abort()
                 client.disconnected(None)
             with contextlib.suppress(asyncio.TimeoutError):

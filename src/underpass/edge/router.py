@@ -97,7 +97,9 @@ class TooManyLinks(EdgeError):  # noqa: N818 - a limit, not a fault
 class _Destination:
     """A tunnel as the router sees it."""
 
-    __slots__ = ("draining", "elsewhere", "hostnames", "links", "no_link", "numbered", "turn")
+    __slots__ = (
+        *("beyond", "draining", "elsewhere", "hostnames", "links", "no_link", "numbered", "turn"),
+    )
 
     def __init__(self, tunnel_id: UUID) -> None:
         self.links: list[Link] = []
@@ -109,6 +111,9 @@ class _Destination:
         self.draining: list[Link] = []
         self.elsewhere: list[Link] = []
         """Links that another process holds: they count, and serve while there are no others."""
+        self.beyond: list[Link] = []
+        """Links of another edge's process, which this one follows or is followed by: they hold no
+        index here, and serve while there are no others at all."""
         self.hostnames: set[str] = set()
 
     @property
@@ -116,7 +121,9 @@ class _Destination:
         return len(self.links) + len(self.draining) + len(self.elsewhere)
 
     def is_idle(self) -> bool:
-        return not (self.links or self.draining or self.elsewhere or self.hostnames)
+        return not (
+            self.links or self.draining or self.elsewhere or self.beyond or self.hostnames
+        )
 
 
 class Router:
@@ -133,8 +140,8 @@ class Router:
         on_link_removed: Callable[[Link], None] | None = None,
     ) -> None:
         self._reserved = MANAGEMENT_HOSTS
-        self._on_link_added = on_link_added
-        self._on_link_removed = on_link_removed
+        self.on_link_added = on_link_added
+        self.on_link_removed = on_link_removed
         self._destinations: dict[UUID, _Destination] = {}
         self._exact: dict[str, _Destination] = {}
         self._wildcards: dict[str, _Destination] = {}
@@ -157,8 +164,9 @@ class Router:
         if count == 1:
             return links[0]
         if count == 0:
-            if destination.elsewhere:
-                return self._next_elsewhere(destination)
+            others = destination.elsewhere or destination.beyond
+            if others:
+                return self._next_elsewhere(destination, others)
             return destination.no_link
         position = destination.turn
         if position >= count:
@@ -227,8 +235,8 @@ class Router:
             destination = self._destination(tunnel_id)
         destination.numbered[(link.connector_id, link.conn_index)] = link
         destination.links.append(link)
-        if self._on_link_added is not None:
-            self._on_link_added(link)
+        if self.on_link_added is not None:
+            self.on_link_added(link)
 
     def add_remote(self, link: Link) -> None:
         """Let a link that another process holds take requests while there is none here."""
@@ -236,6 +244,11 @@ class Router:
         # If one here has the index too, the process that has all of them in its table decides.
         destination.numbered.setdefault((link.connector_id, link.conn_index), link)
         destination.elsewhere.append(link)
+
+    def add_beyond(self, link: Link) -> None:
+        """Let a link serve that a process holds whose place this one takes, or which takes this
+        one's, while there is no other. Its connector may have another with the same index here."""
+        self._destination(link.tunnel_id).beyond.append(link)
 
     def drain(self, link: Link) -> None:
         """Send a link no new requests; it stays counted until `remove_link`."""
@@ -257,6 +270,8 @@ class Router:
         elif link in destination.elsewhere:
             destination.elsewhere.remove(link)
             self._free_index(link, destination)
+        elif link in destination.beyond:
+            destination.beyond.remove(link)
         self._drop_if_idle(destination)
 
     def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
@@ -264,7 +279,32 @@ class Router:
         destination = self._destinations.get(tunnel_id)
         if destination is None:
             return ()
-        return (*destination.links, *destination.draining, *destination.elsewhere)
+        return (
+            *destination.links,
+            *destination.draining,
+            *destination.elsewhere,
+            *destination.beyond,
+        )
+
+    def own_links(self) -> tuple[Link, ...]:
+        """The links here that take requests, of all tunnels."""
+        return tuple(
+            link for destination in self._destinations.values() for link in destination.links
+        )
+
+    def own_links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """The tunnel's links here that take requests."""
+        destination = self._destinations.get(tunnel_id)
+        return () if destination is None else tuple(destination.links)
+
+    def links_beyond(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """The tunnel's links that were added by `add_beyond`."""
+        destination = self._destinations.get(tunnel_id)
+        return () if destination is None else tuple(destination.beyond)
+
+    def tunnels_with_links(self) -> set[UUID]:
+        """Those that have links here that take requests."""
+        return {key for key, destination in self._destinations.items() if destination.links}
 
     def count_links(self) -> tuple[int, int]:
         """How many links there are, and how many tunnels that have some."""
@@ -274,18 +314,18 @@ class Router:
     def _take_out(self, link: Link, destination: _Destination) -> None:
         destination.links.remove(link)
         self._free_index(link, destination)
-        if self._on_link_removed is not None:
-            self._on_link_removed(link)
+        if self.on_link_removed is not None:
+            self.on_link_removed(link)
 
     def _free_index(self, link: Link, destination: _Destination) -> None:
         key = (link.connector_id, link.conn_index)
         if destination.numbered.get(key) is link:
             del destination.numbered[key]
 
-    def _next_elsewhere(self, destination: _Destination) -> Link:
+    def _next_elsewhere(self, destination: _Destination, others: list[Link]) -> Link:
         """Turn by turn: how loaded they are is known to those who hold them."""
-        destination.turn = (destination.turn + 1) % len(destination.elsewhere)
-        return destination.elsewhere[destination.turn]
+        destination.turn = (destination.turn + 1) % len(others)
+        return others[destination.turn]
 
     def _resolve(self, authority: bytes) -> _Destination | None:
         if len(authority) > MAX_AUTHORITY_LENGTH:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
+from underpass.edge.moving import Way
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 
 __all__ = [
@@ -16,9 +17,13 @@ __all__ = [
     "CloseLinks",
     "Configure",
     "Done",
+    "DrainVisitors",
+    "GiveWay",
     "LinkCame",
     "LinkWent",
     "PeerIsUp",
+    "MoveLink",
+    "PeerWent",
     "Probe",
     "ReadChanges",
     "ReadConfiguration",
@@ -37,14 +42,13 @@ __all__ = [
 
 
 class Configure(Struct, frozen=True, tag=True):
-    """Become worker `number` of `workers`, and serve. -> Done
+    """Become worker `number`, and serve. -> Done
 
     `http`, `https` and `tunnels` are descriptors of listening sockets that the process was started
     with; `peers` is the directory of the workers' own sockets.
     """
 
     number: int
-    workers: int
     log_level: int
     data_dir: str
     peers: str
@@ -78,6 +82,17 @@ class StopLinks(Struct, frozen=True, tag=True):
     seconds: float
 
 
+class GiveWay(Struct, frozen=True, tag=True):
+    """Take no more links: another process does, and those there are will move there. -> None"""
+
+
+class DrainVisitors(Struct, frozen=True, tag=True):
+    """Take no more visitors: another process does. -> None, when those there are have gone, of
+    themselves or after `seconds`"""
+
+    seconds: float
+
+
 class ReadFigures(Struct, frozen=True, tag=True):
     """What has been carried. -> ops.workers.tally.Readings"""
 
@@ -86,7 +101,17 @@ class Alive(Struct, frozen=True, tag=True):
     """-> None"""
 
 
-WorkerRequest = Configure | Refresh | CloseLinks | StopVisitors | StopLinks | ReadFigures | Alive
+WorkerRequest = (
+    Configure
+    | Refresh
+    | CloseLinks
+    | GiveWay
+    | DrainVisitors
+    | StopVisitors
+    | StopLinks
+    | ReadFigures
+    | Alive
+)
 
 
 # Asked by a worker.
@@ -129,6 +154,8 @@ class LinkCame(Struct, array_like=True, frozen=True, tag=True):
     connector_id: UUID
     conn_index: int
     details: LinkDetails = UNKNOWN_DETAILS
+    beyond: bool = False
+    """That worker belongs to another edge's process: see Router.add_beyond."""
 
 
 class LinkWent(Struct, array_like=True, frozen=True, tag=True):
@@ -146,9 +173,24 @@ class Probe(Struct, array_like=True, frozen=True, tag=True):
 
 
 class PeerIsUp(Struct, array_like=True, frozen=True, tag=True):
-    """That worker takes requests of others on its socket."""
+    """That worker takes requests of others on its socket, whose path is `path`."""
 
     worker: int
+    path: str
+    beyond: bool = False
+
+
+class PeerWent(Struct, array_like=True, frozen=True, tag=True):
+    """There will be no such worker any more."""
+
+    worker: int
+
+
+class MoveLink(Struct, array_like=True, frozen=True, tag=True):
+    """Have that link's connector go elsewhere: see `moving.Way`."""
+
+    number: int
+    way: Way
 
 
 WorkerNotice = LinkCame | LinkWent | Probe | PeerIsUp | LogLine | LogLinesLost
@@ -163,4 +205,4 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     number: int
 
 
-SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | Abort
+SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | PeerWent | Abort | MoveLink
