@@ -4,11 +4,13 @@ them the router. In the edge's own process, or in each of its workers."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
@@ -17,15 +19,21 @@ from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
+from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
+from underpass.edge.moving import Way
 from underpass.edge.registry import Registry
-from underpass.edge.router import Router
+from underpass.edge.router import Link, Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
+from underpass.edge.waiting import WaitingRoom
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.edge.neighbours import Neighbours
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
 
@@ -50,7 +58,31 @@ class Service:
 
 
 class DataPath(Protocol):
-    """Ends in this order: visitors are waited for before the links go that they wait for."""
+    """Ends in this order: visitors are waited for before the links go that they wait for.
+
+    Or it gives way to another edge's process: the two are introduced to each other, then each tells
+    the other of its links, and sends on requests for tunnels whose links the other one has.
+    """
+
+    numbers: range
+    """What its processes are called by others."""
+
+    async def introduce(self, tell: Callable[[Any], object]) -> None:
+        """Have another edge's process told of what there is, and of all changes from now on, in
+        `worker_messages`: LinkCame, LinkWent, PeerIsUp. Raises OSError."""
+        ...
+
+    def notice(self, notice: Any) -> None:
+        """What that process has told."""
+        ...
+
+    def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
+        """It is gone, with the processes of these numbers."""
+        ...
+
+    def move(self, link: Link, way: Way) -> None:
+        """Bring a link's connector to have it elsewhere."""
+        ...
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
@@ -67,6 +99,16 @@ class DataPath(Protocol):
 
     def processes(self) -> Sequence[int]:
         """The ids of the processes that serve, beside this one."""
+        ...
+
+    async def give_way(self) -> None:
+        """Take no more links: another process does, on the same sockets. Those that go from now on
+        are expected there."""
+        ...
+
+    async def drain_visitors(self, seconds: float) -> None:
+        """Take no more visitors: another process does. Return when those there are have gone, of
+        themselves or after `seconds`; nobody is turned away before that."""
         ...
 
     async def stop_visitors(self, seconds: float) -> None:
@@ -92,9 +134,16 @@ class LocalDataPath:
         router: Router,
         authority: CertificateAuthority,
         directory: DataDirectory,
+        room: WaitingRoom | None = None,
+        number: int = 0,
     ) -> None:
+        self.numbers = range(number, number + 1)
+        self._neighbours: Neighbours | None = None
+        self._others: list[Callable[[Any], object]] = []
+        self._sockets: Path | None = None
         self._service = service
         self._router = router
+        self._room = room if room is not None else WaitingRoom(router)
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
@@ -108,6 +157,7 @@ class LocalDataPath:
             access_log = AccessLog(service.access_log)
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
+        self.turn.on_tick.add(self._room.tick)
         self.listeners = TunnelListeners(
             self.turn,
             tunnel_listener_context(authority, scratch),
@@ -125,6 +175,7 @@ class LocalDataPath:
             redirect_port=service.redirect_port,
             hsts_seconds=service.hsts_seconds,
             access_log=access_log,
+            room=self._room,
         )
         if service.management_hostname:
             router.reserve(service.management_hostname)
@@ -169,6 +220,62 @@ class LocalDataPath:
         """See DataPath."""
         return ()
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long requests may take."""
+        return self._service.timeouts
+
+    async def introduce(self, tell: Callable[[Any], object]) -> None:
+        """See DataPath."""
+        if self._neighbours is None:
+            from underpass.edge.neighbours import Neighbours  # most edges have none
+
+            # Not in the data directory: a path of more than about 100 bytes is none to a socket.
+            self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
+            self._neighbours = Neighbours(
+                self._router, self._room, self._tell_others, self.numbers[0]
+            )
+            await self._neighbours.open(self, self._sockets)
+        for notice in self._neighbours.introduction():
+            tell(notice)
+        self._others.append(tell)
+
+    def _tell_others(self, notice: Any) -> None:
+        for tell in self._others:
+            tell(notice)
+
+    def notice(self, notice: Any) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        self._neighbours.notice_from_beyond(notice)
+
+    def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        self._others.remove(tell)
+        for worker in workers:
+            self._neighbours.peer_went(worker)
+
+    async def reach_those_beyond(self) -> None:
+        """Return when the processes that this one has been introduced to can be sent requests."""
+        if self._neighbours is not None:
+            await self._neighbours.reach_those_beyond()
+
+    def move(self, link: Link, way: Way) -> None:
+        """See DataPath."""
+        if isinstance(link, EdgeLink):
+            link.move(way)
+
+    async def give_way(self) -> None:
+        """See DataPath."""
+        if self._neighbours is not None:
+            self._neighbours.hands_over = True
+        self.listeners.give_way()
+
+    async def drain_visitors(self, seconds: float) -> None:
+        """See DataPath."""
+        await self.gateway.drain(seconds)
+
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
         await self.gateway.stop(seconds)
@@ -179,6 +286,11 @@ class LocalDataPath:
 
     async def close(self) -> None:
         """See DataPath."""
+        if self._neighbours is not None:
+            self._neighbours.close_listener()
+            await self._neighbours.close()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         self.turn.stop()
         self.close_access_log()
 

@@ -30,6 +30,7 @@ from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router, UnknownHost
+from underpass.edge.waiting import WaitingRoom
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -133,6 +134,10 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         if self._sending.is_stuck(self):
             self.abort()
 
+    def leave(self) -> None:
+        """Called once a tick: close with the next response that can say so."""
+        self.announce_end()
+
     def error_response(self, status: int) -> bytes:
         page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
         reason = HTTPStatus(status).phrase.encode("ascii")
@@ -153,6 +158,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         super().__init__(gateway.turn, acceptor, visitor_limits())
         self._gateway = gateway
         self._sending = SendWatch()
+        self._goodbyes = 0
         self._quiet_ticks = 0
 
     is_fresh = True
@@ -168,6 +174,15 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
         if self._quiet_ticks >= IDLE_SECONDS:
             self.shut_down()
+
+    def leave(self) -> None:
+        """Called once a tick: say goodbye, and mean it a whole tick later (RFC 9113 §6.8). What
+        the visitor has begun before it heard of that is answered."""
+        if self._goodbyes == 0:
+            self.announce_end()
+        elif self._goodbyes == 2:
+            self.shut_down()
+        self._goodbyes += 1
 
     def protocol_failure(self, code: int, why: str) -> None:
         log.info("a visitor broke the HTTP/2 protocol: %s (error code %d)", why, code)
@@ -211,6 +226,7 @@ class Gateway:
         hsts_seconds: how long browsers are to come with TLS only, where the application does not
             say; None says nothing.
         access_log: gets a line for each request; its owner closes it.
+        room: where requests wait for a link that is about to come.
     """
 
     def __init__(
@@ -224,8 +240,10 @@ class Gateway:
         redirect_port: int | None = None,
         hsts_seconds: int | None = None,
         access_log: AccessLog | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
         self.turn = turn
+        self._room = room
         self.access_log = access_log
         self.management: Management | None = None
         """Asked about hosts that no route leads from."""
@@ -243,6 +261,7 @@ class Gateway:
         self._location = location.upper().encode("ascii")
         self._servers: list[asyncio.AbstractServer] = []
         self._visitors: set[Visitor] = set()
+        self._draining = False
         self._stopping = False
         self._emptied = asyncio.Event()
         turn.on_tick.add(self._look)
@@ -307,6 +326,8 @@ class Gateway:
         self.accepted[(scheme.decode("ascii"),)] += 1
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
+        if self._draining and isinstance(visitor, VisitorHttp1):
+            visitor.leave()
 
     def forget(self, visitor: Visitor) -> None:
         """A visitor's connection has ended."""
@@ -323,7 +344,7 @@ class Gateway:
         elif isinstance(link, UnknownHost):
             if self.management is None or not self.management.take(exchange):
                 exchange.fail(404, "unknown_host")
-        else:
+        elif self._room is None or not self._room.hold(link.tunnel_id, exchange, self.route):
             exchange.fail(503, "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
@@ -355,7 +376,8 @@ class Gateway:
                 exchange.context = link
                 if link.forward(exchange):
                     return
-        exchange.fail(503, "link_full")
+        if self._room is None or not self._room.hold(refused.tunnel_id, exchange, self.route):
+            exchange.fail(503, "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
@@ -392,12 +414,31 @@ class Gateway:
             visitor.look()
             if self._stopping:
                 visitor.shut_down()
+            elif self._draining:
+                visitor.leave()
         self._look_whether_empty()
 
     def _look_whether_empty(self) -> None:
         # What has been accepted is served: a TLS handshake that is under way becomes a visitor.
         if not self._visitors and not self.handshakes.recent:
             self._emptied.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no more: another process does. Return when every visitor has gone, of itself or
+        with the answer to its next request, or `seconds` have passed.
+
+        No connection is closed that a request may be on its way on, so an idle one stays for as
+        long as it might have anyway.
+        """
+        self._draining = True
+        for server in self._servers:
+            server.close()
+        for visitor in tuple(self._visitors):
+            visitor.leave()
+        self._emptied.clear()
+        self._look_whether_empty()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), seconds)
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""

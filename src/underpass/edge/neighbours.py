@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.links import EdgeLink
@@ -48,6 +50,7 @@ class Neighbours:
         self._ways: dict[int, tuple[str, bool]] = {}
         self._peers: dict[int, Peer] = {}
         self._data_path: LocalDataPath | None = None
+        self._path: Path | None = None
         self._listener: PeerListener | None = None
         self._numbers = itertools.count(1)
         self._links: dict[Link, int] = {}
@@ -58,7 +61,7 @@ class Neighbours:
         """Take requests of the others on a socket in `directory`, and send them theirs. Raises
         OSError."""
         self._data_path = data_path
-        path = socket_path(directory, self.number)
+        path = self._path = socket_path(directory, self.number)
         listener = PeerListener(data_path.turn, self._router, self._room, self.number)
         self._listener = listener
         await listener.start(path)
@@ -69,6 +72,13 @@ class Neighbours:
         for link in self._router.own_links():
             if link not in self._links:
                 self._link_came(link)
+
+    def introduction(self) -> Iterator[Any]:
+        """What somebody has to be told who has not heard of this process before."""
+        if self._path is not None:
+            yield messages.PeerIsUp(self.number, str(self._path))
+        for link, number in self._links.items():
+            yield self._came(link, number)
 
     async def reach_those_beyond(self) -> None:
         """Return when their processes can be sent requests, or REACH_SECONDS have passed."""
@@ -94,10 +104,16 @@ class Neighbours:
         elif isinstance(notice, messages.PeerIsUp):
             self._peer_is_up(notice)
         elif isinstance(notice, messages.PeerWent):
-            self._peer_went(notice.worker)
+            self.peer_went(notice.worker)
         else:
             return False
         return True
+
+    def notice_from_beyond(self, notice: Any) -> None:
+        """The same of what another edge's process has told."""
+        if not isinstance(notice, messages.LinkWent):
+            notice = msgspec.structs.replace(notice, beyond=True)
+        self.notice(notice)
 
     def own(self, number: int) -> EdgeLink | None:
         """The link here that the others know by this number."""
@@ -154,7 +170,8 @@ class Neighbours:
         elif self._data_path is not None:
             self._open_way(notice.worker)
 
-    def _peer_went(self, worker: int) -> None:
+    def peer_went(self, worker: int) -> None:
+        """There will be no such process any more."""
         self._ways.pop(worker, None)
         peer = self._peers.pop(worker, None)
         if peer is not None:
@@ -178,17 +195,13 @@ class Neighbours:
 
     def _link_came(self, link: Link) -> None:
         number = self._links[link] = next(self._numbers)
-        self._tell(
-            messages.LinkCame(
-                self.number,
-                number,
-                link.tunnel_id,
-                link.connector_id,
-                link.conn_index,
-                link.details,
-            )
-        )
+        self._tell(self._came(link, number))
         self._room.came(link.tunnel_id)
+
+    def _came(self, link: Link, number: int) -> messages.LinkCame:
+        return messages.LinkCame(
+            self.number, number, link.tunnel_id, link.connector_id, link.conn_index, link.details
+        )
 
     def _link_went(self, link: Link) -> None:
         if self.hands_over:

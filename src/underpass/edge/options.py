@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from underpass.edge.errors import HostnameError, OptionsError
+from underpass.edge.handover.options import DEFAULT_HANDOVER, HandoverOptions
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops.access_log_options import AccessLogOptions
@@ -129,6 +130,8 @@ class EdgeOptions:
     """Write a line for each visitor's request."""
     management_hostname: str = ""
     """Where connectors' management services are asked (`tail`). Empty: nowhere."""
+    handover: HandoverOptions = DEFAULT_HANDOVER
+    """How it makes way for the next process."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:

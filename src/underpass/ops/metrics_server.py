@@ -147,11 +147,15 @@ class MetricsServer:
             f"cannot listen on the metrics address {address}: {failure.strerror or failure}"
         ) from failure
 
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer on a bound socket. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=MAX_HEAD)
+        _log.info("Starting metrics server on %s/metrics", self.address)
+
     async def _listen(self, host: str, port: int) -> OSError | None:
         """Listen, or return why not."""
         try:
-            bound = await _bind(host, port)
-            self._server = await asyncio.start_server(self._serve, sock=bound, limit=MAX_HEAD)
+            await self.serve(await _bind(host, port))
         except OSError as error:
             return error
         return None
@@ -253,7 +257,6 @@ async def serve_metrics(server: MetricsServer, address: str) -> None:
     Raises MetricsAddressError.
     """
     await server.start(address)
-    _log.info("Starting metrics server on %s/metrics", server.address)
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 
-__all__ = ["ready", "reloading", "stopping"]
+__all__ = ["ready", "reloading", "stopping", "succeeded_by"]
 
 _log = logging.getLogger(__name__)
 _told_ready = False
@@ -22,6 +22,11 @@ def ready() -> None:
     global _told_ready
     _told_ready = True
     _tell("READY=1")
+
+
+def succeeded_by(pid: int) -> None:
+    """Another process is the service's main one from now on, and it is ready."""
+    _tell(f"MAINPID={pid}", "READY=1")
 
 
 def stopping() -> None:
