@@ -162,6 +162,10 @@ class Listeners:
         self.open.append(kept)
         return kept.listener
 
+    def named(self, name: str) -> list[socket.socket]:
+        """Those of this name that are in use."""
+        return [each.listener for each in self.open if each.name == name]
+
     def close_spare(self) -> None:
         """What was given and nobody wants."""
         for each in self._spare:

@@ -1,8 +1,8 @@
 """The other processes that carry requests beside a data path, as it knows them: the links that they
 have, the ways to them, and what it tells them of itself.
 
-They are the other workers of its edge, and while one edge's process hands over to the next, those of
-the other process (`beyond`).
+They are the other workers of its edge, and while one process of an edge hands over to the next,
+those of the other one (`beyond`).
 """
 
 from __future__ import annotations

@@ -121,9 +121,7 @@ class _Destination:
         return len(self.links) + len(self.draining) + len(self.elsewhere)
 
     def is_idle(self) -> bool:
-        return not (
-            self.links or self.draining or self.elsewhere or self.beyond or self.hostnames
-        )
+        return not (self.links or self.draining or self.elsewhere or self.beyond or self.hostnames)
 
 
 class Router:

@@ -7,10 +7,11 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
@@ -22,9 +23,12 @@ from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
+from underpass.edge.errors import HandoverError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import Inherited, bound_address, listen
+from underpass.edge.handover.messages import GivenSocket, Moved
+from underpass.edge.listening import Inherited, Listeners, bound_address
+from underpass.edge.moving import LinkMover
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -35,6 +39,8 @@ from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
+    from underpass.edge.handover.predecessor import Predecessor
+    from underpass.edge.handover.successor import Successor
     from underpass.edge.operators import Operators
 
 __all__ = ["Edge"]
@@ -44,19 +50,32 @@ log = logging.getLogger("underpass.edge")
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
+MOVED_SECONDS: Final = 120.0
+"""How long a hand-over waits for the links of the process before this one to have come."""
+
 
 class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
-    Listening sockets that are `inherited` go before the addresses in `options`.
+    Listening sockets that are `inherited` go before the addresses in `options`. With a
+    `predecessor` it takes the place of another process; `hand_over` has another one take its own.
 
     After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
-    def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self,
+        options: EdgeOptions,
+        *,
+        inherited: Inherited | None = None,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self._options = options
-        self._inherited = inherited or {}
+        self._predecessor = predecessor
+        self._listeners = Listeners(
+            inherited or {}, () if predecessor is None else predecessor.sockets
+        )
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
         self.https = options.https
@@ -73,6 +92,13 @@ class Edge:
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
         self._operators: Operators | None = None
+        self.directory: DataDirectory
+        self._router: Router
+        self._control: list[Callable[[], Awaitable[None]]] = []
+        """Ends what changes something, in this order."""
+        self._successor: Successor | None = None
+        self._mover: LinkMover | None = None
+        self._letting_go: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -86,30 +112,38 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options = self._options
-        directory = DataDirectory.open(options.data_dir)
+        options, predecessor = self._options, self._predecessor
+        if predecessor is None:
+            directory = DataDirectory.open(options.data_dir)
+        else:
+            directory = DataDirectory.handed_over(options.data_dir, predecessor.lock)
+        self.directory = directory
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
-        (https,), (http,), (api,), tunnels = (
-            self._listen(name, addresses)
+        self._closing.callback(self._listeners.close)
+        (https,), (http,), (api,), tunnels, metrics = (
+            self._listeners.listen(name, addresses)
             for name, addresses in (
                 ("https", (options.https,)),
                 ("http", (options.http,)),
                 ("api", (options.api,)),
                 ("tunnel", options.tunnels),
+                ("metrics", () if options.metrics is None else (options.metrics,)),
             )
         )
+        self._listeners.close_spare()
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
 
         self.authority = CertificateAuthority.open(directory)
         store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
-        router = Router()
+        router = self._router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
-        if options.metrics is not None:
-            await self._serve_operators(options.metrics, directory, store, router)
+        if predecessor is None:
+            # Before anything is served, and until all has ended.
+            await self._serve_operators(metrics, store)
         service = Service(
             options.location,
             options.domain,
@@ -129,26 +163,14 @@ class Edge:
                 service, directory, store, router, http, https, tunnels
             )
         self._path = path
-        control = Control(
-            self.registry,
-            options.domain,
-            public_port=self.https.port,
-            location=options.location,
-            management_key_path=directory.management_key,
-            close_links=path.close_links,
-        )
-        server = ApiServer(self._api_calls.counting(create_application(control)), api)
-        await server.start()
-        self._closing.push_async_callback(server.stop)
-        for work in (self.registry.keep_house(), self.registry.follow()):
-            self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
-        if options.acme is not None:
-            keeper = asyncio.create_task(
-                self._keeper(options.acme, directory).run(), name="certificates"
-            )
-            self._closing.push_async_callback(_cancelled, keeper)
-        self._closing.callback(directory.running.unlink, missing_ok=True)
-        RunningEdge(
+        self._closing.push_async_callback(_cancelled, asyncio.create_task(self.registry.follow()))
+        if predecessor is not None:
+            await predecessor.take_over()
+            directory.sign()
+            await self._serve_operators(metrics, store)
+        self._closing.push_async_callback(self._end_control)
+        await self._begin_control(api)
+        running = RunningEdge(
             pid=os.getpid(),
             version=VERSION,
             started_at=datetime.now(timezone.utc).replace(microsecond=0),
@@ -158,9 +180,48 @@ class Edge:
             tunnels=tuple(map(str, self.tunnels)),
             api=str(self.api),
             metrics=self.metrics,
-        ).write(directory)
+        )
+        running.write(directory)
+        self._closing.callback(running.forget, directory)
         if self._operators is not None:
             self._operators.state = "ready"
+        if predecessor is not None:
+            predecessor.taken()
+
+    # What is done by one process alone.
+
+    async def _begin_control(self, api: socket.socket) -> None:
+        """Take changes by the API, and make those that are due."""
+        control = Control(
+            self.registry,
+            self._options.domain,
+            public_port=self.https.port,
+            location=self._options.location,
+            management_key_path=self.directory.management_key,
+            close_links=self.close_links,
+        )
+        # A copy: it is closed in the end, and may have to be served again.
+        server = ApiServer(self._api_calls.counting(create_application(control)), api.dup())
+        self._control.append(server.stop)
+        await server.start()
+        tasks = [asyncio.create_task(self.registry.keep_house())]
+        if self._options.acme is not None:
+            keeper = self._keeper(self._options.acme, self.directory)
+            tasks.append(asyncio.create_task(keeper.run(), name="certificates"))
+        self._control += [partial(_cancelled, task) for task in tasks]
+
+    async def _end_control(self) -> None:
+        """Take no changes any more; those under way are made."""
+        control, self._control = self._control, []
+        for end in control:
+            await end()
+
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """Give up links, those of the process before this one too: see DataPath."""
+        assert self._path is not None
+        await self._path.close_links(tunnel_id, connector_id)
+        if self._predecessor is not None and not self._predecessor.gone.is_set():
+            await self._predecessor.close_links(tunnel_id, connector_id)
 
     async def _serve_here(
         self,
@@ -171,9 +232,19 @@ class Edge:
         https: socket.socket,
         tunnels: list[socket.socket],
     ) -> DataPath:
-        path = LocalDataPath(service, self.registry, router, self.authority, directory)
+        path = LocalDataPath(
+            service,
+            self.registry,
+            router,
+            self.authority,
+            directory,
+            number=self._first_number,
+        )
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
+        if self._predecessor is not None:
+            await self._predecessor.meet(path)
+            await path.reach_those_beyond()
         await path.start_links(tunnels)
         await path.start_visitors(http, https)
         return path
@@ -199,25 +270,37 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
+            first=self._first_number,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
+        if self._predecessor is not None:
+            await self._predecessor.meet(workers)
         await workers.open()
         return workers
 
-    async def _serve_operators(
-        self, address: Address, directory: DataDirectory, store: Store, router: Router
-    ) -> None:
-        """Before anything is served, and until all has ended."""
+    @property
+    def follows_another(self) -> bool:
+        """Whether it has taken the place of another process."""
+        return self._predecessor is not None
+
+    @property
+    def _first_number(self) -> int:
+        """What the first of the processes that serve is called: as none is that it may meet."""
+        return 0 if self._predecessor is None else self._predecessor.numbers.stop
+
+    async def _serve_operators(self, listeners: list[socket.socket], store: Store) -> None:
+        if not listeners:
+            return
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+        certificates = CertificateFiles(self._options.certificates, self.directory.certificates)
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
                 lambda: edge_figures(
                     self.registry,
-                    router,
+                    self._router,
                     self._api_calls,
                     {**certificates.expiries(), "ca": self.authority.not_after},
                 ),
@@ -226,7 +309,7 @@ class Edge:
             workers=lambda: () if self._path is None else self._path.processes(),
             read_store=lambda: store.changes_since(self.registry.revision),
         )
-        await operators.start(str(address))
+        await operators.start(listeners[0].dup())
         self._closing.push_async_callback(operators.stop)
         self._operators, self.metrics = operators, operators.address
 
@@ -264,16 +347,6 @@ class Edge:
         # Stopped before the links: what visitors still wait for comes through those.
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
 
-    def _listen(self, name: str, addresses: Iterable[Address]) -> list[socket.socket]:
-        listeners = list(self._inherited.get(name, ()))
-        for listener in listeners:
-            self._closing.callback(listener.close)
-        if not listeners:
-            for address in addresses:
-                listeners.append(listen(address))
-                self._closing.callback(listeners[-1].close)
-        return listeners
-
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self._options.workers == 1:
             self.listeners.close_links_of(tunnel_id)
@@ -285,7 +358,7 @@ class Edge:
         """
         if self._operators is not None:
             self._operators.state = "draining"
-        closing = asyncio.ensure_future(self._closing.aclose())
+        closing = asyncio.ensure_future(self._close())
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
@@ -293,6 +366,140 @@ class Edge:
             closing.cancel()
             await asyncio.gather(closing, return_exceptions=True)
             raise
+
+    # Making way for the next process.
+
+    async def hand_over(self, command: Sequence[str]) -> int:
+        """Have a new process of `command` take everything; its id. `retire` follows.
+
+        Raises HandoverError, with the reason; and then all is as before.
+        """
+        if self._successor is not None:
+            raise HandoverError("another process is about to take over already")
+        if os.getpid() == 1:
+            raise HandoverError(
+                "this process is the first one of its container, which would end with it: start "
+                "another container beside this one"
+            )
+        from underpass.edge.handover.successor import Successor  # most edges have none
+
+        assert self._path is not None
+        successor = self._successor = Successor(
+            command, self, self.directory.lock, self._path.numbers
+        )
+        try:
+            await self._until_the_one_before_has_moved()
+            await successor.start()
+        except BaseException:
+            self._part()
+            self._successor = None
+            if self._letting_go is not None:
+                await self._letting_go
+                self._letting_go = None
+                (api,) = self._listeners.named("api")
+                await self._begin_control(api)
+            raise
+        return successor.pid
+
+    async def _until_the_one_before_has_moved(self) -> None:
+        """The next process will know of our links, and not of those before ours."""
+        if self._predecessor is None:
+            return
+        try:
+            await asyncio.wait_for(self._predecessor.moved.wait(), MOVED_SECONDS)
+        except asyncio.TimeoutError:
+            raise HandoverError(
+                "connectors are still on their way from the process before this one; try again "
+                "in a minute"
+            ) from None
+
+    async def retire(self) -> None:
+        """After `hand_over`: accept no more, have links moved, and return when all that was under
+        way has ended, or the time for it is over, or the process that took over is gone."""
+        assert self._successor is not None
+        gone = asyncio.ensure_future(self._successor.gone.wait())
+        work = asyncio.ensure_future(self._retire(self._options.handover.drain_seconds))
+        try:
+            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.gather(gone, work, return_exceptions=True)
+
+    async def _retire(self, seconds: float) -> None:
+        assert self._path is not None
+        assert self._successor is not None
+        assert self._mover is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        if self._operators is not None:
+            await self._operators.stop()
+        # Connectors that dial from now on come to the other process alone.
+        await self._path.give_way()
+        visitors = asyncio.ensure_future(self._path.drain_visitors(seconds))
+        try:
+            await asyncio.sleep(0)  # their listeners are let go of now
+            # A socket that is left open here would keep its port, should that process end.
+            self._listeners.close()
+            await asyncio.wait_for(self._mover.run(), seconds)
+            self._successor.channel.tell(Moved())
+            await visitors
+        except asyncio.TimeoutError:
+            log.warning("Connectors have not moved in time, and are cut off")
+        finally:
+            visitors.cancel()
+            await asyncio.gather(visitors, return_exceptions=True)
+        await self._path.stop_links(max(end - loop.time(), 1.0))
+        if self._predecessor is not None:
+            # Its visitors' requests come here, and go on to where the links are.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._predecessor.gone.wait(), max(end - loop.time(), 0.0))
+
+    def estate(self) -> Sequence[GivenSocket]:
+        """See handover.successor.Heir, as the following."""
+        return [
+            GivenSocket(each.name, each.asked, each.listener.fileno())
+            for each in self._listeners.open
+        ]
+
+    async def introduce(self, successor: Successor) -> None:
+        """Have it told of the links here, and of all changes of them."""
+        assert self._path is not None
+        self._mover = LinkMover(self._router, self._path.move)
+        await self._path.introduce(self._tell_successor)
+
+    def _tell_successor(self, notice: Any) -> None:
+        assert self._successor is not None
+        assert self._mover is not None
+        self._successor.tell(notice)
+        self._mover.changed()
+
+    def notice(self, notice: Any) -> None:
+        """It has told something of its links."""
+        assert self._path is not None
+        assert self._mover is not None
+        self._path.notice(notice)
+        self._mover.changed()
+
+    async def let_go_of_control(self) -> None:
+        """Change nothing any more."""
+        self._letting_go = asyncio.ensure_future(self._end_control())
+        await asyncio.shield(self._letting_go)
+
+    def _part(self) -> None:
+        """The process that was to take over is gone."""
+        if self._mover is not None and self._path is not None and self._successor is not None:
+            self._path.part(self._tell_successor, self._successor.workers)
+            self._mover = None
+
+    async def _close(self) -> None:
+        await self._closing.aclose()
+        for other in (self._predecessor, self._successor):
+            if other is not None:
+                other.channel.close()
+                await other.gone.wait()
 
     async def _patiently(self, stop: Callable[[float], Awaitable[None]]) -> None:
         try:

@@ -47,9 +47,7 @@ class WaitingRoom:
         """A link of this tunnel has gone that is to come again."""
         self._expected[tunnel_id] = self._clock() + HOLD_SECONDS
 
-    def hold(
-        self, tunnel_id: UUID, exchange: Exchange, onward: Callable[[Any], object]
-    ) -> bool:
+    def hold(self, tunnel_id: UUID, exchange: Exchange, onward: Callable[[Any], object]) -> bool:
         """Keep a request until there is a link, or it has been waited for long enough; `onward` is
         called with it then. False if none is expected, or too many wait."""
         if tunnel_id not in self._expected or self.count >= MAX_HELD:

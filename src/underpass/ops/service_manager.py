@@ -17,11 +17,13 @@ _log = logging.getLogger(__name__)
 _told_ready = False
 
 
-def ready() -> None:
-    """The start is over: a connector has a link, an edge listens."""
+def ready(*, is_told: bool = False) -> None:
+    """The start is over: a connector has a link, an edge listens. `is_told`: it need not be said,
+    another process does (`succeeded_by`)."""
     global _told_ready
     _told_ready = True
-    _tell("READY=1")
+    if not is_told:
+        _tell("READY=1")
 
 
 def succeeded_by(pid: int) -> None:

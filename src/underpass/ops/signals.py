@@ -41,12 +41,12 @@ class ShutdownSignals:
 
         A terminal that is closed sends SIGHUP too, to what runs in its foreground: a shutdown.
         """
-        number = getattr(signal, "SIGHUP", None)
+        number: signal.Signals | None = getattr(signal, "SIGHUP", None)
         has_terminal = os.isatty(2)
 
         def hang_up() -> None:
-            if has_terminal and not os.isatty(2):
-                self.receive(signal.Signals(number))
+            if number is not None and has_terminal and not os.isatty(2):
+                self.receive(number)
             else:
                 callback()
 

@@ -12,10 +12,9 @@ from uuid import UUID
 
 from underpass.edge.data_path import DataPath
 from underpass.edge.errors import HandoverError
-from underpass.edge.handover import messages
-from underpass.edge.handover.successor import VARIABLE
+from underpass.edge.handover import VARIABLE, messages
 from underpass.edge.listening import KeptSocket, adopt
-from underpass.ops.workers.channel import Channel, ChannelError
+from underpass.ops.workers.channel import Channel, ChannelClosedError, ChannelError
 from underpass.ops.workers.process import connect
 from underpass.version import VERSION
 
@@ -87,8 +86,13 @@ class Predecessor:
         return predecessor
 
     async def meet(self, path: DataPath) -> None:
-        """Have the two data paths know of each other. Raises OSError."""
-        await path.introduce(self._tell)
+        """Have the two data paths know of each other. Raises HandoverError."""
+        try:
+            await path.introduce(self._tell)
+        except OSError as error:
+            raise HandoverError(
+                f"cannot be reached by the process before this one: {error}"
+            ) from error
         self._path = path
         heard, self._heard = self._heard, []
         for notice in heard:
@@ -96,11 +100,13 @@ class Predecessor:
 
     async def take_over(self) -> None:
         """Say that this process serves; return when the old one changes nothing any more, or has
-        died of something."""
+        died of something. Raises HandoverError."""
         try:
             await self.channel.call(messages.Ready(), type(None))
+        except ChannelClosedError:
+            _log.warning("The process before this one has died: taking over without it")
         except ChannelError as error:
-            _log.warning("The process before this one is gone", extra={"error": str(error)})
+            raise HandoverError(f"the process before this one keeps everything: {error}") from error
 
     def taken(self) -> None:
         """Say that everything is ours."""

@@ -1,4 +1,4 @@
-"""The new process, as the old one sees it: started, given everything, and followed until it serves."""
+"""The new process, as the old one sees it: started, given everything, watched until it serves."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from underpass.edge.errors import HandoverError
-from underpass.edge.handover import messages
+from underpass.edge.handover import VARIABLE, messages
+from underpass.edge.worker_messages import PeerIsUp
 from underpass.ops.workers.channel import Channel
 from underpass.ops.workers.process import connect
 from underpass.version import VERSION
 
-__all__ = ["START_SECONDS", "TAKE_SECONDS", "VARIABLE", "Heir", "Successor"]
-
-VARIABLE: Final = "UNDERPASS_HANDOVER"
-"""Names, in the new process' environment, the descriptor of its end of the channel."""
+__all__ = ["START_SECONDS", "TAKE_SECONDS", "Heir", "Successor"]
 
 START_SECONDS: Final = 60.0
 """For the new process to serve visitors and connectors; then it is ended."""
@@ -122,7 +120,9 @@ class Successor:
         given = [each.descriptor for each in self._edge.estate()]
         try:
             environment = {**os.environ, VARIABLE: str(theirs.fileno())}
-            self._process = subprocess.Popen(
+            # Not a subprocess of the event loop, which would end it at its own end. The command is
+            # the one that this process was started with.
+            self._process = subprocess.Popen(  # noqa: ASYNC220, S603
                 self._command,
                 env=environment,
                 stderr=writing,
@@ -167,7 +167,13 @@ class Successor:
 
     async def _how_it_ended(self) -> str:
         code = await self._exit_code()
-        how = "" if code is None else f" with exit code {code}" if code >= 0 else f" by signal {-code}"
+        how = (
+            ""
+            if code is None
+            else f" with exit code {code}"
+            if code >= 0
+            else f" by signal {-code}"
+        )
         said = self._last_words.decode("utf-8", "replace").strip()
         return f"{how}: {said}" if said else how
 
@@ -231,7 +237,7 @@ class Successor:
         elif isinstance(notice, messages.Failed):
             self._error = notice.error
         else:
-            if isinstance(notice, messages.PeerIsUp):
+            if isinstance(notice, PeerIsUp):
                 self.workers.add(notice.worker)
             self._edge.notice(notice)
 
