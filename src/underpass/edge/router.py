@@ -306,7 +306,10 @@ class Router:
 
     def count_links(self) -> tuple[int, int]:
         """How many links there are, and how many tunnels that have some."""
-        counts = [destination.count for destination in self._destinations.values()]
+        counts = [
+            destination.count + len(destination.beyond)
+            for destination in self._destinations.values()
+        ]
         return sum(counts), sum(map(bool, counts))
 
     def _take_out(self, link: Link, destination: _Destination) -> None:

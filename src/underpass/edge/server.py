@@ -445,6 +445,7 @@ class Edge:
             self._listeners.close()
             await asyncio.wait_for(self._mover.run(), seconds)
             self._successor.channel.tell(Moved())
+            log.info("All links have moved")
             await visitors
         except asyncio.TimeoutError:
             log.warning("Connectors have not moved in time, and are cut off")
