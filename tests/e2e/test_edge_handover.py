@@ -73,6 +73,7 @@ def test_nobody_notices(data_dir: Path, workers: int, handovers: int) -> None:
         visitors = [each for host in tunnels for each in everybody(edge, host)]
         with visiting(visitors):
             import time
+
             for _ in range(handovers):
                 t0 = time.time()
                 edge.replace()
@@ -81,5 +82,10 @@ def test_nobody_notices(data_dir: Path, workers: int, handovers: int) -> None:
                 t2 = time.time()
                 for visitor in visitors:
                     visitor.answers_more()
-                print(f"DBG {t1-t0:.2f} {t2-t1:.2f} {time.time()-t2:.2f}", sum(v.answered for v in visitors), sum(len(v.failures) for v in visitors), flush=True)
+                print(
+                    f"DBG {t1 - t0:.2f} {t2 - t1:.2f} {time.time() - t2:.2f}",
+                    sum(v.answered for v in visitors),
+                    sum(len(v.failures) for v in visitors),
+                    flush=True,
+                )
             print(edge.log)

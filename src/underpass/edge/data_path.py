@@ -283,6 +283,8 @@ class LocalDataPath:
     async def stop_links(self, seconds: float) -> None:
         """See DataPath."""
         await self.listeners.stop(seconds)
+        if self._neighbours is not None:
+            await self._neighbours.drain(seconds)
 
     async def close(self) -> None:
         """See DataPath."""

@@ -120,6 +120,11 @@ class Neighbours:
         found = next((own for own in self._links if self._links[own] == number), None)
         return found if isinstance(found, EdgeLink) else None
 
+    async def drain(self, seconds: float) -> None:
+        """Return when what they have sent here is answered, or after `seconds`."""
+        if self._listener is not None:
+            await self._listener.drain(seconds)
+
     def close_listener(self) -> None:
         """Take no more requests of the others."""
         if self._listener is not None:

@@ -54,8 +54,12 @@ class PeerServer(H2Connection, asyncio.BufferedProtocol):
         super().connection_made(transport)
         self._listener.connections.add(self)
 
+    def idle(self) -> None:
+        self._listener.look_whether_idle()
+
     def disconnected(self, reason: Exception | None) -> None:
         self._listener.connections.discard(self)
+        self._listener.look_whether_idle()
 
     def protocol_failure(self, code: int, why: str) -> None:
         _log.error("a worker broke the HTTP/2 protocol: %s (error code %d)", why, code)
@@ -79,6 +83,7 @@ class PeerListener:
         self.connections: set[PeerServer] = set()
         self._router = router
         self._path: Path | None = None
+        self._idle = asyncio.Event()
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self, path: Path) -> None:
@@ -90,6 +95,22 @@ class PeerListener:
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: PeerServer(self), str(path), backlog=BACKLOG
         )
+
+    async def drain(self, seconds: float) -> None:
+        """Return when what the others have sent here is answered, or after `seconds`."""
+        self._idle.clear()
+        self.look_whether_idle()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        for connection in tuple(self.connections):
+            connection.shut_down()
+        # What was answered last is written at the end of this turn.
+        await asyncio.sleep(0)
+
+    def look_whether_idle(self) -> None:
+        """A request has been answered."""
+        if not any(connection.active for connection in self.connections):
+            self._idle.set()
 
     def close(self) -> None:
         """Take no more, and take the socket's name away: the directory with the last one."""

@@ -179,6 +179,7 @@ class EdgeWorker(Inside):
     async def _stop_links(self, seconds: float) -> None:
         if self._data_path is not None:
             await self._data_path.stop_links(seconds)
+        await self._neighbours.drain(seconds)
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await self._neighbours.close()
 

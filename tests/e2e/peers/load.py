@@ -59,7 +59,12 @@ class Visitor(threading.Thread):
         while not self.stopping.is_set():
             try:
                 self.visit()
-            except (OSError, http.client.HTTPException, WebSocketException, AssertionError) as error:
+            except (
+                OSError,
+                http.client.HTTPException,
+                WebSocketException,
+                AssertionError,
+            ) as error:
                 self.failures.append(f"{self}, after {self.answered}: {error!r}")
 
     def visit(self) -> None:
@@ -137,8 +142,20 @@ class Http2(Visitor):
     def visit(self) -> None:
         authority = f"{self.host}:{self.edge.https_port}"
         command = ["curl", "--silent", "--show-error", "--http2", "--parallel"]
-        command += ["--parallel-max", "4", "--cacert", str(self.edge.ca), "--resolve", f"{authority}:127.0.0.1"]
-        command += ["--output", "/dev/null", "--write-out", "%{http_code} %{http_version} %{errormsg}\n"]
+        command += [
+            "--parallel-max",
+            "4",
+            "--cacert",
+            str(self.edge.ca),
+            "--resolve",
+            f"{authority}:127.0.0.1",
+        ]
+        command += [
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code} %{http_version} %{errormsg}\n",
+        ]
         command += [f"https://{authority}/hello?[1-{self.REQUESTS}]"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)  # noqa: S603
         lines = done.stdout.splitlines()
