@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import MAX_IGNORED, ConfigError
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpService, HttpStatus, Ingress, single_rule
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.remote import read_remote
 from underpass.connector.warp_routing import WarpRouting
+from underpass.ops.document import MAX_IGNORED, ConfigError
 from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 
 
@@ -165,6 +165,23 @@ def test_what_cannot_be_applied_leaves_the_version(refusal: Exception, why: str)
         assert await bench.push(3, 200) == ConfigurationReply(3)
 
     run(scenario)
+
+
+def test_one_that_comes_on_every_link_is_refused_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(bench: Bench) -> None:
+        for why in ("bad", "bad", "worse"):
+            bench.refusal = DataPathError(why)
+            assert await bench.push(3, 200) == ConfigurationReply(-1, why)
+        assert bench.in_force.snapshot()["underpass_configuration_refused"] == {
+            "file": 0,
+            "edge": 2,
+        }
+
+    run(scenario)
+    assert [record.error for record in caplog.records if hasattr(record, "error")] == [
+        "bad",
+        "worse",
+    ]
 
 
 def test_one_change_at_a_time_in_the_order_asked_for() -> None:

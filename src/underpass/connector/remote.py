@@ -15,10 +15,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import ConfigError, parse_json
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpStatus, Ingress, read_ingress, single_rule
 from underpass.connector.warp_routing import read_warp_routing
+from underpass.ops.document import ConfigError, parse_json
 from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 
 __all__ = ["RemoteRules", "apply_update", "read_remote"]
@@ -71,18 +71,21 @@ async def apply_update(in_force: InForce, update: ConfigurationUpdate) -> Config
             rules = await asyncio.to_thread(read_remote, update, in_force.max_active_flows)
             await in_force.put(rules.ingress)
         except Exception as error:  # noqa: BLE001 - no fault here is a reason to stop serving
-            in_force.refused("edge")
-            if not isinstance(error, (ConfigError, DataPathError)):
-                _log.error("unexpected error while applying a configuration", exc_info=error)
-            _log.error(
-                "Configuration refused, the one in force stays",
-                extra={
-                    "error": str(error),
-                    "refused": update.version,
-                    "version": in_force.remote_version,
-                    "config": _shown(update),
-                },
-            )
+            refusal = update.version, str(error)
+            if refusal != in_force.last_refusal:  # an edge pushes the same on every link
+                in_force.last_refusal = refusal
+                in_force.refused("edge")
+                if not isinstance(error, (ConfigError, DataPathError)):
+                    _log.error("unexpected error while applying a configuration", exc_info=error)
+                _log.error(
+                    "Configuration refused, the one in force stays",
+                    extra={
+                        "error": str(error),
+                        "refused": update.version,
+                        "version": in_force.remote_version,
+                        "config": _shown(update),
+                    },
+                )
             return ConfigurationReply(in_force.remote_version, str(error) or "an internal error")
         in_force.remote_version = update.version
     if rules.ignored:

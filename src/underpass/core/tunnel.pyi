@@ -62,7 +62,15 @@ class VisitorExchange(Exchange):
 
     via_tunnel: bytes | None
     """The id of the tunnel, as text, while another process of this edge is to carry the request."""
+    hsts: bytes | None
+    """Strict-Transport-Security if the response has none; at first the acceptor's."""
 
+    compresses: bool
+    """The response may be coded, as the acceptor's may."""
+
+    def limit_body(self, size: int) -> bool:
+        """Allow the request `size` bytes of content, -1 for any number. False when it has said that
+        it has more: then it has been answered with 413."""
     @property
     def acceptor(self) -> VisitorAcceptor: ...
     @property
@@ -86,6 +94,8 @@ class VisitorAcceptor(Acceptor):
     """b"http" or b"https"."""
     hsts: bytes | None
     """Strict-Transport-Security for responses that have none; None: they stay without."""
+    compresses: bool
+    """Responses are coded for who accepts that, where it is of use: see `contentcoding`."""
 
     def __init__(
         self,

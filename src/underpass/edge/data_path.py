@@ -21,10 +21,12 @@ from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
+from underpass.edge.manners import Manners, site_table
 from underpass.edge.moving import Way
 from underpass.edge.registry import Registry
 from underpass.edge.router import Link, Router
-from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from underpass.edge.sites import COMMON, Site
+from underpass.edge.timeouts import Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
 from underpass.edge.waiting import WaitingRoom
@@ -44,17 +46,23 @@ class Service:
 
     location: str
     domain: str
-    max_body: int | None = None
-    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    secure_port: int = 443
+    """Of the public listener with TLS."""
+    common: Site = COMMON
+    """How requests are dealt with."""
+    sites: tuple[Site, ...] = ()
+    """Hostnames whose requests are dealt with otherwise."""
     certificates: tuple[tuple[str, str], ...] = ()
     """The operator's certificate files: paths of chain and key."""
-    redirect_port: int | None = None
-    """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
-    hsts_seconds: int | None = None
-    """See Gateway."""
+
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+
+    @property
+    def certificate_paths(self) -> list[tuple[Path, Path]]:
+        """The same, as paths."""
+        return [(Path(chain), Path(key)) for chain, key in self.certificates]
 
 
 class DataPath(Protocol):
@@ -82,6 +90,13 @@ class DataPath(Protocol):
 
     def move(self, link: Link, way: Way) -> None:
         """Bring a link's connector to have it elsewhere."""
+        ...
+
+    async def apply(self, service: Service) -> None:
+        """Do from now on as `service` says, where that can be changed: see `server.APPLIED`.
+
+        Raises EdgeError, and then nothing has changed.
+        """
         ...
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
@@ -147,7 +162,7 @@ class LocalDataPath:
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
-            [(Path(chain), Path(key)) for chain, key in service.certificates],
+            service.certificate_paths,
             directory.certificates,
         )
         access_log = None
@@ -158,25 +173,26 @@ class LocalDataPath:
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.turn.on_tick.add(self._room.tick)
+        manners = Manners.of(service.common)
         self.listeners = TunnelListeners(
             self.turn,
             tunnel_listener_context(authority, scratch),
             registry,
             router,
             location=service.location,
-            timeouts=service.timeouts,
+            timeouts=service.common.timeouts,
         )
         self.gateway = Gateway(
             self.turn,
             router,
             location=service.location,
-            max_body=service.max_body,
+            manners=manners,
+            secure_port=service.secure_port,
             challenges=Challenges(directory.challenges),
-            redirect_port=service.redirect_port,
-            hsts_seconds=service.hsts_seconds,
             access_log=access_log,
             room=self._room,
         )
+        self.gateway.behave(manners, site_table(service.sites, manners))
         if service.management_hostname:
             router.reserve(service.management_hostname)
             self.gateway.management = Management(
@@ -201,6 +217,21 @@ class LocalDataPath:
     def _is_served(self, hostname: str) -> bool:
         return hostname == self._service.management_hostname or self._router.knows(hostname)
 
+    def change(self, service: Service) -> None:
+        """See DataPath.apply."""
+        manners = Manners.of(service.common)
+        sites = site_table(service.sites, manners)
+        self.certificates.replace(service.certificate_paths)
+        self.gateway.behave(manners, sites)
+        self.listeners.allow(service.common.timeouts)
+        if self._neighbours is not None:
+            self._neighbours.allow(service.common.timeouts)
+        self._service = service
+
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
+        self.change(service)
+
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""
         self.listeners.close_links_of(tunnel_id, connector_id)
@@ -223,7 +254,7 @@ class LocalDataPath:
     @property
     def timeouts(self) -> Timeouts:
         """How long requests may take."""
-        return self._service.timeouts
+        return self._service.common.timeouts
 
     async def introduce(self, tell: Callable[[Any], object]) -> None:
         """See DataPath."""

@@ -21,6 +21,7 @@ from underpass.edge.links import EdgeLink
 from underpass.edge.peers import Peer, PeerListener, socket_path
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import Link, Router
+from underpass.edge.timeouts import Timeouts
 from underpass.edge.waiting import WaitingRoom
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Neighbours:
         """The link here that the others know by this number."""
         found = next((own for own in self._links if self._links[own] == number), None)
         return found if isinstance(found, EdgeLink) else None
+
+    def allow(self, timeouts: Timeouts) -> None:
+        """Let requests that are sent there take so long from now on."""
+        for peer in self._peers.values():
+            peer.allow(timeouts)
 
     async def drain(self, seconds: float) -> None:
         """Return when what they have sent here is answered, or after `seconds`."""

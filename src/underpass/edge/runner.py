@@ -11,6 +11,7 @@ from underpass.edge.errors import EdgeError, HandoverError
 from underpass.edge.handover import VARIABLE
 from underpass.edge.listening import take_inherited
 from underpass.edge.options import EdgeOptions
+from underpass.edge.reload import ConfiguredBy, Reloader
 from underpass.edge.server import Edge
 from underpass.ops import event_loop, service_manager
 from underpass.ops.signals import ShutdownSignals
@@ -20,19 +21,24 @@ __all__ = ["run_edge"]
 log = logging.getLogger("underpass.edge")
 
 
-def run_edge(options: EdgeOptions) -> int:
-    """Serve until a signal, or until another process has taken over. The exit code: 0 for a
-    graceful end, 1 for an error, 128 + N when a second signal N cut the end short."""
-    return event_loop.run(_serve(options))
+def run_edge(options: EdgeOptions, source: ConfiguredBy | None = None) -> int:
+    """Serve until a signal, or until another process has taken over; what `source` reads is put in
+    force when it has changed. The exit code: 0 for a graceful end, 1 for an error, 128 + N when a
+    second signal N cut the end short."""
+    return event_loop.run(_serve(options, source or ConfiguredBy(lambda: options)))
 
 
-async def _serve(options: EdgeOptions) -> int:
+async def _serve(options: EdgeOptions, source: ConfiguredBy) -> int:
     with ShutdownSignals() as signals:
         edge = await _start(options)
         if edge is None:
             return 1
         replacement = _Replacement(edge)
+        reloader = Reloader(edge, source)
         try:
+            signals.reload_with(reloader.ask)
+            if source.path is not None:
+                log.info("Configuration from %s", source.path)
             tunnels = ", ".join(map(str, edge.tunnels))
             log.info("Edge is running, data in %s", options.data_dir)
             log.info("Visitors:   https://%s  http://%s", edge.https, edge.http)
@@ -42,9 +48,11 @@ async def _serve(options: EdgeOptions) -> int:
             log.info("API:        http://%s  (their --api-url, --quick-service)", edge.api)
             if edge.metrics is not None:
                 log.info("Operators:  http://%s/metrics  /healthz  /readyz", edge.metrics)
+            reloader.start()
             service_manager.ready(is_told=edge.follows_another)
             signals.upgrade_with(replacement.begin)
             if await signals.unless_stopped(replacement.done.wait()):
+                reloader.close()
                 await signals.unless_stopped(edge.retire())
                 log.info("All that was under way has ended; another process serves")
             else:
@@ -52,6 +60,7 @@ async def _serve(options: EdgeOptions) -> int:
                 service_manager.stopping()
                 log.info("Stopping: requests under way may finish")
         finally:
+            reloader.close()
             stopping = asyncio.ensure_future(edge.stop())
             signals.on_abort = stopping.cancel
             with contextlib.suppress(asyncio.CancelledError):

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -47,6 +49,14 @@ __all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
+APPLIED: Final = frozenset(
+    {
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
+        *("certificates", "acme", "handover"),
+    }
+)
+"""Fields of `EdgeOptions` that a running edge takes over."""
+
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
@@ -71,7 +81,7 @@ class Edge:
         inherited: Inherited | None = None,
         predecessor: Predecessor | None = None,
     ) -> None:
-        self._options = options
+        self.options = options
         self._predecessor = predecessor
         self._listeners = Listeners(
             inherited or {}, () if predecessor is None else predecessor.sockets
@@ -91,6 +101,9 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
+        self.configurations_refused = 0
+        """By whoever reads them: see Reloader."""
+        self._configured_at = 0.0
         self._operators: Operators | None = None
         self.directory: DataDirectory
         self._router: Router
@@ -99,6 +112,8 @@ class Edge:
         self._successor: Successor | None = None
         self._mover: LinkMover | None = None
         self._letting_go: asyncio.Future[None] | None = None
+        self._certificates: CertificateFiles | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -112,7 +127,7 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options, predecessor = self._options, self._predecessor
+        options, predecessor = self.options, self._predecessor
         if predecessor is None:
             directory = DataDirectory.open(options.data_dir)
         else:
@@ -144,17 +159,7 @@ class Edge:
         if predecessor is None:
             # Before anything is served, and until all has ended.
             await self._serve_operators(metrics, store)
-        service = Service(
-            options.location,
-            options.domain,
-            options.max_body,
-            options.timeouts,
-            tuple((str(chain), str(key)) for chain, key in options.certificates),
-            self.https.port if options.redirect else None,
-            options.hsts_seconds,
-            options.access_log,
-            options.management_hostname,
-        )
+        service = self._service(options)
         path: DataPath
         if options.workers == 1:
             path = await self._serve_here(service, directory, router, http, https, tunnels)
@@ -183,6 +188,7 @@ class Edge:
         )
         running.write(directory)
         self._closing.callback(running.forget, directory)
+        self._configured_at = time.time()
         if self._operators is not None:
             self._operators.state = "ready"
         if predecessor is not None:
@@ -194,9 +200,9 @@ class Edge:
         """Take changes by the API, and make those that are due."""
         control = Control(
             self.registry,
-            self._options.domain,
+            self.options.domain,
             public_port=self.https.port,
-            location=self._options.location,
+            location=self.options.location,
             management_key_path=self.directory.management_key,
             close_links=self.close_links,
         )
@@ -204,11 +210,9 @@ class Edge:
         server = ApiServer(self._api_calls.counting(create_application(control)), api.dup())
         self._control.append(server.stop)
         await server.start()
-        tasks = [asyncio.create_task(self.registry.keep_house())]
-        if self._options.acme is not None:
-            keeper = self._keeper(self._options.acme, self.directory)
-            tasks.append(asyncio.create_task(keeper.run(), name="certificates"))
-        self._control += [partial(_cancelled, task) for task in tasks]
+        house = asyncio.create_task(self.registry.keep_house())
+        self._control += [partial(_cancelled, house), self._keep_no_certificates]
+        self._keep_certificates(self.directory)
 
     async def _end_control(self) -> None:
         """Take no changes any more; those under way are made."""
@@ -222,6 +226,53 @@ class Edge:
         await self._path.close_links(tunnel_id, connector_id)
         if self._predecessor is not None and not self._predecessor.gone.is_set():
             await self._predecessor.close_links(tunnel_id, connector_id)
+
+    def _service(self, options: EdgeOptions) -> Service:
+        """What of the options is for those who carry requests."""
+        return Service(
+            options.location,
+            options.domain,
+            secure_port=self.https.port,
+            common=options.common,
+            sites=options.sites,
+            certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
+            access_log=options.access_log,
+            management_hostname=options.management,
+        )
+
+    async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
+        """Do from now on as `options` say, without a connection or a request less; one at a time.
+
+        Returns the fields that have changed and take effect with the next start only. Raises
+        EdgeError, and then nothing has changed.
+        """
+        old = self.options
+        waiting = tuple(
+            each.name
+            for each in fields(EdgeOptions)
+            if each.name not in APPLIED and getattr(old, each.name) != getattr(options, each.name)
+        )
+        wanted = replace(options, **{name: getattr(old, name) for name in waiting})
+        assert self._path is not None
+        if self._certificates is not None:
+            self._certificates.replace(wanted.certificates)
+        await self._path.apply(self._service(wanted))
+        self.options = wanted
+        self._configured_at = time.time()
+        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+            await self._keep_no_certificates()
+            self._keep_certificates(self.directory)
+        return waiting
+
+    def _keep_certificates(self, directory: DataDirectory) -> None:
+        if self.options.acme is not None and self._letting_go is None:
+            keeper = self._keeper(self.options.acme, directory)
+            self._keeping = asyncio.create_task(keeper.run(), name="certificates")
+
+    async def _keep_no_certificates(self) -> None:
+        if self._keeping is not None:
+            keeping, self._keeping = self._keeping, None
+            await _cancelled(keeping)
 
     async def _serve_here(
         self,
@@ -262,7 +313,7 @@ class Edge:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
         workers = EdgeWorkers(
-            self._options.workers,
+            self.options.workers,
             service,
             directory.path,
             store,
@@ -294,7 +345,9 @@ class Edge:
             return
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = CertificateFiles(self._options.certificates, self.directory.certificates)
+        certificates = self._certificates = CertificateFiles(
+            self.options.certificates, self.directory.certificates
+        )
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
@@ -304,6 +357,10 @@ class Edge:
                     self._api_calls,
                     {**certificates.expiries(), "ca": self.authority.not_after},
                 ),
+                lambda: {
+                    "underpass_configuration_refused": {("file",): self.configurations_refused},
+                    "underpass_configuration_last_success_timestamp_seconds": self._configured_at,
+                },
             ],
             refresh=self._refresh_figures,
             workers=lambda: () if self._path is None else self._path.processes(),
@@ -321,7 +378,7 @@ class Edge:
         """Who obtains certificates from a public authority."""
         from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
 
-        options = self._options
+        options = self.options
 
         def wanted() -> Iterable[str]:
             yield options.domain
@@ -348,7 +405,7 @@ class Edge:
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
-        if self._options.workers == 1:
+        if self.options.workers == 1:
             self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:
@@ -418,7 +475,7 @@ class Edge:
         way has ended, or the time for it is over, or the process that took over is gone."""
         assert self._successor is not None
         gone = asyncio.ensure_future(self._successor.gone.wait())
-        work = asyncio.ensure_future(self._retire(self._options.handover.drain_seconds))
+        work = asyncio.ensure_future(self._retire(self.options.handover.drain_seconds))
         try:
             await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():

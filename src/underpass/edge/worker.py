@@ -11,7 +11,7 @@ from uuid import UUID
 from underpass.edge import worker_messages as messages
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.data_directory import DataDirectory
-from underpass.edge.data_path import LocalDataPath
+from underpass.edge.data_path import LocalDataPath, Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.neighbours import Neighbours
 from underpass.edge.registry import Registry
@@ -114,6 +114,8 @@ class EdgeWorker(Inside):
             return await self._configure(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
+        if isinstance(request, messages.Apply):
+            return self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
@@ -182,6 +184,15 @@ class EdgeWorker(Inside):
         await self._neighbours.drain(seconds)
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await self._neighbours.close()
+
+    def _apply(self, service: Service) -> messages.Done:
+        try:
+            if self._data_path is not None:
+                self._data_path.change(service)
+        except EdgeError as error:
+            return messages.Done(str(error))
+        self._neighbours.allow(service.common.timeouts)
+        return messages.Done()
 
     async def _refresh(self) -> messages.Done:
         try:

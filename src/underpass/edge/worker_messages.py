@@ -14,6 +14,7 @@ from underpass.ops.workers.logs import LogLine, LogLinesLost
 __all__ = [
     "Abort",
     "Alive",
+    "Apply",
     "CloseLinks",
     "Configure",
     "Done",
@@ -62,6 +63,12 @@ class Refresh(Struct, frozen=True, tag=True):
     """Take over what has changed in the store. -> Done"""
 
 
+class Apply(Struct, frozen=True, tag=True):
+    """Do from now on as `service` says: see DataPath.apply. -> Done"""
+
+    service: Service
+
+
 class CloseLinks(Struct, frozen=True, tag=True):
     """Give up a tunnel's links, or those of one of its connectors. -> None, when they get nothing
     new"""
@@ -104,6 +111,7 @@ class Alive(Struct, frozen=True, tag=True):
 WorkerRequest = (
     Configure
     | Refresh
+    | Apply
     | CloseLinks
     | GiveWay
     | DrainVisitors

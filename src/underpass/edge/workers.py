@@ -193,13 +193,28 @@ class EdgeWorkers:
     async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""
         await asyncio.gather(
-            *(self._refresh(worker, process) for worker, process in self._processes.items())
+            *(
+                self._have_taken_over(worker, process, messages.Refresh())
+                for worker, process in self._processes.items()
+            )
         )
 
-    async def _refresh(self, worker: int, process: Process) -> None:
+    async def apply(self, service: Service) -> None:
+        """See DataPath; who starts later is told the same."""
+        self._service = service
+        await asyncio.gather(
+            *(
+                self._have_taken_over(worker, process, messages.Apply(service))
+                for worker, process in self._processes.items()
+            )
+        )
+
+    async def _have_taken_over(
+        self, worker: int, process: Process, change: messages.Refresh | messages.Apply
+    ) -> None:
         try:
             done = await asyncio.wait_for(
-                process.channel.call(messages.Refresh(), messages.Done), REFRESH_SECONDS
+                process.channel.call(change, messages.Done), REFRESH_SECONDS
             )
             error = done.error
         except (ChannelError, asyncio.TimeoutError) as raised:
