@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from peers.cloudflared import Cloudflared, binary  # noqa: F401 - a fixture
 from peers.load import (
-    Conversation,
-    Download,
     Http2,
     KeptConnection,
     NewConnections,

@@ -289,9 +289,10 @@ class TestLinks:
 
     def test_a_worker_that_is_up_is_told_to_the_others(self) -> None:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
-            one.inside.tell(messages.PeerIsUp(0))
+            up = messages.PeerIsUp(0, "/somewhere/0.sock")
+            one.inside.tell(up)
             await one.heard()
-            await other.has_been_told(messages.PeerIsUp(0))
+            await other.has_been_told(up)
             await one.has_been_told()
 
         run(scenario)
@@ -302,7 +303,6 @@ class TestLife:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
             first, second = one.asked[0], other.asked[0]
             assert (first.number, second.number) == (0, 1)
-            assert first.workers == 2
             assert first.http == workers.http.fileno()
             assert first.https == workers.https.fileno()
             assert first.tunnels == (workers.tunnel.fileno(),)

@@ -57,9 +57,6 @@ LINGER = 1.0
 SPREAD = 1.0
 # Seconds a replaced link may take to finish, when there is no grace period to go by.
 REPLACED_GRACE = 30.0
-# Seconds that a link may take to finish which is replaced by the edge's wish: the edge, whose
-# visitors wait for it, ends it when it wants to, and has to be there for that.
-LEAVING_GRACE = 3600.0
 # Seconds between two lookups of the edge's addresses, while none of those known is good for a link.
 RELOCATE_INTERVAL = 300.0
 
@@ -411,9 +408,9 @@ class Supervisor:
             self._send(self._finish(old))
 
     async def _finish(self, held: _Held) -> None:
-        """Let a retired link come to its end: within the grace period, if the wish is ours."""
-        by_edge = held.going.done() and not held.going.cancelled()
-        patience = LEAVING_GRACE if by_edge else self._grace_period or REPLACED_GRACE
+        """Let a retired link come to its end within the grace period, or for as long as the edge
+        gives it whose wish it is: the edge's visitors wait for it."""
+        patience = max(self._grace_period or REPLACED_GRACE, held.link.drain_seconds)
         try:
             await asyncio.wait_for(self._until_idle(held), patience)
         except asyncio.TimeoutError:

@@ -88,8 +88,8 @@ class DataPath(Protocol):
         """It is gone, with the processes of these numbers."""
         ...
 
-    def move(self, link: Link, way: Way) -> None:
-        """Bring a link's connector to have it elsewhere."""
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
+        """Bring a link's connector to have it elsewhere; what is under way may take so long."""
         ...
 
     async def apply(self, service: Service) -> None:
@@ -292,10 +292,10 @@ class LocalDataPath:
         if self._neighbours is not None:
             await self._neighbours.reach_those_beyond()
 
-    def move(self, link: Link, way: Way) -> None:
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
         """See DataPath."""
         if isinstance(link, EdgeLink):
-            link.move(way)
+            link.move(way, drain_seconds)
 
     async def give_way(self) -> None:
         """See DataPath."""

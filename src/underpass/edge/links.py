@@ -29,7 +29,7 @@ from underpass.wire.headers import (
     PROXY_CONNECTION_UPGRADE,
     UPGRADE_CONTROL_STREAM,
 )
-from underpass.wire.link import LinkConnection
+from underpass.wire.link import LinkConnection, drain_words
 from underpass.wire.registration import ClientInfo, RegistrationServer
 from underpass.wire.remote_config import ConfigurationUpdate
 from underpass.wire.rpc import RpcProtocolError
@@ -111,7 +111,7 @@ class EdgeLink(LinkConnection):
         self._rpc: RegistrationServer | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
-        self._drain_seconds: float | None = DRAIN_SECONDS
+        self._drain_seconds = DRAIN_SECONDS
         self._kept = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
@@ -268,12 +268,12 @@ class EdgeLink(LinkConnection):
             )
         self._on_gone(self)
 
-    def move(self, way: Way) -> None:
-        """Bring the connector to have this link elsewhere; whoever waits for that bounds the time
-        that what is under way may take."""
-        self._drain_seconds = None
+    def move(self, way: Way, drain_seconds: float) -> None:
+        """Bring the connector to have this link elsewhere, and what is under way to end in so
+        long."""
+        self._drain_seconds = drain_seconds
         if way is Way.ASK:
-            self.announce_end()
+            self.announce_end(drain_words(drain_seconds))
         elif way is Way.DRAIN:
             self.prepare_stop()
         elif self._leaving is None:

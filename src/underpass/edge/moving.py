@@ -50,12 +50,16 @@ class LinkMover:
 
     Args:
         router: has the links of this edge, and as links beyond those of the one that follows.
-        move: brings a link to move.
+        move: brings a link to move, and what it has under way to end within some seconds.
+        drain_seconds: those.
     """
 
-    def __init__(self, router: Router, move: Callable[[Link, Way], None]) -> None:
+    def __init__(
+        self, router: Router, move: Callable[[Link, Way, float], None], drain_seconds: float
+    ) -> None:
         self._router = router
         self._move = move
+        self._drain_seconds = drain_seconds
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -72,7 +76,7 @@ class LinkMover:
         links = self._here(tunnel_id)
         asked = [link for link in links if FEATURE_REPLACES_LINKS in link.details.features]
         for link in asked:
-            self._move(link, Way.ASK)
+            self._move(link, Way.ASK, self._drain_seconds)
         if asked:
             # The others have somebody to be replaced by, then.
             await self._until(lambda: not self._are_here(asked), ASKED_SECONDS)
@@ -89,7 +93,7 @@ class LinkMover:
     async def _end(self, links: Sequence[Link], way: Way) -> None:
         """Return when they take nothing more."""
         for link in links:
-            self._move(link, way)
+            self._move(link, way, self._drain_seconds)
         while self._are_here(links):
             await self._changed.wait()
 

@@ -28,8 +28,7 @@ from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.errors import HandoverError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.handover.messages import GivenSocket, Moved
-from underpass.edge.listening import Inherited, Listeners, bound_address
+from underpass.edge.listening import Inherited, KeptSocket, Listeners, bound_address
 from underpass.edge.moving import LinkMover
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
@@ -501,7 +500,7 @@ class Edge:
             # A socket that is left open here would keep its port, should that process end.
             self._listeners.close()
             await asyncio.wait_for(self._mover.run(), seconds)
-            self._successor.channel.tell(Moved())
+            self._successor.links_have_moved()
             log.info("All links have moved")
             await visitors
         except asyncio.TimeoutError:
@@ -515,17 +514,14 @@ class Edge:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._predecessor.gone.wait(), max(end - loop.time(), 0.0))
 
-    def estate(self) -> Sequence[GivenSocket]:
+    def estate(self) -> Sequence[KeptSocket]:
         """See handover.successor.Heir, as the following."""
-        return [
-            GivenSocket(each.name, each.asked, each.listener.fileno())
-            for each in self._listeners.open
-        ]
+        return self._listeners.open
 
     async def introduce(self, successor: Successor) -> None:
         """Have it told of the links here, and of all changes of them."""
         assert self._path is not None
-        self._mover = LinkMover(self._router, self._path.move)
+        self._mover = LinkMover(self._router, self._path.move, self.options.handover.drain_seconds)
         await self._path.introduce(self._tell_successor)
 
     def _tell_successor(self, notice: Any) -> None:

@@ -148,7 +148,7 @@ class EdgeWorker(Inside):
         if isinstance(notice, messages.Probe):
             own.probe()
         elif isinstance(notice, messages.MoveLink):
-            own.move(notice.way)
+            own.move(notice.way, notice.drain_seconds)
         else:
             own.abort()
 

@@ -199,6 +199,7 @@ class MoveLink(Struct, array_like=True, frozen=True, tag=True):
 
     number: int
     way: Way
+    drain_seconds: float
 
 
 WorkerNotice = LinkCame | LinkWent | Probe | PeerIsUp | LogLine | LogLinesLost

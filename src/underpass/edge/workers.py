@@ -340,10 +340,10 @@ class EdgeWorkers:
             for process in self._processes.values():
                 process.channel.tell(messages.PeerWent(worker))
 
-    def move(self, link: Link, way: Way) -> None:
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
         """See DataPath."""
         if isinstance(link, RemoteLink):
-            self._tell(link.worker, messages.MoveLink(link.number, way))
+            self._tell(link.worker, messages.MoveLink(link.number, way, drain_seconds))
 
     async def give_way(self) -> None:
         """See DataPath."""

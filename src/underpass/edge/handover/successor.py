@@ -14,6 +14,7 @@ from uuid import UUID
 
 from underpass.edge.errors import HandoverError
 from underpass.edge.handover import VARIABLE, messages
+from underpass.edge.listening import KeptSocket
 from underpass.edge.worker_messages import PeerIsUp
 from underpass.ops.workers.channel import Channel
 from underpass.ops.workers.process import connect
@@ -39,7 +40,7 @@ _log = logging.getLogger("underpass.edge")
 class Heir(Protocol):
     """What the old process does for the new one."""
 
-    def estate(self) -> Sequence[messages.GivenSocket]:
+    def estate(self) -> Sequence[KeptSocket]:
         """The sockets it gets."""
 
     async def introduce(self, successor: Successor) -> None:
@@ -99,6 +100,10 @@ class Successor:
         """Say something about the links here."""
         self.channel.tell(notice)
 
+    def links_have_moved(self) -> None:
+        """Say that the links here take no requests any more."""
+        self.channel.tell(messages.Moved())
+
     async def start(self) -> None:
         """Start it, and return when everything is its own. Raises HandoverError, with why it is
         not; then the process has ended."""
@@ -117,7 +122,7 @@ class Successor:
         ours, theirs = socket.socketpair()
         self._standard_error = os.dup(2)
         reading, writing = os.pipe()
-        given = [each.descriptor for each in self._edge.estate()]
+        given = [each.listener.fileno() for each in self._edge.estate()]
         try:
             environment = {**os.environ, VARIABLE: str(theirs.fileno())}
             # Not a subprocess of the event loop, which would end it at its own end. The command is
@@ -225,7 +230,10 @@ class Successor:
             )
         await self._edge.introduce(self)
         return messages.Estate(
-            sockets=tuple(self._edge.estate()),
+            sockets=tuple(
+                messages.GivenSocket(each.name, each.asked, each.listener.fileno())
+                for each in self._edge.estate()
+            ),
             lock=self._lock,
             standard_error=self._standard_error,
             numbers=(self._numbers.start, len(self._numbers)),
