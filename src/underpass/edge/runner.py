@@ -30,10 +30,12 @@ def run_edge(options: EdgeOptions, source: ConfiguredBy | None = None) -> int:
 
 async def _serve(options: EdgeOptions, source: ConfiguredBy) -> int:
     with ShutdownSignals() as signals:
+        replacement = _Replacement()
+        # From the beginning: a signal that nobody expects ends a process.
+        signals.upgrade_with(replacement.begin)
         edge = await _start(options)
         if edge is None:
             return 1
-        replacement = _Replacement(edge)
         reloader = Reloader(edge, source)
         try:
             signals.reload_with(reloader.ask)
@@ -50,7 +52,7 @@ async def _serve(options: EdgeOptions, source: ConfiguredBy) -> int:
                 log.info("Operators:  http://%s/metrics  /healthz  /readyz", edge.metrics)
             reloader.start()
             service_manager.ready(is_told=edge.follows_another)
-            signals.upgrade_with(replacement.begin)
+            replacement.started(edge)
             if await signals.unless_stopped(replacement.done.wait()):
                 reloader.close()
                 await signals.unless_stopped(edge.retire())
@@ -81,7 +83,7 @@ async def _start(options: EdgeOptions) -> Edge | None:
     except EdgeError as error:
         log.error("Cannot start the edge", extra={"error": str(error)})
         if predecessor is not None:
-            predecessor.failed(str(error))
+            await predecessor.failed(str(error))
         return None
     return edge
 
@@ -89,17 +91,27 @@ async def _start(options: EdgeOptions) -> Edge | None:
 class _Replacement:
     """Of this process by a new one, whenever somebody asks for it. `done` when one serves."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self) -> None:
         self.done = asyncio.Event()
-        self._edge = edge
+        self._edge: Edge | None = None
+        self._is_wanted = False
         self._task: asyncio.Task[None] | None = None
 
+    def started(self, edge: Edge) -> None:
+        """There is something to be replaced."""
+        self._edge = edge
+        if self._is_wanted:
+            self.begin()
+
     def begin(self) -> None:
-        """Have a new process take over, unless one is about to."""
+        """Have a new process take over, unless one is about to; as soon as this one serves."""
+        if self._edge is None:
+            self._is_wanted = True
+            return
         if self.done.is_set() or (self._task is not None and not self._task.done()):
             log.info("Another process is about to take over already")
             return
-        self._task = asyncio.get_running_loop().create_task(self._replace())
+        self._task = asyncio.get_running_loop().create_task(self._replace(self._edge))
 
     async def cancel(self) -> None:
         """Give the attempt up that is under way."""
@@ -107,15 +119,15 @@ class _Replacement:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _replace(self) -> None:
+    async def _replace(self, edge: Edge) -> None:
         from underpass.edge.handover.command import own_command
         from underpass.edge.upgrades import Upgrade
 
         try:
-            directory = self._edge.directory
+            directory = edge.directory
             attempt = Upgrade.begin(directory)
             try:
-                pid = await self._edge.hand_over(own_command())
+                pid = await edge.hand_over(own_command())
             except HandoverError as error:
                 log.error("No other process takes over", extra={"error": str(error)})
                 attempt.failed(directory, str(error))

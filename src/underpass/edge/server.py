@@ -215,6 +215,11 @@ class Edge:
 
     async def _end_control(self) -> None:
         """Take no changes any more; those under way are made."""
+        if self._letting_go is None:
+            self._letting_go = asyncio.ensure_future(self._end_all_control())
+        await asyncio.shield(self._letting_go)
+
+    async def _end_all_control(self) -> None:
         control, self._control = self._control, []
         for end in control:
             await end()
@@ -446,14 +451,17 @@ class Edge:
         try:
             await self._until_the_one_before_has_moved()
             await successor.start()
-        except BaseException:
+        except HandoverError:
             self._part()
-            self._successor = None
             if self._letting_go is not None:
                 await self._letting_go
                 self._letting_go = None
                 (api,) = self._listeners.named("api")
                 await self._begin_control(api)
+            raise
+        except BaseException:
+            # Nothing begins anew in an edge that ends.
+            self._part()
             raise
         return successor.pid
 
@@ -539,21 +547,20 @@ class Edge:
 
     async def let_go_of_control(self) -> None:
         """Change nothing any more."""
-        self._letting_go = asyncio.ensure_future(self._end_control())
-        await asyncio.shield(self._letting_go)
+        log.info("Waiting for what changes something to end")
+        await self._end_control()
 
     def _part(self) -> None:
         """The process that was to take over is gone."""
         if self._mover is not None and self._path is not None and self._successor is not None:
             self._path.part(self._tell_successor, self._successor.workers)
-            self._mover = None
+        self._mover = self._successor = None
 
     async def _close(self) -> None:
         await self._closing.aclose()
         for other in (self._predecessor, self._successor):
             if other is not None:
-                other.channel.close()
-                await other.gone.wait()
+                await other.close()
 
     async def _patiently(self, stop: Callable[[float], Awaitable[None]]) -> None:
         try:

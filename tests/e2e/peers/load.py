@@ -57,15 +57,13 @@ class Visitor(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping.is_set():
-            try:
-                self.visit()
-            except (
-                OSError,
-                http.client.HTTPException,
-                WebSocketException,
-                AssertionError,
-            ) as error:
-                self.failures.append(f"{self}, after {self.answered}: {error!r}")
+            self._visit()
+
+    def _visit(self) -> None:
+        try:
+            self.visit()
+        except (OSError, http.client.HTTPException, WebSocketException, AssertionError) as error:
+            self.failures.append(f"{self}, after {self.answered}: {error!r}")
 
     def visit(self) -> None:
         """Ask once or several times."""
@@ -160,9 +158,8 @@ class Http2(Visitor):
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         lines = done.stdout.splitlines()
         wrong = [line for line in lines if line.strip() != "200 2"]
-        assert done.returncode == 0 and not wrong and len(lines) == self.REQUESTS, (
-            f"{done.returncode} {done.stderr} {len(lines)} {wrong[:5]}"
-        )
+        told = done.returncode, len(lines), wrong[:5]
+        assert told == (0, self.REQUESTS, []), f"{told} {done.stderr}"
         self.answered += self.REQUESTS
 
 

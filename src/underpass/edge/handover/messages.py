@@ -75,7 +75,13 @@ class CloseLinks(Struct, frozen=True, tag=True):
     connector_id: UUID | None = None
 
 
-NewRequest = Enter | Ready | CloseLinks
+class Failed(Struct, frozen=True, tag=True):
+    """It cannot serve, and ends. -> None"""
+
+    error: str
+
+
+NewRequest = Enter | Ready | CloseLinks | Failed
 
 
 # Told by the new process.
@@ -85,13 +91,7 @@ class Taken(Struct, array_like=True, frozen=True, tag=True):
     """It has everything; there is no way back."""
 
 
-class Failed(Struct, array_like=True, frozen=True, tag=True):
-    """It cannot serve, and ends."""
-
-    error: str
-
-
-NewNotice = Taken | Failed | LinkCame | LinkWent | PeerIsUp
+NewNotice = Taken | LinkCame | LinkWent | PeerIsUp
 
 
 # Told by the old process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -69,9 +70,10 @@ class Predecessor:
                 ENTER_SECONDS,
             )
         except (ChannelError, asyncio.TimeoutError) as error:
+            await predecessor.close()
             raise HandoverError(f"the process before this one does not answer: {error}") from error
         if estate.error:
-            predecessor.failed(estate.error)
+            await predecessor.close()
             raise HandoverError(estate.error)
         os.dup2(estate.standard_error, 2)
         os.close(estate.standard_error)
@@ -112,9 +114,18 @@ class Predecessor:
         """Say that everything is ours."""
         self.channel.tell(messages.Taken())
 
-    def failed(self, error: str) -> None:
-        """Say that this process cannot serve."""
-        self.channel.tell(messages.Failed(error))
+    async def failed(self, error: str) -> None:
+        """Say that this process cannot serve; the end of what the two have to say."""
+        with contextlib.suppress(ChannelError, asyncio.TimeoutError):
+            await asyncio.wait_for(
+                self.channel.call(messages.Failed(error), type(None)), ENTER_SECONDS
+            )
+        await self.close()
+
+    async def close(self) -> None:
+        """Say nothing any more."""
+        self.channel.close()
+        await self.gone.wait()
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath, for those that it still has."""

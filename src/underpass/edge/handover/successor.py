@@ -100,6 +100,11 @@ class Successor:
         """Say something about the links here."""
         self.channel.tell(notice)
 
+    async def close(self) -> None:
+        """Say nothing any more."""
+        self.channel.close()
+        await self.gone.wait()
+
     def links_have_moved(self) -> None:
         """Say that the links here take no requests any more."""
         self.channel.tell(messages.Moved())
@@ -216,6 +221,9 @@ class Successor:
         if isinstance(request, messages.CloseLinks):
             await self._edge.close_links(request.tunnel_id, request.connector_id)
             return None
+        if isinstance(request, messages.Failed):
+            self._error = request.error
+            return None
         assert isinstance(request, messages.Ready)
         self._ready.set()
         await self._edge.let_go_of_control()
@@ -242,8 +250,6 @@ class Successor:
     def notice(self, notice: Any) -> None:
         if isinstance(notice, messages.Taken):
             self._taken.set()
-        elif isinstance(notice, messages.Failed):
-            self._error = notice.error
         else:
             if isinstance(notice, PeerIsUp):
                 self.workers.add(notice.worker)
