@@ -17,7 +17,7 @@ from underpass.edge.handover import VARIABLE, messages
 from underpass.edge.listening import KeptSocket
 from underpass.edge.worker_messages import PeerIsUp
 from underpass.ops.workers.channel import Channel
-from underpass.ops.workers.process import connect
+from underpass.ops.workers.process import connect, words
 from underpass.version import VERSION
 
 __all__ = ["START_SECONDS", "TAKE_SECONDS", "Heir", "Successor"]
@@ -80,6 +80,7 @@ class Successor:
         self._process: subprocess.Popen[bytes] | None = None
         self._standard_error = -1
         self._last_words = b""
+        self._said_all = asyncio.Event()
         self._ready = asyncio.Event()
         self._answered = asyncio.Event()
         self._taken = asyncio.Event()
@@ -149,7 +150,9 @@ class Successor:
             os.close(writing)
         _log.info("Starting the process that takes over", extra={"pid": self._process.pid})
         loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: _LastWords(self._said), os.fdopen(reading, "rb", 0))
+        await loop.connect_read_pipe(
+            lambda: _LastWords(self._said, self._said_all), os.fdopen(reading, "rb", 0)
+        )
         ours.setblocking(False)
         await connect(self.channel, ours)
 
@@ -177,13 +180,9 @@ class Successor:
 
     async def _how_it_ended(self) -> str:
         code = await self._exit_code()
-        how = (
-            ""
-            if code is None
-            else f" with exit code {code}"
-            if code >= 0
-            else f" by signal {-code}"
-        )
+        how = "" if code is None else f" ({words(code)})"
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._said_all.wait(), EXIT_SECONDS)
         said = self._last_words.decode("utf-8", "replace").strip()
         return f"{how}: {said}" if said else how
 
@@ -263,8 +262,12 @@ class Successor:
 
 
 class _LastWords(asyncio.Protocol):
-    def __init__(self, said: Callable[[bytes], None]) -> None:
+    def __init__(self, said: Callable[[bytes], None], said_all: asyncio.Event) -> None:
         self._said = said
+        self._said_all = said_all
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._said_all.set()
 
     def data_received(self, data: bytes) -> None:
         self._said(data)
