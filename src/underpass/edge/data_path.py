@@ -84,6 +84,10 @@ class DataPath(Protocol):
         """What that process has told."""
         ...
 
+    def leave(self, workers: Iterable[int]) -> None:
+        """Its processes of these numbers have no links any more: send them nothing."""
+        ...
+
     def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
         """It is gone, with the processes of these numbers."""
         ...
@@ -279,6 +283,12 @@ class LocalDataPath:
         """See DataPath."""
         assert self._neighbours is not None
         self._neighbours.notice_from_beyond(notice)
+
+    def leave(self, workers: Iterable[int]) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        for worker in workers:
+            self._neighbours.peer_leaves(worker)
 
     def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
         """See DataPath."""

@@ -18,7 +18,7 @@ import msgspec
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.links import EdgeLink
-from underpass.edge.peers import Peer, PeerListener, socket_path
+from underpass.edge.peers import Peer, PeerListener, path_from_beyond, socket_path
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import Link, Router
 from underpass.edge.timeouts import Timeouts
@@ -104,6 +104,8 @@ class Neighbours:
             self._remote_went(notice.worker, notice.number)
         elif isinstance(notice, messages.PeerIsUp):
             self._peer_is_up(notice)
+        elif isinstance(notice, messages.PeerLeaves):
+            self.peer_leaves(notice.worker)
         elif isinstance(notice, messages.PeerWent):
             self.peer_went(notice.worker)
         else:
@@ -112,7 +114,10 @@ class Neighbours:
 
     def notice_from_beyond(self, notice: Any) -> None:
         """The same of what another edge's process has told."""
-        if not isinstance(notice, messages.LinkWent):
+        if isinstance(notice, messages.PeerIsUp):
+            path = path_from_beyond(notice.path)
+            notice = messages.PeerIsUp(notice.worker, path, beyond=True)
+        elif isinstance(notice, messages.LinkCame):
             notice = msgspec.structs.replace(notice, beyond=True)
         self.notice(notice)
 
@@ -129,7 +134,7 @@ class Neighbours:
     async def drain(self, seconds: float) -> None:
         """Return when what they have sent here is answered, or after `seconds`."""
         if self._listener is not None:
-            await self._listener.drain(seconds)
+            await self._listener.drain(seconds, until_gone=self.hands_over)
 
     def close_listener(self) -> None:
         """Take no more requests of the others."""
@@ -180,6 +185,13 @@ class Neighbours:
             peer.is_up()
         elif self._data_path is not None:
             self._open_way(notice.worker)
+
+    def peer_leaves(self, worker: int) -> None:
+        """It wants no requests any more."""
+        self._ways.pop(worker, None)
+        peer = self._peers.get(worker)
+        if peer is not None:
+            peer.leave()
 
     def peer_went(self, worker: int) -> None:
         """There will be no such process any more."""

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -28,7 +30,7 @@ from underpass.edge.timeouts import Timeouts
 from underpass.edge.waiting import WaitingRoom
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["Peer", "PeerListener", "socket_path"]
+__all__ = ["Peer", "PeerListener", "path_from_beyond", "socket_path"]
 
 REDIAL_SECONDS: Final = 1.0
 """Between two attempts to reach another worker, unless it says sooner that it is up."""
@@ -43,12 +45,18 @@ def socket_path(directory: Path, worker: int) -> Path:
     return directory / f"{worker}.sock"
 
 
+def path_from_beyond(path: str) -> str:
+    """Where the same worker takes those of another edge's processes."""
+    return f"{path}.beyond"
+
+
 class PeerServer(H2Connection, asyncio.BufferedProtocol):
     """Another worker that has connected here."""
 
-    def __init__(self, listener: PeerListener) -> None:
+    def __init__(self, listener: PeerListener, from_beyond: bool) -> None:
         super().__init__(listener.turn, listener.acceptor, Limits(connection_window=LINK_WINDOW))
         self._listener = listener
+        self.from_beyond = from_beyond
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -84,43 +92,55 @@ class PeerListener:
         self._router = router
         self._path: Path | None = None
         self._idle = asyncio.Event()
-        self._server: asyncio.AbstractServer | None = None
+        self._is_over: Callable[[], bool] = self._is_idle
+        self._servers: list[asyncio.AbstractServer] = []
 
     async def start(self, path: Path) -> None:
         """Listen; in the place of a worker that was there before."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
         self._path = path
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: PeerServer(self), str(path), backlog=BACKLOG
-        )
+        for place, from_beyond in ((str(path), False), (path_from_beyond(str(path)), True)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            self._servers.append(
+                await asyncio.get_running_loop().create_unix_server(
+                    partial(PeerServer, self, from_beyond), place, backlog=BACKLOG
+                )
+            )
 
-    async def drain(self, seconds: float) -> None:
-        """Return when what the others have sent here is answered, or after `seconds`."""
+    async def drain(self, seconds: float, *, until_gone: bool = False) -> None:
+        """Return when what the others have sent here is answered, or after `seconds`; if
+        `until_gone`, not before those beyond have closed their connections: they may send more
+        until they have heard that they should not."""
+        self._is_over = self._is_gone if until_gone else self._is_idle
         self._idle.clear()
         self.look_whether_idle()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        for connection in tuple(self.connections):
-            connection.shut_down()
         # What was answered last is written at the end of this turn.
         await asyncio.sleep(0)
 
     def look_whether_idle(self) -> None:
-        """A request has been answered."""
-        if not any(connection.active for connection in self.connections):
+        """A request has been answered, or a connection has gone."""
+        if self._is_over():
             self._idle.set()
 
+    def _is_idle(self) -> bool:
+        return not any(connection.active for connection in self.connections)
+
+    def _is_gone(self) -> bool:
+        return self._is_idle() and not any(each.from_beyond for each in self.connections)
+
     def close(self) -> None:
-        """Take no more, and take the socket's name away: the directory with the last one."""
-        if self._server is not None:
-            self._server.close()
+        """Take no more, and take the sockets' names away: the directory with the last one."""
+        for server in self._servers:
+            server.close()
         for connection in tuple(self.connections):
             connection.abort()
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+                os.unlink(path_from_beyond(str(self._path)))
                 self._path.parent.rmdir()
 
     def _carry(self, exchange: PeerExchange) -> None:
@@ -182,6 +202,7 @@ class Peer:
         self._client: PeerClient | None = None
         self._up = asyncio.Event()
         self._reached = asyncio.Event()
+        self._is_leaving = False
         self._keeping = asyncio.create_task(self._keep())
 
     def is_up(self) -> None:
@@ -196,8 +217,16 @@ class Peer:
         """Send a request there. False if it cannot be taken now."""
         return self._client is not None and self._client.forward(exchange)
 
+    def leave(self) -> None:
+        """Send nothing new there, and let go of the connection when all is answered."""
+        self._is_leaving = True
+        if self._client is not None:
+            self._client.shut_down()
+        else:
+            self._keeping.cancel()
+
     def end(self) -> None:
-        """The same without waiting for it."""
+        """Let go of it at once."""
         self._keeping.cancel()
 
     def allow(self, timeouts: Timeouts) -> None:
@@ -213,7 +242,7 @@ class Peer:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._is_leaving:
             self._up.clear()
             client = PeerClient(self._turn, self._timeouts)
             try:
@@ -228,5 +257,6 @@ class Peer:
                 self._reached.clear()
                 client.abort()
                 client.disconnected(None)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._up.wait(), REDIAL_SECONDS)
+            if not self._is_leaving:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._up.wait(), REDIAL_SECONDS)

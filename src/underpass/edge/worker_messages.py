@@ -24,6 +24,7 @@ __all__ = [
     "LinkWent",
     "MoveLink",
     "PeerIsUp",
+    "PeerLeaves",
     "PeerWent",
     "Probe",
     "ReadChanges",
@@ -188,6 +189,12 @@ class PeerIsUp(Struct, array_like=True, frozen=True, tag=True):
     beyond: bool = False
 
 
+class PeerLeaves(Struct, array_like=True, frozen=True, tag=True):
+    """That worker wants no requests any more: its links have gone elsewhere."""
+
+    worker: int
+
+
 class PeerWent(Struct, array_like=True, frozen=True, tag=True):
     """There will be no such worker any more."""
 
@@ -214,4 +221,4 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     number: int
 
 
-SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | PeerWent | Abort | MoveLink
+SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | PeerLeaves | PeerWent | Abort | MoveLink

@@ -24,6 +24,7 @@ from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.moving import Way
+from underpass.edge.peers import path_from_beyond
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Link, Router, TooManyLinks
 from underpass.edge.store import Store
@@ -325,10 +326,17 @@ class EdgeWorkers:
                 self._router.remove_link(gone)
         elif isinstance(notice, messages.PeerIsUp):
             notice = self._ways[notice.worker] = messages.PeerIsUp(
-                notice.worker, notice.path, beyond=True
+                notice.worker, path_from_beyond(notice.path), beyond=True
             )
         for process in self._processes.values():
             process.channel.tell(notice)
+
+    def leave(self, workers: Iterable[int]) -> None:
+        """See DataPath."""
+        for worker in workers:
+            self._ways.pop(worker, None)
+            for process in self._processes.values():
+                process.channel.tell(messages.PeerLeaves(worker))
 
     def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
         """See DataPath."""

@@ -144,6 +144,8 @@ class Predecessor:
     def notice(self, notice: Any) -> None:
         if isinstance(notice, messages.Moved):
             self.moved.set()
+            if self._path is not None:
+                self._path.leave(self.numbers)
         elif self._path is None:
             self._heard.append(notice)
         else:
