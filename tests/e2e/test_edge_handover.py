@@ -231,7 +231,7 @@ class TestTheCommand:
         with stage(data_dir) as (edge, _):
             call = Call(edge)
             edge.signal(signal.SIGUSR2)
-            edge.wait_for("Waiting for what changes something")
+            edge.wait_for("Handing over: API calls")
             edge.signal(signal.SIGUSR2)
             edge.wait_for("Another process is about to take over already")
             done = upgrade(edge)
@@ -367,7 +367,7 @@ class TestTheMoment:
             call = Call(edge)
             edge.signal(signal.SIGUSR2)
             pid = edge.wait_for("Starting the process that takes over")["pid"]
-            edge.wait_for("Waiting for what changes something")
+            edge.wait_for("Handing over: API calls")
             os.kill(edge.current, signal.SIGKILL)
             edge.took_over(pid)
             edge.wait_for("has died: taking over without it")
@@ -380,7 +380,7 @@ class TestTheMoment:
             call = Call(edge)
             edge.signal(signal.SIGUSR2)
             pid = edge.wait_for("Starting the process that takes over")["pid"]
-            edge.wait_for("Waiting for what changes something")
+            edge.wait_for("Handing over: API calls")
             edge.signal(signal.SIGTERM)
             edge.wait_for("Stopping: requests under way may finish")
             eventually(lambda: not is_running(pid), "the new process has ended")

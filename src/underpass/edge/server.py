@@ -547,7 +547,7 @@ class Edge:
 
     async def let_go_of_control(self) -> None:
         """Change nothing any more."""
-        log.info("Waiting for what changes something to end")
+        log.info("Handing over: API calls under way may finish")
         await self._end_control()
 
     def _part(self) -> None:
