@@ -83,6 +83,7 @@ def stage(data_dir: Path, **options: Any) -> Iterator[tuple[ReplacedEdge, Origin
             one = connector(edge, credentials, origin)
             with running(one):
                 one.ready()
+                is_known(edge, ONE_LINK)
                 yield edge, origin
 
 
@@ -93,6 +94,11 @@ def asked(edge: EdgeProcess, host: str = ONE_LINK) -> int:
     ) as visitor:
         visitor.request("GET", "/hello", headers={"Host": host})
         return visitor.getresponse().status
+
+
+def is_known(edge: EdgeProcess, host: str) -> None:
+    """All workers have heard of the link."""
+    eventually(lambda: all(asked(edge, host) == 200 for _ in range(8)), f"{host} is served")
 
 
 def upgrade(edge: EdgeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -120,6 +126,7 @@ class TestUnderLoad:
                 each = connector(edge, tunnels[host], origin, links)
                 stack.enter_context(running(each))
                 each.ready(links)
+                is_known(edge, host)
             visitors = [each for host in tunnels for each in everybody(edge, host)]
             with visiting(visitors):
                 for _ in range(handovers):

@@ -56,6 +56,10 @@ class Operators:
         """Answer on a socket that listens."""
         await self._server.serve(listener)
 
+    async def drain(self) -> None:
+        """Stop listening, and answer those who have connected."""
+        await self._server.drain()
+
     async def stop(self) -> None:
         """Stop listening."""
         await self._server.stop()

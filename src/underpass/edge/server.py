@@ -499,7 +499,7 @@ class Edge:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         if self._operators is not None:
-            await self._operators.stop()
+            await self._operators.drain()
         # Connectors that dial from now on come to the other process alone.
         await self._path.give_way()
         visitors = asyncio.ensure_future(self._path.drain_visitors(seconds))
@@ -516,7 +516,11 @@ class Edge:
         finally:
             visitors.cancel()
             await asyncio.gather(visitors, return_exceptions=True)
-        await self._path.stop_links(max(end - loop.time(), 1.0))
+        if loop.time() >= end:
+            # They have had their time.
+            self._patience = 0.0
+            return
+        await self._path.stop_links(end - loop.time())
         if self._predecessor is not None:
             # Its visitors' requests come here, and go on to where the links are.
             with contextlib.suppress(asyncio.TimeoutError):

@@ -41,6 +41,8 @@ MAX_HEAD = 8 * 1024
 # Seconds for the head to arrive, and for the answer to be taken.
 READ_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0
+# Seconds for connections that have been made to be taken notice of.
+SETTLE_SECONDS = 0.1
 # Connections at a time; the next ones are turned away.
 MAX_CONNECTIONS = 64
 _CHUNK = 4096
@@ -159,6 +161,15 @@ class MetricsServer:
         except OSError as error:
             return error
         return None
+
+    async def drain(self) -> None:
+        """Stop listening, and answer those who have connected: another process does from now on."""
+        if self._server is not None:
+            self._server.close()
+        # Who has just connected becomes a task in the next turns of the loop.
+        await asyncio.sleep(SETTLE_SECONDS)
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=READ_TIMEOUT)
 
     async def stop(self) -> None:
         """Stop listening and drop what is being answered."""
