@@ -69,6 +69,9 @@ class Heir:
     def estate(self) -> Sequence[KeptSocket]:
         return [KeptSocket("http", "127.0.0.1:0", self.listener)]
 
+    def kept_aside(self) -> Sequence[tuple[UUID, UUID]]:
+        return [(UUID(int=1), UUID(int=2))]
+
     async def introduce(self, successor: Successor) -> None:
         successor.tell(messages.PeerIsUp(0, "/somewhere/0.sock"))
 
@@ -127,6 +130,7 @@ class TestTheTwo:
     assert (kept.name, kept.asked) == ("http", "127.0.0.1:0"), kept
     assert kept.listener.getsockname()[0] == "127.0.0.1"
     assert old.numbers == range(4, 6)
+    assert [(int(tunnel), int(key)) for tunnel, key in old.aside] == [(1, 2)]
     os.fstat(old.lock)
     assert not os.get_inheritable(old.lock)
     assert "UNDERPASS_HANDOVER" not in os.environ

@@ -1,6 +1,6 @@
 # How an exchange crosses a link: what the connector makes of requests and responses, and what the edge does.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.contentcoding cimport Gzip
 from underpass.core.fields cimport Fields
@@ -12,6 +12,10 @@ cpdef enum Kind:
     STREAM = 2          # raw bytes to an address (private networks)
     CONTROL = 3         # the registration RPC
     CONFIGURATION = 4
+
+
+# The next of a row of numbers that do not repeat; `state` begins at random.
+cdef uint64_t next_random(uint64_t* state) noexcept
 
 
 cdef class OriginExchange(Exchange):
@@ -47,8 +51,12 @@ cdef class VisitorExchange(Exchange):
     cdef Gzip coding                    # what the response's content goes through; None: it goes as it is
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
+    cdef public str refusal             # why it is sent again though there was an answer; None: there was none
+    cdef readonly int refusal_status
+    cdef public bytes set_cookie        # a Set-Cookie of the edge's own for the response; None: there is none
 
     cdef Fields visitor_response(self, Fields head, int status)
+    cdef bint refused(self, int status, str cause) except -1
 
 
 cdef class VisitorAcceptor(Acceptor):
@@ -58,6 +66,8 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public bytes scheme            # b"http" or b"https"
     cdef public bint compresses         # responses are coded for who accepts that, where it is of use
     cdef public bytes hsts              # Strict-Transport-Security for responses that have none; None: leave it
+    cdef public object again            # again(exchange): route one that is sent again; None: the handler does
+    cdef public dict refusals           # {cause of a connector: whether an application may have seen the request}
     cdef bytes location                 # the edge's own name, the tail of every ray
 
 

@@ -25,7 +25,7 @@ from underpass.core.heads cimport parse_length, same_text
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
-from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
+from underpass.core.relay cimport HARDLY_SEEN, UNSEEN, Acceptor, Exchange, Side, continue_if_expected
 
 import os
 
@@ -262,12 +262,11 @@ cdef int join_cookies(Fields fields) except -1:
 cdef uint64_t ray_state = 0
 
 
-cdef uint64_t next_ray() noexcept:
+cdef uint64_t next_random(uint64_t* state) noexcept:
     """splitmix64 over a random start: unique in a process for 2^64 requests."""
-    global ray_state
     cdef uint64_t z
-    ray_state += <uint64_t>0x9E3779B97F4A7C15
-    z = ray_state
+    state[0] += <uint64_t>0x9E3779B97F4A7C15
+    z = state[0]
     z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
     return z ^ (z >> 31)
@@ -377,7 +376,8 @@ cdef bint has_broken_escape(const unsigned char* target, size_t size) noexcept:
 cdef class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector.
 
-    `ray` names it in logs, in the request to the origin and in the response.
+    `ray` names it in logs, in the request to the origin and in the response. `set_cookie` may be set: the value of a
+    Set-Cookie that is added to the application's response. `on_answer` is told of an application's response only.
     """
 
     @property
@@ -447,7 +447,10 @@ cdef class VisitorExchange(Exchange):
 
     cdef int retry_elsewhere(self) except -1:
         cdef VisitorExchange _alive = self
-        self.acceptor.accept(self)
+        if self.acceptor.again is None:
+            self.acceptor.accept(self)
+        else:
+            self.acceptor.hand(self.acceptor.again, self)
         return 1
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -513,11 +516,21 @@ cdef class VisitorExchange(Exchange):
                 if not end:
                     self.outbound.abandon(0)
                 self.outbound = None
-            self.fail(status if meta is not NULL and status >= 400 else 502, cause)
+            status = status if meta is not NULL and status >= 400 else 502
+            if not self.refused(status, cause):
+                self.fail(status, cause)
             return 0
         if end:
             self.compresses = False
         return Exchange.response_head(self, head, status, end)
+
+    cdef bint refused(self, int status, str cause) except -1:
+        """Whether another may carry the request on, and has been asked to, when one has said that it cannot."""
+        cdef dict seen = self.acceptor.refusals
+        if seen is None or cause not in seen:
+            return False
+        self.refusal, self.refusal_status = cause, status
+        return self.sent_again(HARDLY_SEEN if seen[cause] else UNSEEN)
 
     cdef Fields incoming_response(self, Fields head, int status):
         return self.visitor_response(head, status)
@@ -584,6 +597,10 @@ cdef class VisitorExchange(Exchange):
             if self.request.value_bytes(T_METHOD) != b"HEAD" and accepts_gzip(self.request.get(b"accept-encoding", b"")):
                 describe_coded(response)
                 self.coding = Gzip()
+        if self.set_cookie is not None:
+            response.add_pair(b"Set-Cookie", self.set_cookie)
+        if self.on_answer is not None:
+            self.tell_answer(status, response)
         return response
 
     cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -713,7 +730,10 @@ cdef class VisitorAcceptor(Acceptor):
     handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
     edge's own short name, which ends every ray. `max_body` may be set: bytes of content a request may have, -1 for
     any number; more is answered with 413. So may `hsts`: a value of Strict-Transport-Security for responses that have
-    none (RFC 6797); only where the scheme is https. And `compresses`: see `contentcoding`.
+    none (RFC 6797); only where the scheme is https. And `compresses`: see `contentcoding`. And `again`: again(exchange)
+    routes a request that is sent again, in the place of the handler; and `refusals`: causes by which it is sent again
+    though a connector has answered, True for those that say it was hardly seen by an application, False for certainly
+    not. `again` finds such a cause in `refusal`, and has to `fail` with it if there is nobody else.
     """
 
     def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,
@@ -749,7 +769,7 @@ cdef class VisitorAcceptor(Acceptor):
         exchange.max_body = -1
         exchange.hsts = self.hsts
         exchange.compresses = self.compresses
-        exchange.ray = hex16(next_ray()) + b"-" + self.location
+        exchange.ray = hex16(next_random(&ray_state)) + b"-" + self.location
         exchange.times_out = True
         return exchange
 

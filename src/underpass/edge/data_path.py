@@ -7,27 +7,35 @@ import asyncio
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
-from underpass.edge.gateway import Gateway
+from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
 from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
 from underpass.edge.moving import Way
+from underpass.edge.origin_health import ConnectorHealth
+from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.registry import Registry
 from underpass.edge.router import Link, Router
 from underpass.edge.sites import COMMON, Site
+from underpass.edge.tcp_listeners import TcpListeners
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
+from underpass.edge.tcp_streams import TcpStreams
 from underpass.edge.timeouts import Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
+from underpass.edge.tls_alpn import TlsAlpnProofs
+from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.edge.tunnels import TunnelListeners
 from underpass.edge.waiting import WaitingRoom
 from underpass.ops.access_log_options import AccessLogOptions
@@ -38,6 +46,12 @@ if TYPE_CHECKING:
     from underpass.edge.neighbours import Neighbours
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
+
+PASSTHROUGH_GROUP: Final = "passthrough"
+"""What logs and metrics call streams of TLS that ends elsewhere."""
+
+PASSTHROUGH_LIMITS: Final = StreamLimits(connections=MAX_CONNECTIONS, per_client=256)
+"""As many visitors as there may be otherwise; browsers need a few connections each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,12 @@ class Service:
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+    trusted_hops: TrustedHops = NO_HOPS
+    passthrough: Passthrough = NO_PASSTHROUGH
+    tls_alpn: bool = False
+    """Names are proved to an ACME authority in TLS handshakes."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports, with the addresses that they have come to listen on."""
 
     @property
     def certificate_paths(self) -> list[tuple[Path, Path]]:
@@ -106,6 +126,25 @@ class DataPath(Protocol):
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
         new requests."""
+        ...
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """Send a connector's links, or one connection, nothing new, or again as others; `key` is
+        the id of either. Returns when that is so, with the number of links.
+
+        Raises:
+            TooManyLinks: so many are kept aside already.
+        """
+        ...
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """The connectors of a route that are in trouble."""
+        ...
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Have these public ports and no others: see `TcpListeners.apply`."""
         ...
 
     async def refresh(self) -> None:
@@ -161,10 +200,11 @@ class LocalDataPath:
         self._others: list[Callable[[Any], object]] = []
         self._sockets: Path | None = None
         self._service = service
-        self._router = router
+        self.router = router
         self._room = room if room is not None else WaitingRoom(router)
         self._authority = authority
         self._scratch = scratch = directory.scratch
+        self._challenges = directory.challenges
         self.certificates = CertificateFiles(
             service.certificate_paths,
             directory.certificates,
@@ -203,12 +243,25 @@ class LocalDataPath:
                 service.management_hostname, directory.management_key, registry, router
             )
 
+        self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
+        self._tcp_listeners = TcpListeners(
+            self.turn,
+            self.streams,
+            Beginnings(service.trusted_hops),
+            seconds=HANDSHAKE_SECONDS,
+        )
+
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
         await self.listeners.start(tunnels)
 
-    async def start_visitors(self, http: socket.socket, https: socket.socket) -> None:
-        """Take visitors on bound sockets."""
+    async def start_visitors(
+        self,
+        http: socket.socket,
+        https: socket.socket,
+        tcp: Mapping[str, socket.socket],
+    ) -> None:
+        """Take visitors on bound sockets; `tcp` has those of the public ports by name."""
         context = public_listener_context(
             self._authority,
             self._scratch,
@@ -216,13 +269,32 @@ class LocalDataPath:
             self._is_served,
             self.certificates.find,
         )
-        await self.gateway.start(http, https, context)
+        await self.gateway.start(http, https, context, self._beginnings(self._service))
+        await self.apply_tcp(self._service.tcp, tcp)
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """See DataPath."""
+        await self._tcp_listeners.apply(routes, sockets)
+
+    def _beginnings(self, service: Service) -> Beginnings:
+        return Beginnings(
+            service.trusted_hops,
+            TlsAlpnProofs(self._challenges) if service.tls_alpn else None,
+            service.passthrough,
+            self._pass_through,
+        )
+
+    def _pass_through(self, hostname: str, address: str) -> asyncio.BaseProtocol:
+        group = self.streams.group(PASSTHROUGH_GROUP, PASSTHROUGH_LIMITS)
+        return self.streams.accepting(hostname, group, client=address)
 
     def _is_served(self, hostname: str) -> bool:
-        return hostname == self._service.management_hostname or self._router.knows(hostname)
+        return hostname == self._service.management_hostname or self.router.knows(hostname)
 
-    def change(self, service: Service) -> None:
-        """See DataPath.apply."""
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
         manners = Manners.of(service.common)
         sites = site_table(service.sites, manners)
         self.certificates.replace(service.certificate_paths)
@@ -231,10 +303,10 @@ class LocalDataPath:
         if self._neighbours is not None:
             self._neighbours.allow(service.common.timeouts)
         self._service = service
-
-    async def apply(self, service: Service) -> None:
-        """See DataPath."""
-        self.change(service)
+        await self.gateway.begin_with(self._beginnings(service))
+        await self._tcp_listeners.begin_with(Beginnings(service.trusted_hops))
+        if not service.passthrough:
+            self.streams.drop_group(PASSTHROUGH_GROUP)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""
@@ -243,6 +315,14 @@ class LocalDataPath:
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """See DataPath."""
+        return self.router.set_aside(tunnel_id, key, aside=aside)
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath."""
+        return self.router.health(hostname)
 
     async def refresh(self) -> None:
         """See DataPath."""
@@ -268,7 +348,7 @@ class LocalDataPath:
             # Not in the data directory: a path of more than about 100 bytes is none to a socket.
             self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
             self._neighbours = Neighbours(
-                self._router, self._room, self._tell_others, self.numbers[0]
+                self.router, self._room, self._tell_others, self.numbers[0]
             )
             await self._neighbours.open(self, self._sockets)
         for notice in self._neighbours.introduction():
@@ -315,11 +395,13 @@ class LocalDataPath:
 
     async def drain_visitors(self, seconds: float) -> None:
         """See DataPath."""
-        await self.gateway.drain(seconds)
+        self._tcp_listeners.leave()
+        await asyncio.gather(self.gateway.drain(seconds), self.streams.drain(seconds))
 
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
-        await self.gateway.stop(seconds)
+        self._tcp_listeners.close()
+        await asyncio.gather(self.gateway.stop(seconds), self.streams.stop(seconds))
 
     async def stop_links(self, seconds: float) -> None:
         """See DataPath."""

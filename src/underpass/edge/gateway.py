@@ -11,27 +11,33 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from uuid import UUID
 
 from underpass.core.endpoint import Endpoint
-from underpass.core.fields import Token
+from underpass.core.fields import Fields, Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
+from underpass.edge.entrance import ORDINARY, Beginnings, Entrance
 from underpass.edge.figures import TellingWho
 from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.links import EdgeLink
-from underpass.edge.listening import BACKLOG
 from underpass.edge.manners import Manners
+from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
-from underpass.edge.router import Router, UnknownHost
+from underpass.edge.router import Link, NoLink, Router, UnknownHost
 from underpass.edge.sites import HostnameTable
+from underpass.edge.store.records import Sticky
+from underpass.edge.visitor_address import plain_address
 from underpass.edge.waiting import WaitingRoom
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
@@ -197,16 +203,21 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
 class Doorman(asyncio.BufferedProtocol):
     """Waits for the handshake to say which protocol is spoken, and hands over to it."""
 
-    def __init__(self, gateway: Gateway, scheme: bytes) -> None:
+    def __init__(
+        self, gateway: Gateway, scheme: bytes, address: str | None, began: int | None
+    ) -> None:
         self._gateway = gateway
         self._scheme = scheme
-        self._began = gateway.handshakes.begin() if scheme == b"https" else 0
+        self._address = address
+        if began is None:
+            began = gateway.handshakes.begin() if scheme == b"https" else 0
+        self._began = began
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._scheme == b"https":
             self._gateway.handshakes.completed(self._began)
         # uvloop's transports are not registered as asyncio's.
-        self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme)
+        self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme, self._address)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         raise RuntimeError("the doorman has handed over")
@@ -258,7 +269,7 @@ class Gateway:
         self._manners = manners
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
-        self._servers: list[asyncio.AbstractServer] = []
+        self._entrances: list[Entrance] = []
         self._visitors: set[Visitor] = set()
         self._draining = False
         self._stopping = False
@@ -286,25 +297,37 @@ class Gateway:
         acceptor.hsts = self._manners.hsts if acceptor.scheme == b"https" else None
 
     async def start(
-        self, plain: socket.socket, secure: socket.socket, context: ssl.SSLContext
+        self,
+        plain: socket.socket,
+        secure: socket.socket,
+        context: ssl.SSLContext,
+        beginnings: Beginnings = ORDINARY,
     ) -> None:
         """Begin to accept on bound sockets."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(lambda: Doorman(self, b"http"), sock=plain, backlog=BACKLOG)
-        )
-        self._servers.append(
-            await loop.create_server(
-                lambda: Doorman(self, b"https"),
-                sock=secure,
-                backlog=BACKLOG,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        for scheme, listener, security, handshakes in (
+            (b"http", plain, None, None),
+            (b"https", secure, context, self.handshakes),
+        ):
+            entrance = Entrance(
+                listener,
+                partial(Doorman, self, scheme),
+                context=security,
+                handshakes=handshakes,
+                seconds=HANDSHAKE_SECONDS,
+                beginnings=beginnings,
             )
-        )
+            self._entrances.append(entrance)
+            await entrance.open()
 
-    def welcome(self, transport: asyncio.Transport, scheme: bytes) -> None:
-        """A visitor has connected."""
+    async def begin_with(self, beginnings: Beginnings) -> None:
+        """Look at connections that come from now on in this way."""
+        for entrance in self._entrances:
+            await entrance.change(beginnings)
+
+    def welcome(
+        self, transport: asyncio.Transport, scheme: bytes, address: str | None = None
+    ) -> None:
+        """A visitor has connected; from `address`, if the socket does not know better."""
         if len(self._visitors) >= MAX_CONNECTIONS:
             transport.abort()
             return
@@ -317,18 +340,21 @@ class Gateway:
             spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
             route = self.access_log.observing(*spoken, route)
             failed = self.access_log.observing(*spoken, failed)
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
+        if address is None:
+            peer = transport.get_extra_info("peername")
+            address = str(peer[0]) if peer else "0.0.0.0"  # noqa: S104 - nobody's, bound by nobody
         acceptor = VisitorAcceptor(
             route,
             self.counters,
             self._unexpected,
             failed,
-            address,
+            plain_address(address).encode("ascii"),
             scheme,
             self._location,
         )
         self._tell(acceptor)
+        acceptor.again = self._route_again
+        acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
             visitor = VisitorHttp2(self, acceptor)
@@ -358,8 +384,82 @@ class Gateway:
         elif isinstance(link, UnknownHost):
             if self.management is None or not self.management.take(exchange):
                 exchange.fail(404, "unknown_host")
-        elif self._room is None or not self._room.hold(link.tunnel_id, exchange, self.route):
-            exchange.fail(503, "no_link")
+        elif isinstance(link, Pool):
+            self._route_by_pool(link, exchange)
+        else:
+            self._wait(exchange, [link.tunnel_id], "no_link")
+
+    def _route_by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
+        """The same where the request itself has a say."""
+        cookie = None
+        if pool.sticky is Sticky.COOKIE and exchange.request is not None:
+            cookie = cookie_in(exchange.request.get_all(b"cookie"))
+        link = pool.choose_for(exchange.visitor, cookie)
+        if isinstance(link, NoLink):
+            tunnels = [destination.no_link.tunnel_id for destination in pool.destinations]
+            self._wait(exchange, tunnels, "no_link")
+            return
+        links = [link]
+        for link in links:
+            self._prepare(exchange, link, pool, cookie)
+            if _forward_exactly(link, exchange):
+                return
+            if len(links) == 1:
+                links += pool.alternatives(link)
+        self._wait(exchange, [link.tunnel_id for link in links], "link_full")
+
+    def _wait(self, exchange: VisitorExchange, tunnels: Iterable[UUID], cause: str) -> None:
+        """Until one of these tunnels has a link that is about to come; else it fails."""
+        room = self._room
+        if room is None or not any(room.hold(each, exchange, self.route) for each in tunnels):
+            exchange.fail(503, cause)
+
+    def _prepare(
+        self, exchange: VisitorExchange, link: Link, pool: Pool | None, cookie: bytes | None
+    ) -> None:
+        """Before a request that came with `cookie` goes down a link."""
+        exchange.context = link
+        exchange.set_cookie = exchange.on_answer = None
+        if pool is not None:
+            if pool.sticky is Sticky.COOKIE:
+                wanted = pool.cookie_for(link)
+                exchange.set_cookie = (
+                    None if wanted == cookie else _set_cookie(wanted, exchange.acceptor.scheme)
+                )
+            if pool.health.is_watching:
+                exchange.on_answer = _noting(pool, link)
+
+    def _route_again(self, exchange: VisitorExchange) -> None:
+        """Route a request whose link was lost, or whose connector could not carry it on."""
+        refused, cause = exchange.context, exchange.refusal
+        exchange.refusal = None
+        pool = self._router.route(exchange.authority)
+        if isinstance(pool, UnknownHost) or refused is None:
+            # Of the management host, whose requests are for one connector.
+            if cause is None:
+                self.route(exchange)
+            else:
+                exchange.fail(exchange.refusal_status, cause)
+            return
+        is_certain, on_answer = _is_certain(exchange), exchange.on_answer
+        others = [
+            link
+            for link in self._router.alternatives(exchange.authority, refused)
+            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE)
+        ]
+        # A connector's links are often lost together, and heard of one after the other.
+        others.sort(key=lambda link: link.connector_id == refused.connector_id)
+        for link in others:
+            self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
+            if _forward_exactly(link, exchange):
+                if cause in UNREACHABLE:
+                    self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
+                return
+        exchange.context, exchange.on_answer = refused, on_answer
+        if cause is not None:
+            exchange.fail(exchange.refusal_status, cause)
+        else:
+            self._wait(exchange, [refused.tunnel_id], "link_full" if others else "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -397,17 +497,21 @@ class Gateway:
 
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
-        for link in self._router.links_of(refused.tunnel_id):
-            if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
+        for link in self._router.alternatives(exchange.authority, refused):
+            if isinstance(link, EdgeLink | RemoteLink):
                 exchange.context = link
                 if link.forward(exchange):
                     return
-        if self._room is None or not self._room.hold(refused.tunnel_id, exchange, self.route):
-            exchange.fail(503, "link_full")
+        self._wait(exchange, [refused.tunnel_id], "link_full")
 
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
+            if cause in UNREACHABLE:
+                link = exchange.context
+                if isinstance(link, EdgeLink | RemoteLink):
+                    is_certain = _is_certain(exchange)
+                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -435,6 +539,9 @@ class Gateway:
 
     def _look(self) -> None:
         self.handshakes.tick()
+        self._router.tick()
+        for entrance in self._entrances:
+            entrance.look()
         if self.access_log is not None:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
@@ -447,7 +554,9 @@ class Gateway:
 
     def _look_whether_empty(self) -> None:
         # What has been accepted is served: a TLS handshake that is under way becomes a visitor.
-        if not self._visitors and not self.handshakes.recent:
+        if self._visitors or self.handshakes.recent:
+            return
+        if not any(entrance.is_expecting for entrance in self._entrances):
             self._emptied.set()
 
     async def drain(self, seconds: float) -> None:
@@ -458,8 +567,8 @@ class Gateway:
         long as it might have anyway.
         """
         self._draining = True
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.close()
         for visitor in tuple(self._visitors):
             visitor.leave()
         self._emptied.clear()
@@ -470,8 +579,8 @@ class Gateway:
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""
         self._stopping = True
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.close()
         for visitor in tuple(self._visitors):
             if not visitor.is_fresh:
                 visitor.shut_down()
@@ -480,9 +589,49 @@ class Gateway:
         if not self._emptied.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
+        for entrance in self._entrances:
+            entrance.abort()
         for visitor in tuple(self._visitors):
             visitor.abort()
         self.turn.on_tick.discard(self._look)
-        for server in self._servers:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.wait_closed(), 1.0)
+        for entrance in self._entrances:
+            await entrance.wait_closed()
+
+
+def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:
+    """Send a request down this link; where another process has it, down one of its connector."""
+    if isinstance(link, RemoteLink):
+        return link.forward_exactly(exchange)
+    return isinstance(link, EdgeLink) and link.forward(exchange)
+
+
+def _set_cookie(value: bytes, scheme: bytes) -> bytes:
+    secure = b"; Secure" if scheme == b"https" else b""
+    return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
+
+
+def _is_certain(exchange: VisitorExchange) -> bool:
+    """Whether a request has gone by the connector of its link, and not by another one that the same
+    process has: whoever is looked at goes by exactly that."""
+    return isinstance(exchange.context, EdgeLink) or exchange.on_answer is not None
+
+
+def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
+    """What is called when an application has answered by `link`."""
+
+    def answered(exchange: Exchange, status: int, fields: Fields) -> None:
+        pool.health.answered(link.connector_id)
+
+    return answered
+
+
+def _shares_fate(link: Link, refused: Link, *, by_connector: bool) -> bool:
+    """Whether what one link could not do is of no use to ask of another: if its connector said so,
+    of that one; if its process did, of those that have this tunnel there."""
+    if by_connector:
+        return link.connector_id == refused.connector_id
+    return link is refused or (
+        isinstance(link, RemoteLink)
+        and isinstance(refused, RemoteLink)
+        and (link.worker, link.tunnel_id) == (refused.worker, refused.tunnel_id)
+    )

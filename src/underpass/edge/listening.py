@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -47,7 +48,12 @@ def listen(address: Address) -> socket.socket:
 
 
 INHERITED_NAMES: Final = ("https", "http", "tunnel", "api", "metrics")
-"""What a service manager may call the sockets that it hands over; there may be several tunnels."""
+"""What a service manager may call the sockets that it hands over; there may be several tunnels.
+Those of public ports are called `tcp-PORT`, as `TcpRoute.name` has it."""
+
+TCP_PREFIX: Final = "tcp-"
+
+_TCP_NAME: Final = re.compile(r"tcp-[1-9][0-9]{0,4}", re.ASCII)
 
 MAX_INHERITED: Final = 64
 """Sockets that may be handed over."""
@@ -66,7 +72,7 @@ def take_inherited(
     The variables that tell of them are taken out of `environment`: they are not for children.
 
     Raises:
-        ListenError: one is none of INHERITED_NAMES, there are two of one name, or it is no TCP
+        ListenError: one is none of these names, there are two of one name, or it is no TCP
             socket that listens.
     """
     process, count, names = (
@@ -83,10 +89,10 @@ def take_inherited(
             f"socket unit a FileDescriptorName= of {', '.join(INHERITED_NAMES)}"
         )
     for name in told:
-        if name not in INHERITED_NAMES:
+        if name not in INHERITED_NAMES and not _TCP_NAME.fullmatch(name):
             raise ListenError(
                 f"a socket named {name!r} is handed over: its unit's FileDescriptorName= has to "
-                f"be one of {', '.join(INHERITED_NAMES)}"
+                f"be one of {', '.join(INHERITED_NAMES)}, or tcp-PORT"
             )
         if name != "tunnel" and told.count(name) > 1:
             raise ListenError(f"two sockets named {name!r} are handed over: there can be one")
@@ -166,11 +172,22 @@ class Listeners:
         """Those of this name that are in use."""
         return [each.listener for each in self.open if each.name == name]
 
-    def close_spare(self) -> None:
-        """What was given and nobody wants."""
+    def close_one(self, listener: socket.socket) -> None:
+        """Listen there no more."""
+        self.open = [each for each in self.open if each.listener is not listener]
+        listener.close()
+
+    @property
+    def every(self) -> list[KeptSocket]:
+        """Those in use, and those that may be."""
+        return [*self.open, *self._spare]
+
+    def close_spare(self, *, but: str = "\0") -> None:
+        """Close what was given and nobody wants, but for names that begin so: they may yet be."""
         for each in self._spare:
-            each.listener.close()
-        self._spare.clear()
+            if not each.name.startswith(but):
+                each.listener.close()
+        self._spare = [each for each in self._spare if each.name.startswith(but)]
 
     def close(self) -> None:
         """Close all; once more is harmless."""

@@ -48,14 +48,22 @@ class RemoteLink:
         self.conn_index = conn_index
         self.details = details
         self._text = str(tunnel_id).encode("ascii")
+        self._exact_text = b"%s %s" % (self._text, str(connector_id).encode("ascii"))
         self._carry = carry
         self._ask = ask
 
     def forward(self, exchange: VisitorExchange) -> bool:
         """Have that process carry `exchange` on, by any link of the tunnel. False if it cannot."""
+        return self._forward(exchange, self._text)
+
+    def forward_exactly(self, exchange: VisitorExchange) -> bool:
+        """The same by a link of this connector, if there is one left."""
+        return self._forward(exchange, self._exact_text)
+
+    def _forward(self, exchange: VisitorExchange, whose: bytes) -> bool:
         if self._carry is None:
             return False
-        exchange.via_tunnel = self._text
+        exchange.via_tunnel = whose
         try:
             return self._carry(exchange)
         finally:

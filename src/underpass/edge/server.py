@@ -25,17 +25,20 @@ from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
-from underpass.edge.errors import HandoverError
+from underpass.edge.errors import EdgeError, HandoverError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import Inherited, KeptSocket, Listeners, bound_address
+from underpass.edge.listening import TCP_PREFIX, Inherited, KeptSocket, Listeners, bound_address
 from underpass.edge.moving import LinkMover
-from underpass.edge.options import AcmeOptions, Address, EdgeOptions
+from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
+from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.status import RunningEdge
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
+from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
 from underpass.version import VERSION
 
@@ -51,7 +54,7 @@ log = logging.getLogger("underpass.edge")
 APPLIED: Final = frozenset(
     {
         *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
-        *("certificates", "acme", "handover"),
+        *("certificates", "acme", "trusted_hops", "passthrough", "tcp", "handover"),
     }
 )
 """Fields of `EdgeOptions` that a running edge takes over."""
@@ -91,6 +94,9 @@ class Edge:
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
+        self._ports = PublicPorts(
+            self._open_port, lambda _, listener: self._listeners.close_one(listener)
+        )
         self.listeners: TunnelListeners
         self.gateway: Gateway
         self.registry: Registry
@@ -146,9 +152,11 @@ class Edge:
                 ("metrics", () if options.metrics is None else (options.metrics,)),
             )
         )
-        self._listeners.close_spare()
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
+        self._ports.listen(options.tcp)
+        # Others may want a public port later.
+        self._listeners.close_spare(but=TCP_PREFIX)
 
         self.authority = CertificateAuthority.open(directory)
         store = await SqliteStore.open(directory.database)
@@ -197,13 +205,17 @@ class Edge:
 
     async def _begin_control(self, api: socket.socket) -> None:
         """Take changes by the API, and make those that are due."""
+        assert self._path is not None
         control = Control(
             self.registry,
             self.options.domain,
             public_port=self.https.port,
+            management_hostname=self.options.management,
             location=self.options.location,
             management_key_path=self.directory.management_key,
             close_links=self.close_links,
+            set_aside=self._path.set_aside,
+            health=self._path.health,
         )
         # A copy: it is closed in the end, and may have to be served again.
         server = ApiServer(self._api_calls.counting(create_application(control)), api.dup())
@@ -242,6 +254,10 @@ class Edge:
             certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
             access_log=options.access_log,
             management_hostname=options.management,
+            trusted_hops=options.trusted_hops,
+            passthrough=options.passthrough,
+            tls_alpn=options.acme is not None and options.acme.way == TLS_ALPN_01,
+            tcp=self.tcp,
         )
 
     async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
@@ -260,10 +276,19 @@ class Edge:
         assert self._path is not None
         if self._certificates is not None:
             self._certificates.replace(wanted.certificates)
-        await self._path.apply(self._service(wanted))
+        # The one thing that a system may refuse, so it comes first.
+        await self.apply_tcp(wanted.tcp)
+        try:
+            await self._path.apply(self._service(wanted))
+        except EdgeError:
+            await self.apply_tcp(old.tcp)
+            raise
         self.options = wanted
         self._configured_at = time.time()
-        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+        if any(
+            getattr(old, name) != getattr(wanted, name)
+            for name in ("acme", "certificates", "passthrough")
+        ):
             await self._keep_no_certificates()
             self._keep_certificates(self.directory)
         return waiting
@@ -301,7 +326,7 @@ class Edge:
             await self._predecessor.meet(path)
             await path.reach_those_beyond()
         await path.start_links(tunnels)
-        await path.start_visitors(http, https)
+        await path.start_visitors(http, https, self._ports.listeners)
         return path
 
     async def _serve_in_workers(
@@ -326,6 +351,7 @@ class Edge:
             https=https,
             tunnels=tunnels,
             first=self._first_number,
+            tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -387,16 +413,22 @@ class Edge:
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            for hostname in self.registry.hostnames:
+            for hostname in (*self.registry.hostnames, options.management):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1
                 )
-                if not (below and acme.dns_hook):
+                # What is passed through has its application's.
+                if not (below and acme.dns_hook) and not options.passthrough.covers(hostname):
                     yield hostname
 
         return CertificateKeeper(
-            AcmeAuthority(acme, directory.acme_account_key, Challenges(directory.challenges)),
+            AcmeAuthority(
+                acme,
+                directory.acme_account_key,
+                Challenges(directory.challenges),
+                TlsAlpnProofs(directory.challenges),
+            ),
             CertificateFiles(options.certificates, directory.certificates),
             wanted,
             wildcards=bool(acme.dns_hook),
@@ -407,6 +439,20 @@ class Edge:
         self._closing.push_async_callback(self._patiently, path.stop_links)
         # Stopped before the links: what visitors still wait for comes through those.
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
+
+    @property
+    def tcp(self) -> tuple[TcpRoute, ...]:
+        """Its public ports, with the addresses that they listen on."""
+        return self._ports.routes
+
+    async def apply_tcp(self, routes: tuple[TcpRoute, ...]) -> None:
+        """Have these public ports and no others: see `PublicPorts.change`."""
+        assert self._path is not None
+        await self._ports.change(routes, self._path.apply_tcp)
+
+    def _open_port(self, name: str, address: Address) -> socket.socket:
+        (listener,) = self._listeners.listen(name, [address])
+        return listener
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self.options.workers == 1:
@@ -528,7 +574,11 @@ class Edge:
 
     def estate(self) -> Sequence[KeptSocket]:
         """See handover.successor.Heir, as the following."""
-        return self._listeners.open
+        return self._listeners.every
+
+    def kept_aside(self) -> Sequence[tuple[UUID, UUID]]:
+        """What gets nothing new."""
+        return tuple(self._router.kept_aside())
 
     async def introduce(self, successor: Successor) -> None:
         """Have it told of the links here, and of all changes of them."""

@@ -9,12 +9,14 @@ from msgspec import Struct
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.edge.moving import Way
+from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 
 __all__ = [
     "Abort",
     "Alive",
     "Apply",
+    "ApplyTcp",
     "CloseLinks",
     "Configure",
     "Done",
@@ -30,8 +32,10 @@ __all__ = [
     "ReadChanges",
     "ReadConfiguration",
     "ReadFigures",
+    "ReadHealth",
     "ReadSnapshot",
     "Refresh",
+    "SetAside",
     "StopLinks",
     "StopVisitors",
     "SupervisorNotice",
@@ -47,7 +51,8 @@ class Configure(Struct, frozen=True, tag=True):
     """Become worker `number`, and serve. -> Done
 
     `http`, `https` and `tunnels` are descriptors of listening sockets that the process was started
-    with; `peers` is the directory of the workers' own sockets.
+    with; `peers` is the directory of the workers' own sockets; by `descriptors` come the sockets of
+    public ports (`ops.workers.descriptors`).
     """
 
     number: int
@@ -57,7 +62,14 @@ class Configure(Struct, frozen=True, tag=True):
     http: int
     https: int
     tunnels: tuple[int, ...]
+    descriptors: int
     service: Service
+
+
+class ApplyTcp(Struct, frozen=True, tag=True):
+    """Have these public ports and no others; the sockets of new ones have been sent. -> Done"""
+
+    routes: tuple[TcpRoute, ...]
 
 
 class Refresh(Struct, frozen=True, tag=True):
@@ -76,6 +88,20 @@ class CloseLinks(Struct, frozen=True, tag=True):
 
     tunnel_id: UUID
     connector_id: UUID | None = None
+
+
+class SetAside(Struct, frozen=True, tag=True):
+    """See Router.set_aside. -> None"""
+
+    tunnel_id: UUID
+    key: UUID
+    aside: bool
+
+
+class ReadHealth(Struct, frozen=True, tag=True):
+    """The connectors of a route that are in trouble. -> list of ConnectorHealth"""
+
+    hostname: str
 
 
 class StopVisitors(Struct, frozen=True, tag=True):
@@ -113,7 +139,10 @@ WorkerRequest = (
     Configure
     | Refresh
     | Apply
+    | ApplyTcp
     | CloseLinks
+    | SetAside
+    | ReadHealth
     | GiveWay
     | DrainVisitors
     | StopVisitors

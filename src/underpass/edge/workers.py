@@ -13,7 +13,7 @@ import logging
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,15 @@ from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.moving import Way
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.peers import path_from_beyond
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Link, Router, TooManyLinks
 from underpass.edge.store import Store
+from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.channel import ChannelError
+from underpass.ops.workers.descriptors import DescriptorSender
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
@@ -113,6 +116,7 @@ class EdgeWorkers:
         https: socket.socket,
         tunnels: list[socket.socket],
         first: int = 0,
+        tcp: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.store = store
         self.numbers = range(first, first + count)
@@ -122,6 +126,7 @@ class EdgeWorkers:
         self._http = http
         self._https = https
         self._tunnels = tunnels
+        self._tcp = dict(tcp or {})
         self._presence = Presence()
         self._stopping = False
         # Told of everything: those that run, and those that are about to.
@@ -129,6 +134,7 @@ class EdgeWorkers:
         self._ways: dict[int, messages.PeerIsUp] = {}
         self._others: list[Callable[[Any], object]] = []
         """The edge's processes that this one follows, or is followed by."""
+        self._senders = [DescriptorSender() for _ in range(count)]
         self._tallies = [Tally() for _ in range(count)]
         # Not in the data directory: a path of more than about 100 bytes is none to a socket.
         self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
@@ -147,10 +153,13 @@ class EdgeWorkers:
         """A new process for a seat. Raises OSError."""
         if self._stopping:
             raise OSError("the edge is stopping")
+        # What its predecessor has not taken is not for this one.
+        self._senders[seat].close()
+        sender = self._senders[seat] = DescriptorSender()
         return await WorkerProcess.start(
             "underpass.edge.worker",
             _Ear(self, seat),
-            [listener.fileno() for listener in (self._http, self._https, *self._tunnels)],
+            [end.fileno() for end in (self._http, self._https, *self._tunnels, sender.theirs)],
         )
 
     async def open(self) -> None:
@@ -227,20 +236,91 @@ class EdgeWorkers:
             )
             process.kill()
 
-    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
-        """See DataPath."""
-        request = messages.CloseLinks(tunnel_id, connector_id)
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """See DataPath. A worker that cannot is replaced by one that begins with them."""
+        new = {name: sockets[name] for name in sockets if sockets[name] is not self._tcp.get(name)}
+        self._tcp = dict(sockets)
+        self._service = replace(self._service, tcp=tuple(routes))
+        request = messages.ApplyTcp(self._service.tcp)
         await asyncio.gather(
-            *(self._close_links(process, request) for process in self._processes.values())
+            *(
+                self._apply_tcp(worker, process, request, new)
+                for worker, process in self._processes.items()
+            )
         )
 
-    async def _close_links(self, process: Process, request: messages.CloseLinks) -> None:
+    async def _apply_tcp(
+        self,
+        worker: int,
+        process: Process,
+        request: messages.ApplyTcp,
+        new: Mapping[str, socket.socket],
+    ) -> None:
+        try:
+            self._senders[worker - self.numbers.start].send(new)
+            done = await asyncio.wait_for(
+                process.channel.call(request, messages.Done), REFRESH_SECONDS
+            )
+            error = done.error
+        except (ChannelError, OSError, asyncio.TimeoutError) as raised:
+            error = str(raised) or type(raised).__name__
+        if error:
+            _log.error(
+                "A worker process did not take over public ports, and is ended",
+                extra={"worker": worker, "error": error},
+            )
+            process.kill()
+
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """See DataPath."""
+        await self._tell_all(messages.CloseLinks(tunnel_id, connector_id))
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """See DataPath."""
+        # Here first: a worker that starts meanwhile is told what is known here.
+        count = self._router.set_aside(tunnel_id, key, aside=aside)
+        await self._tell_all(messages.SetAside(tunnel_id, key, aside))
+        return count
+
+    async def _tell_all(self, request: messages.CloseLinks | messages.SetAside) -> None:
+        await asyncio.gather(
+            *(self._have_done(process, request) for process in self._processes.values())
+        )
+
+    async def _have_done(
+        self, process: Process, request: messages.CloseLinks | messages.SetAside
+    ) -> None:
         try:
             await asyncio.wait_for(process.channel.call(request, type(None)), REFRESH_SECONDS)
         except ChannelError as error:
             _log.debug("a worker ended, and its links with it: %s", error)
         except asyncio.TimeoutError:
-            _log.warning("A worker process does not close links", extra={"pid": process.pid})
+            _log.warning(
+                "A worker process does not do as it is told",
+                extra={"pid": process.pid, "request": type(request).__name__},
+            )
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath: of each connector what the worker says that knows the worst."""
+        told = await asyncio.gather(
+            *(self._read_health(process, hostname) for process in self._processes.values())
+        )
+        worst: dict[UUID, ConnectorHealth] = {}
+        for each in sorted((each for known in told for each in known), key=_badness):
+            worst[each.connector_id] = each
+        return list(worst.values())
+
+    async def _read_health(self, process: Process, hostname: str) -> list[ConnectorHealth]:
+        request = messages.ReadHealth(hostname)
+        try:
+            return await asyncio.wait_for(
+                process.channel.call(request, list[ConnectorHealth]), SCRAPE_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug("a worker did not tell how connectors are: %s", error)
+            return []
 
     # Links.
 
@@ -362,8 +442,8 @@ class EdgeWorkers:
 
     async def drain_visitors(self, seconds: float) -> None:
         """See DataPath."""
-        self._http.close()
-        self._https.close()
+        for listener in (self._http, self._https, *self._tcp.values()):
+            listener.close()
         await self._ask_all(messages.DrainVisitors(seconds), seconds + STOP_MARGIN)
 
     async def _ask_all(self, request: Any, seconds: float) -> None:
@@ -386,6 +466,8 @@ class EdgeWorkers:
                 process.channel.tell(way)
         for link in self._presence:
             process.channel.tell(_came(link))
+        for tunnel_id, key in tuple(self._router.kept_aside()):
+            await process.channel.call(messages.SetAside(tunnel_id, key, True), type(None))
         request = messages.Configure(
             number=worker,
             log_level=logging.getLogger("underpass").getEffectiveLevel(),
@@ -394,9 +476,11 @@ class EdgeWorkers:
             http=self._http.fileno(),
             https=self._https.fileno(),
             tunnels=tuple(listener.fileno() for listener in self._tunnels),
+            descriptors=self._senders[seat].theirs.fileno(),
             service=self._service,
         )
         try:
+            self._senders[seat].send(self._tcp)
             done = await process.channel.call(request, messages.Done)
             if done.error:
                 raise WorkerRefusedError(done.error)
@@ -424,8 +508,8 @@ class EdgeWorkers:
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
         self._stopping = True
-        self._http.close()
-        self._https.close()
+        for listener in (self._http, self._https, *self._tcp.values()):
+            listener.close()
         await self._stop(messages.StopVisitors(seconds), seconds)
 
     async def stop_links(self, seconds: float) -> None:
@@ -438,6 +522,8 @@ class EdgeWorkers:
         """End every worker."""
         self._stopping = True
         await asyncio.gather(*(seat.close(self._finish) for seat in self._seats))
+        for sender in self._senders:
+            sender.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _finish(self, process: Process) -> None:
@@ -471,3 +557,7 @@ def _came(link: RemoteLink) -> messages.LinkCame:
         link.details,
         link.beyond,
     )
+
+
+def _badness(health: ConnectorHealth) -> tuple[bool, int]:
+    return health.is_spared, health.failures

@@ -52,6 +52,8 @@ class Estate(Struct, frozen=True):
     """Where the old one writes; until now the new one's goes through its hands."""
     numbers: tuple[int, int] = (0, 0)
     """What its processes are called: the first, and how many."""
+    aside: tuple[tuple[UUID, UUID], ...] = ()
+    """What is kept aside: see Router.kept_aside."""
 
 
 # Asked by the new process.

@@ -41,6 +41,7 @@ class Predecessor:
         self.sockets: list[KeptSocket] = []
         self.lock = -1
         self.numbers = range(0)
+        self.aside: tuple[tuple[UUID, UUID], ...] = ()
         self._path: DataPath | None = None
         self._heard: list[Any] = []
         """Before there was a data path to be told."""
@@ -81,6 +82,7 @@ class Predecessor:
         predecessor.lock = estate.lock
         first, count = estate.numbers
         predecessor.numbers = range(first, first + count)
+        predecessor.aside = estate.aside
         predecessor.sockets = [
             KeptSocket(each.name, each.asked, adopt(each.descriptor, each.name))
             for each in estate.sockets
@@ -99,6 +101,8 @@ class Predecessor:
         heard, self._heard = self._heard, []
         for notice in heard:
             path.notice(notice)
+        for tunnel_id, key in self.aside:
+            await path.set_aside(tunnel_id, key, True)
 
     async def take_over(self) -> None:
         """Say that this process serves; return when the old one changes nothing any more, or has

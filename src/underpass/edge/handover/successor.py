@@ -43,6 +43,9 @@ class Heir(Protocol):
     def estate(self) -> Sequence[KeptSocket]:
         """The sockets it gets."""
 
+    def kept_aside(self) -> Sequence[tuple[UUID, UUID]]:
+        """The connectors and links that get nothing new."""
+
     async def introduce(self, successor: Successor) -> None:
         """Tell it of the links there are."""
 
@@ -244,6 +247,7 @@ class Successor:
             lock=self._lock,
             standard_error=self._standard_error,
             numbers=(self._numbers.start, len(self._numbers)),
+            aside=tuple(self._edge.kept_aside()),
         )
 
     def notice(self, notice: Any) -> None:
