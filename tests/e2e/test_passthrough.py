@@ -257,6 +257,28 @@ def test_who_names_nobody_gets_the_edge(tmp_path: Path) -> None:
                 assert secure.version() == "TLSv1.3"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_that_come_without_that_tls(tmp_path: Path, workers: int) -> None:
+    """They are no bytes for the application: a browser that thinks one connection good for both
+    hostnames is told to make another."""
+
+    def status(host: str, connection: http.client.HTTPConnection) -> int:
+        with contextlib.closing(connection):
+            connection.request("GET", "/hello", headers={"Host": host})
+            return connection.getresponse().status
+
+    with passing(tmp_path, workers=workers) as place:
+        context = ssl.create_default_context(cafile=place.edge.ca)
+        for host, expected in ((SECRET, 421), (f"{SECRET.upper()}.:1", 421), (APP, 200)):
+            plain = socket.create_connection(("127.0.0.1", place.edge.http_port), PATIENCE)
+            came = http.client.HTTPConnection("edge")
+            came.sock = plain
+            assert status(host, came) == expected
+            plain = socket.create_connection(("127.0.0.1", place.edge.https_port), PATIENCE)
+            came.sock = context.wrap_socket(plain, server_hostname=APP)
+            assert status(host, came) == expected
+
+
 def test_a_hostname_that_nobody_serves_ends_with_a_reset(tmp_path: Path) -> None:
     with passing(tmp_path) as place:
         place.file.write_text("passthrough: [gone.example.test]\n")

@@ -19,7 +19,17 @@ from typing import Any
 import pytest
 from peers.cloudflared import binary
 from peers.patience import PATIENCE, eventually
-from peers.public_port import HOSTNAME, PublicPort, public_port, read_all, route, serving, visitor
+from peers.processes import running
+from peers.public_port import (
+    HOSTNAME,
+    PublicPort,
+    another_connector,
+    public_port,
+    read_all,
+    route,
+    serving,
+    visitor,
+)
 from peers.servers import free_port, listens, program, sshd
 from peers.stream_echo import stream_echo
 
@@ -311,7 +321,8 @@ class TestWorkers:
 
 class TestFailures:
     def refused(self, port: int) -> None:
-        with visitor(port) as sock, pytest.raises(ConnectionResetError):
+        # Which may come before connect() has returned.
+        with pytest.raises(ConnectionResetError), visitor(port) as sock:
             assert sock.recv(1) == b"reset", "an end would look like an answer that is complete"
 
     def test_nobody_listens_at_the_origin(self, data_dir: Path, kind: Kind) -> None:
@@ -332,6 +343,22 @@ class TestFailures:
             place.connector.stop()
             self.refused(place.port)
             assert log_lines(place, 1)[0]["cause"] == "no_link"
+
+    def test_another_connector_reaches_what_one_cannot(self, data_dir: Path) -> None:
+        """Before anything was answered; what the visitor has said is said again."""
+        with (
+            stream_echo() as origin,
+            public_port(data_dir, f"tcp://127.0.0.1:{free_port()}") as place,
+        ):
+            another = another_connector(place, f"tcp://127.0.0.1:{origin}")
+            with running(another):
+                another.ready()
+                for _ in range(10):
+                    with visitor(place.port) as sock:
+                        assert echoed(sock, b"said once") == b"said once"
+                lines = log_lines(place, 10)
+                assert not any("cause" in line for line in lines)
+                assert any(line.get("attempts") == 2 for line in lines)
 
     def test_the_hostname_speaks_http(self, data_dir: Path) -> None:
         def http(client: socket.socket) -> None:
@@ -437,7 +464,8 @@ class TestBounds:
             for sock in socks:
                 assert echoed(sock, b"one of five") == b"one of five"
             for _ in range(100):
-                with visitor(place.port) as sock, pytest.raises(ConnectionResetError):
+                # The reset may come before connect() has returned.
+                with pytest.raises(ConnectionResetError), visitor(place.port) as sock:
                     sock.recv(1)
             line = place.edge.wait_for("connections were turned away")
             assert line["route"] == f"tcp-{place.port}"
@@ -448,7 +476,7 @@ class TestBounds:
             socks.pop().close()
 
             def another() -> bool:
-                with visitor(place.port) as sock, contextlib.suppress(ConnectionError):
+                with contextlib.suppress(ConnectionError), visitor(place.port) as sock:
                     sock.sendall(b"again")
                     return sock.recv(5) == b"again"
                 return False

@@ -594,7 +594,8 @@ cdef class VisitorExchange(Exchange):
             response.add_pair(HSTS, self.hsts)
         if self.compresses and status == 200 and not upgraded and may_code(response):
             response.add_pair(b"Vary", b"Accept-Encoding")
-            if self.request.value_bytes(T_METHOD) != b"HEAD" and accepts_gzip(self.request.get(b"accept-encoding", b"")):
+            if (self.request.value_bytes(T_METHOD) != b"HEAD"
+                    and accepts_gzip(self.request.get(b"accept-encoding", b""))):
                 describe_coded(response)
                 self.coding = Gzip()
         if self.set_cookie is not None:

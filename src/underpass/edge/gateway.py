@@ -32,6 +32,7 @@ from underpass.edge.links import EdgeLink
 from underpass.edge.manners import Manners
 from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.passthrough import NO_PASSTHROUGH
 from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, NoLink, Router, UnknownHost
@@ -81,6 +82,7 @@ _PAGES: Final = {
     404: PageKind.UNKNOWN_HOST,
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
+    421: PageKind.MISDIRECTED,
     431: PageKind.HEADER_TOO_LARGE,
     501: PageKind.NOT_SUPPORTED,
     503: PageKind.NO_LINK,
@@ -270,6 +272,7 @@ class Gateway:
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
         self._entrances: list[Entrance] = []
+        self._passthrough = NO_PASSTHROUGH
         self._visitors: set[Visitor] = set()
         self._draining = False
         self._stopping = False
@@ -304,6 +307,7 @@ class Gateway:
         beginnings: Beginnings = ORDINARY,
     ) -> None:
         """Begin to accept on bound sockets."""
+        self._passthrough = beginnings.passthrough
         for scheme, listener, security, handshakes in (
             (b"http", plain, None, None),
             (b"https", secure, context, self.handshakes),
@@ -321,6 +325,7 @@ class Gateway:
 
     async def begin_with(self, beginnings: Beginnings) -> None:
         """Look at connections that come from now on in this way."""
+        self._passthrough = beginnings.passthrough
         for entrance in self._entrances:
             await entrance.change(beginnings)
 
@@ -334,7 +339,12 @@ class Gateway:
         tls = transport.get_extra_info("ssl_object")
         has_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         route: Callable[[VisitorExchange], None]
-        route = self.route if scheme == b"https" else self.route_plain
+        if scheme == b"http":
+            route = self.route_plain
+        elif self._passthrough:
+            route = self._route_unless_passed_through
+        else:
+            route = self.route
         failed = self._failed
         if self.access_log is not None:
             spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
@@ -353,7 +363,7 @@ class Gateway:
             self._location,
         )
         self._tell(acceptor)
-        acceptor.again = self._route_again
+        acceptor.again = self.route_again
         acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
@@ -429,7 +439,7 @@ class Gateway:
             if pool.health.is_watching:
                 exchange.on_answer = _noting(pool, link)
 
-    def _route_again(self, exchange: VisitorExchange) -> None:
+    def route_again(self, exchange: VisitorExchange) -> None:
         """Route a request whose link was lost, or whose connector could not carry it on."""
         refused, cause = exchange.context, exchange.refusal
         exchange.refusal = None
@@ -475,7 +485,20 @@ class Gateway:
             if host is not None and self._router.knows(host):
                 exchange.respond(308, ((b"location", self._secure(host, path)),))
                 return
-        self.route(exchange)
+        if self._passthrough:
+            self._route_unless_passed_through(exchange)
+        else:
+            self.route(exchange)
+
+    def _route_unless_passed_through(self, exchange: VisitorExchange) -> None:
+        """The same where some hostnames' TLS ends at the application: what has come to the edge for
+        one of them is no bytes for it. Browsers that take a connection for all names of its
+        certificate then make another (RFC 9110 §15.5.20)."""
+        host = hostname_of(exchange.authority)
+        if host is not None and self._passthrough.covers(host):
+            exchange.fail(421, "passed_through")
+        else:
+            self.route(exchange)
 
     def _manners_for(self, exchange: VisitorExchange) -> Manners:
         return self._manners if self._sites is None else self._sites.find(exchange.authority)
@@ -504,14 +527,17 @@ class Gateway:
                     return
         self._wait(exchange, [refused.tunnel_id], "link_full")
 
+    def not_reached(self, exchange: VisitorExchange, cause: str) -> None:
+        """A connector has said why there is no answer, before anything else is done about it."""
+        link = exchange.context
+        if cause in UNREACHABLE and isinstance(link, EdgeLink | RemoteLink):
+            is_certain = _is_certain(exchange)
+            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
-            if cause in UNREACHABLE:
-                link = exchange.context
-                if isinstance(link, EdgeLink | RemoteLink):
-                    is_certain = _is_certain(exchange)
-                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+            self.not_reached(exchange, cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),

@@ -24,6 +24,7 @@ from underpass.core.streamserver import StreamServer
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.figures import TellingWho
 from underpass.edge.gateway import SendWatch
+from underpass.edge.origin_health import REFUSALS
 from underpass.edge.tcp_routes import DEFAULT_LIMITS, StreamLimits
 from underpass.edge.visitor_address import plain_address
 from underpass.ops.keep_alive import keep_alive
@@ -229,11 +230,13 @@ class TcpStreams:
             lambda exchange: self._route(exchange, hostname, group),
             group.counters,
             self._unexpected,
-            None,
+            self._refused,
             client.encode("ascii"),
             b"http",
             self._location,
         )
+        acceptor.again = self._gateway.route_again
+        acceptor.refusals = REFUSALS
         visitor.open(acceptor, hostname.encode("ascii"), first)
         return visitor
 
@@ -248,6 +251,13 @@ class TcpStreams:
         if exchange.on_over is None:
             exchange.on_over = lambda ended: self._over(ended, hostname, group)
         self._gateway.route(exchange)
+        # Limits of content are about requests.
+        exchange.limit_body(-1)
+
+    def _refused(self, exchange: VisitorExchange, status: int, cause: str) -> None:
+        if exchange.told:
+            self._gateway.not_reached(exchange, cause)
+        exchange.respond(status, ())
 
     def _over(self, exchange: VisitorExchange, hostname: str, group: StreamGroup) -> None:
         cause = exchange.cause

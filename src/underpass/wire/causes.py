@@ -60,6 +60,7 @@ _ALL: Final = (
     Cause("unsupported_connect", _VISITOR, 501, "The request asks by CONNECT for something else than a WebSocket.", "The edge is no forward proxy; `underpass access` brings other protocols through a tunnel."),
     Cause("bad_destination", _VISITOR, 502, "A private-network stream asks for an address that is not IP:port, or the visitor of a bastion or SOCKS server names no destination.", "Give the client a host and a port (access tcp: --destination HOST:PORT); for a private network an IP address, as names are resolved before they get here."),
     Cause("unknown_host", _EDGE, 404, "No tunnel has a route for the hostname.", "Check the spelling, and the tunnel's routes. A quick tunnel's name is gone some time after it was stopped."),
+    Cause("passed_through", _EDGE, 421, "TLS for the hostname ends at the application (passthrough), and the request has come without it.", "Browsers try again by themselves. Programs: use https, and a connection of its own for the hostname."),
     Cause("too_many_connections", _EDGE, 0, "A public port has as many connections open as it allows, in all or from one address.", "End idle ones, or raise the port's limits."),
     Cause("no_link", _LINK, 503, "The tunnel exists, and no connector holds a connection for it.", "Start the connector, or see in its log why it cannot connect."),
     Cause("link_full", _LINK, 503, "Every link of the tunnel has as many requests under way as it takes, or is about to close.", "Run more connectors, or more links (--ha-connections); see whether the application hangs."),

@@ -15,7 +15,16 @@ from .patience import PATIENCE
 from .processes import ConnectorProcess, EdgeProcess, Process, new_tunnel, running
 from .servers import free_port
 
-__all__ = ["HOSTNAME", "PublicPort", "public_port", "read_all", "route", "serving", "visitor"]
+__all__ = [
+    "HOSTNAME",
+    "PublicPort",
+    "another_connector",
+    "public_port",
+    "read_all",
+    "route",
+    "serving",
+    "visitor",
+]
 
 HOSTNAME = "stream.example.test"
 
@@ -29,6 +38,8 @@ class PublicPort:
     port: int
     file: Path
     access_log: Path
+    token: str = ""
+    """What further connectors of the tunnel are run with."""
     workers: list[int] = field(default_factory=list)
     """Process ids, when there are several."""
 
@@ -39,6 +50,12 @@ class PublicPort:
 def route(port: int, hostname: str = HOSTNAME, more: str = "") -> str:
     """An entry of the file's `tcp`."""
     return f"  - {{listen: '127.0.0.1:{port}', hostname: {hostname}{more}}}\n"
+
+
+def another_connector(place: PublicPort, origin: str) -> ConnectorProcess:
+    """One more of the same tunnel, begun."""
+    arguments = [*place.edge.edge_arguments, "--ha-connections=1", "run"]
+    return ConnectorProcess([*arguments, f"--token={place.token}", f"--url={origin}"])
 
 
 @contextlib.contextmanager
@@ -81,7 +98,7 @@ def public_port(
             )
         stack.enter_context(running(connector, edge))
         connector.wait_for("Registered tunnel connection")
-        place = PublicPort(edge, connector, port, file, access_log)
+        place = PublicPort(edge, connector, port, file, access_log, credentials.to_token())
         if workers > 1:
             place.workers = edge.wait_for(f"Running {workers} worker processes")["pids"]
             # Until all of them know of the link: figures come behind the word of it, first from
