@@ -38,6 +38,9 @@ from peers.processes import (
     new_tunnel,
     running,
 )
+from peers.public_port import route
+from peers.servers import free_port
+from peers.stream_echo import stream_echo
 
 from underpass.wire.credentials import Credentials
 
@@ -187,6 +190,51 @@ class TestWhatIsUnderWay:
                     assert json.loads(response.read()) == {"size": LARGE, "sha256": digest(LARGE)}
                 download.finish()
             eventually(lambda: not is_running(old), "the old process has ended")
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_streams_of_public_ports_go_on(
+        self, data_dir: Path, tmp_path: Path, workers: int
+    ) -> None:
+        port = free_port()
+        settings = tmp_path / "edge.yml"
+        settings.write_text(f"tcp:\n{route(port, ONE_LINK)}")
+        credentials = new_tunnel(data_dir, ONE_LINK)
+
+        def echoed(stream: socket.socket, text: bytes) -> bool:
+            stream.sendall(text)
+            return stream.recv(1024) == text
+
+        def is_reached() -> bool:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+                try:
+                    return echoed(stream, b"are you there?")
+                except ConnectionResetError:
+                    return False
+
+        with contextlib.ExitStack() as stack:
+            origin = stack.enter_context(stream_echo())
+            edge = ReplacedEdge(data_dir, more=[f"--config={settings}", f"--workers={workers}"])
+            stack.enter_context(running(edge))
+            one = ConnectorProcess(
+                [*edge.edge_arguments, "run", f"--url=tcp://127.0.0.1:{origin}"],
+                environment={"TUNNEL_TOKEN": credentials.to_token()},
+            )
+            stack.enter_context(running(one))
+            one.ready()
+            # As soon as all workers have heard of the link.
+            eventually(lambda: all(is_reached() for _ in range(8)), "the port is served")
+            streams = []
+            for _ in range(3):
+                streams.append(
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+                )
+                for number, stream in enumerate(streams):
+                    assert echoed(stream, b"%d" % number)
+                if len(streams) < 3:
+                    edge.replace()
+                    edge.links_have_moved()
+            for stream in streams:
+                stream.close()
 
     def test_what_takes_too_long_is_cut_off(self, data_dir: Path, tmp_path: Path) -> None:
         settings = tmp_path / "edge.yml"
