@@ -326,7 +326,7 @@ class TestItDoesNotServe:
             settings.write_text(f"listen: {{metrics: '127.0.0.1:{port}'}}\n")
             done = upgrade(edge)
             assert done.returncode == 1
-            assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+            assert f"cannot listen on the metrics address 127.0.0.1:{port}" in done.stderr
             assert asked(edge) == 200
 
     def test_when_the_program_is_broken(self, data_dir: Path, tmp_path: Path) -> None:

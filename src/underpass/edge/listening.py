@@ -19,8 +19,8 @@ BACKLOG = 4096
 itself). What comes beyond tries again after a second."""
 
 
-def listen(address: Address) -> socket.socket:
-    """A non-blocking TCP socket listening on `address`.
+def listen(address: Address, called: str = "") -> socket.socket:
+    """A non-blocking TCP socket listening on `address`; `called` goes before it in errors.
 
     An empty host listens on every interface, IPv6 and IPv4 by one socket where the system can.
     A host name is resolved once, here, and its first address is taken.
@@ -42,7 +42,9 @@ def listen(address: Address) -> socket.socket:
                 (str(sockaddr[0]), int(sockaddr[1])), family=family, backlog=BACKLOG
             )
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {_reason(error, address)}") from error
+        raise ListenError(
+            f"cannot listen on {called}{address}: {_reason(error, address)}"
+        ) from error
     listener.setblocking(False)
     return listener
 
@@ -160,7 +162,8 @@ class Listeners:
         for each in self._spare:
             if each.name == name and each.asked == str(address):
                 return self._take(each)
-        self.open.append(KeptSocket(name, str(address), listen(address)))
+        called = "the metrics address " if name == "metrics" else ""
+        self.open.append(KeptSocket(name, str(address), listen(address, called)))
         return self.open[-1].listener
 
     def _take(self, kept: KeptSocket) -> socket.socket:

@@ -12,6 +12,7 @@ from underpass.ops.metrics import Metrics, SnapshotSource
 from underpass.ops.metrics_server import (
     MetricsServer,
     Page,
+    announce,
     json_page,
     text_page,
 )
@@ -55,6 +56,7 @@ class Operators:
     async def start(self, listener: socket.socket) -> None:
         """Answer on a socket that listens."""
         await self._server.serve(listener)
+        announce(self._server)
 
     async def drain(self) -> None:
         """Stop listening, and answer those who have connected."""

@@ -28,6 +28,7 @@ __all__ = [
     "MetricsServer",
     "Page",
     "Readiness",
+    "announce",
     "json_page",
     "serve_metrics",
     "text_page",
@@ -152,7 +153,6 @@ class MetricsServer:
     async def serve(self, listener: socket.socket) -> None:
         """Answer on a bound socket. Raises OSError."""
         self._server = await asyncio.start_server(self._serve, sock=listener, limit=MAX_HEAD)
-        _log.info("Starting metrics server on %s/metrics", self.address)
 
     async def _listen(self, host: str, port: int) -> OSError | None:
         """Listen, or return why not."""
@@ -268,6 +268,12 @@ async def serve_metrics(server: MetricsServer, address: str) -> None:
     Raises MetricsAddressError.
     """
     await server.start(address)
+    announce(server)
+
+
+def announce(server: MetricsServer) -> None:
+    """Say in the log where it is."""
+    _log.info("Starting metrics server on %s/metrics", server.address)
 
 
 def parse_address(address: str) -> tuple[str, int]:
