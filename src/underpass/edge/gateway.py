@@ -38,6 +38,7 @@ from underpass.edge.router import Router, UnknownHost
 from underpass.edge.sites import HostnameTable
 from underpass.edge.steering import Steering
 from underpass.edge.visitor_address import plain_address
+from underpass.edge.waiting import WaitingRoom
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -142,6 +143,10 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         if self._sending.is_stuck(self):
             self.abort()
 
+    def leave(self) -> None:
+        """Called once a tick: close with the next response that can say so."""
+        self.announce_end()
+
     def error_response(self, status: int) -> bytes:
         page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
         reason = HTTPStatus(status).phrase.encode("ascii")
@@ -163,6 +168,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self.acceptor = acceptor
         self._gateway = gateway
         self._sending = SendWatch()
+        self._goodbyes = 0
         self._quiet_ticks = 0
 
     is_fresh = True
@@ -178,6 +184,15 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
         if self._quiet_ticks >= IDLE_SECONDS:
             self.shut_down()
+
+    def leave(self) -> None:
+        """Called once a tick: say goodbye, and mean it a whole tick later (RFC 9113 §6.8). What
+        the visitor has begun before it heard of that is answered."""
+        if self._goodbyes == 0:
+            self.announce_end()
+        elif self._goodbyes == 2:
+            self.shut_down()
+        self._goodbyes += 1
 
     def protocol_failure(self, code: int, why: str) -> None:
         log.info("a visitor broke the HTTP/2 protocol: %s (error code %d)", why, code)
@@ -224,6 +239,7 @@ class Gateway:
         secure_port: where visitors of the plain listener are sent who are to come with TLS.
         challenges: answered on the plain listener before any tunnel is asked.
         access_log: gets a line for each request; its owner closes it.
+        room: where requests wait for a link that is about to come.
     """
 
     def __init__(
@@ -236,6 +252,7 @@ class Gateway:
         secure_port: int = 443,
         challenges: Challenges | None = None,
         access_log: AccessLog | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
         self.turn = turn
         self.access_log = access_log
@@ -249,13 +266,14 @@ class Gateway:
         self.accepted: Counter[tuple[str]] = Counter()
         """Visitors' connections so far, by listener."""
         self._router = router
-        self.steering = Steering(router, self.route)
+        self.steering = Steering(router, self.route, room)
         self._manners = manners
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
         self._entrances: list[Entrance] = []
         self._passthrough = NO_PASSTHROUGH
         self._visitors: set[Visitor] = set()
+        self._draining = False
         self._stopping = False
         self._emptied = asyncio.Event()
         turn.on_tick.add(self._look)
@@ -355,6 +373,8 @@ class Gateway:
         self.accepted[(scheme.decode("ascii"),)] += 1
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
+        if self._draining and isinstance(visitor, VisitorHttp1):
+            visitor.leave()
 
     def forget(self, visitor: Visitor) -> None:
         """A visitor's connection has ended."""
@@ -376,7 +396,7 @@ class Gateway:
         elif isinstance(link, Pool):
             self.steering.by_pool(link, exchange)
         else:
-            exchange.fail(503, "no_link")
+            self.steering.wait(exchange, [link.tunnel_id], "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -465,6 +485,8 @@ class Gateway:
             visitor.look()
             if self._stopping:
                 visitor.shut_down()
+            elif self._draining:
+                visitor.leave()
         self._look_whether_empty()
 
     def _look_whether_empty(self) -> None:
@@ -473,6 +495,23 @@ class Gateway:
             return
         if not any(entrance.is_expecting for entrance in self._entrances):
             self._emptied.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no more: another process does. Return when every visitor has gone, of itself or
+        with the answer to its next request, or `seconds` have passed.
+
+        No connection is closed that a request may be on its way on, so an idle one stays for as
+        long as it might have anyway.
+        """
+        self._draining = True
+        for entrance in self._entrances:
+            entrance.close()
+        for visitor in tuple(self._visitors):
+            visitor.leave()
+        self._emptied.clear()
+        self._look_whether_empty()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), seconds)
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from underpass.edge.errors import EdgeError, OptionsError
+from underpass.edge.handover.options import DEFAULT_HANDOVER, HandoverOptions
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.sites import Site
@@ -182,6 +183,8 @@ class EdgeOptions:
     """Code responses with gzip, for visitors who accept that."""
     sites: tuple[Site, ...] = ()
     """Hostnames with settings of their own."""
+    handover: HandoverOptions = DEFAULT_HANDOVER
+    """How it makes way for the next process."""
     trusted_hops: TrustedHops = NO_HOPS
     """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
     passthrough: Passthrough = NO_PASSTHROUGH

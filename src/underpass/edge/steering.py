@@ -4,7 +4,8 @@ it, connectors that could not carry it on. What has none never comes here (`Gate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from uuid import UUID
 
 from underpass.core.fields import Fields
 from underpass.core.relay import Exchange
@@ -15,6 +16,7 @@ from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, NoLink, Router, UnknownHost
 from underpass.edge.store.records import Sticky
+from underpass.edge.waiting import WaitingRoom
 
 __all__ = ["Steering"]
 
@@ -24,11 +26,18 @@ class Steering:
 
     Args:
         route: routes a request anew, as any other.
+        room: where requests wait for a link that is about to come; None: nowhere.
     """
 
-    def __init__(self, router: Router, route: Callable[[VisitorExchange], None]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        route: Callable[[VisitorExchange], None],
+        room: WaitingRoom | None = None,
+    ) -> None:
         self._router = router
         self._route = route
+        self._room = room
 
     def by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
         """Route a request that the pool has to see."""
@@ -37,16 +46,23 @@ class Steering:
             cookie = cookie_in(exchange.request.get_all(b"cookie"))
         chosen = pool.choose_for(exchange.visitor, cookie)
         if isinstance(chosen, NoLink):
-            exchange.fail(503, "no_link")
+            tunnels = [destination.no_link.tunnel_id for destination in pool.destinations]
+            self.wait(exchange, tunnels, "no_link")
             return
-        _prepare(exchange, chosen, pool, cookie)
-        if _forward_exactly(chosen, exchange):
-            return
-        for link in pool.alternatives(chosen):
+        links = [chosen]
+        for link in links:
             _prepare(exchange, link, pool, cookie)
             if _forward_exactly(link, exchange):
                 return
-        exchange.fail(503, "link_full")
+            if len(links) == 1:
+                links += pool.alternatives(chosen)
+        self.wait(exchange, [link.tunnel_id for link in links], "link_full")
+
+    def wait(self, exchange: VisitorExchange, tunnels: Iterable[UUID], cause: str) -> None:
+        """Until one of these tunnels has a link that is about to come; else it fails."""
+        room = self._room
+        if room is None or not any(room.hold(each, exchange, self._route) for each in tunnels):
+            exchange.fail(503, cause)
 
     def by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
@@ -55,7 +71,7 @@ class Steering:
                 exchange.context = link
                 if link.forward(exchange):
                     return
-        exchange.fail(503, "link_full")
+        self.wait(exchange, [refused.tunnel_id], "link_full")
 
     def again(self, exchange: VisitorExchange) -> None:
         """Route a request whose link was lost, or whose connector could not carry it on."""
@@ -88,7 +104,7 @@ class Steering:
         if cause is not None:
             exchange.fail(exchange.refusal_status, cause)
         else:
-            exchange.fail(503, "link_full" if others else "no_link")
+            self.wait(exchange, [refused.tunnel_id], "link_full" if others else "no_link")
 
     def note_failure(self, exchange: VisitorExchange, cause: str) -> None:
         """A connector has said why it could not carry a request on, and that is the answer."""

@@ -325,6 +325,13 @@ class TcpStreams:
         if not self._groups:
             self._turn.on_tick.discard(self._look)
 
+    async def drain(self, seconds: float) -> None:
+        """Return when there are no streams any more, or after `seconds`."""
+        self._emptied.clear()
+        if self.count:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+
     async def stop(self, seconds: float) -> None:
         """Carry no more; let streams go on for so long; break off what is left."""
         self._stopping = True
