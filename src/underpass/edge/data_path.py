@@ -18,6 +18,7 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
+from underpass.edge.recent import Recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -63,6 +64,10 @@ class DataPath(Protocol):
 
     def figures(self) -> Snapshot:
         """What it has carried: see `figures.traffic_figures`."""
+        ...
+
+    async def recent(self) -> Recent | None:
+        """The last requests; None if they are not remembered."""
         ...
 
     def processes(self) -> Sequence[int]:
@@ -164,6 +169,10 @@ class LocalDataPath:
     def figures(self) -> Snapshot:
         """See DataPath."""
         return traffic_figures(self)
+
+    async def recent(self) -> Recent | None:
+        """See DataPath."""
+        return None
 
     def processes(self) -> Sequence[int]:
         """See DataPath."""

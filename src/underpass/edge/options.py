@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.errors import HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -129,6 +130,8 @@ class EdgeOptions:
     """Write a line for each visitor's request."""
     management_hostname: str = ""
     """Where connectors' management services are asked (`tail`). Empty: nowhere."""
+    dashboard: DashboardOptions = DEFAULT_DASHBOARD
+    """Pages for people."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
@@ -177,6 +180,7 @@ class EdgeOptions:
         metrics: str | None = None,
         access_log: AccessLogOptions | None = None,
         management_hostname: str | None = None,
+        dashboard: DashboardOptions = DEFAULT_DASHBOARD,
     ) -> EdgeOptions:
         """Options from what a command line gives: text, or nothing for the default.
 
@@ -212,6 +216,7 @@ class EdgeOptions:
             metrics=None if metrics is None else _parse_option("--metrics", metrics),
             access_log=access_log,
             management_hostname=management_hostname,
+            dashboard=dashboard,
         )
 
 

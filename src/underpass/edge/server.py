@@ -20,6 +20,7 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
+from underpass.edge.dashboard.parts import Parts
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.figures import ApiCalls, edge_figures
@@ -28,10 +29,11 @@ from underpass.edge.listening import Inherited, bound_address, listen
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
-from underpass.edge.status import RunningEdge
+from underpass.edge.status import RunningEdge, reachable
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tunnels import TunnelListeners
+from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
@@ -137,7 +139,11 @@ class Edge:
             management_key_path=directory.management_key,
             close_links=path.close_links,
         )
-        server = ApiServer(self._api_calls.counting(create_application(control)), api)
+        started_at = datetime.now(timezone.utc).replace(microsecond=0)
+        application = create_application(
+            control, dashboard=self._dashboard(directory, store, path, started_at)
+        )
+        server = ApiServer(self._api_calls.counting(application), api)
         await server.start()
         self._closing.push_async_callback(server.stop)
         for work in (self.registry.keep_house(), self.registry.follow()):
@@ -151,13 +157,14 @@ class Edge:
         RunningEdge(
             pid=os.getpid(),
             version=VERSION,
-            started_at=datetime.now(timezone.utc).replace(microsecond=0),
+            started_at=started_at,
             workers=options.workers,
             https=str(self.https),
             http=str(self.http),
             tunnels=tuple(map(str, self.tunnels)),
             api=str(self.api),
             metrics=self.metrics,
+            dashboard=self.dashboard,
         ).write(directory)
         if self._operators is not None:
             self._operators.state = "ready"
@@ -233,6 +240,45 @@ class Edge:
     async def _refresh_figures(self) -> None:
         if self._path is not None:
             await self._path.refresh()
+
+    @property
+    def dashboard(self) -> str:
+        """The address of the dashboard: the public one, if it has such."""
+        hostname = self._options.dashboard.hostname
+        if not hostname:
+            return f"http://{reachable(str(self.api))}/dashboard"
+        port = "" if self.https.port == 443 else f":{self.https.port}"
+        return f"https://{hostname}{port}/dashboard"
+
+    def _dashboard(
+        self, directory: DataDirectory, store: Store, path: DataPath, started_at: datetime
+    ) -> Parts:
+        """What the dashboard shows."""
+        certificates = CertificateFiles(self._options.certificates, directory.certificates)
+
+        async def figures() -> Snapshot:
+            await path.refresh()
+            return path.figures()
+
+        return Parts(
+            sessions=directory.sessions,
+            sign_in_links=directory.sign_in_links,
+            audit=store.audit,
+            recent=path.recent,
+            figures=figures,
+            certificates=lambda: {**certificates.expiries(), "ca": self.authority.not_after},
+            addresses=lambda: {
+                "https": f"https://{self.https}",
+                "http": f"http://{self.http}",
+                "tunnel": ", ".join(map(str, self.tunnels)),
+                "api": f"http://{self.api}",
+            },
+            ca_certificate=self.ca_certificate,
+            hostname=self._options.dashboard.hostname,
+            version=VERSION,
+            started_at=started_at,
+            workers=self._options.workers,
+        )
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""

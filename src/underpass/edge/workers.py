@@ -22,6 +22,7 @@ from uuid import UUID
 from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
+from underpass.edge.recent import Recent
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Router, TooManyLinks
 from underpass.edge.store import Store
@@ -180,6 +181,10 @@ class EdgeWorkers:
     def figures(self) -> Snapshot:
         """See DataPath: the sums of all workers, dead ones included, as of the last `refresh`."""
         return total(tally.readings for tally in self._tallies)
+
+    async def recent(self) -> Recent | None:
+        """See DataPath."""
+        return None
 
     async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""

@@ -1,0 +1,138 @@
+"""Certificates on their way from a browser to the command line that waits for them (docs: API §7).
+
+The command line has made a key that nobody can guess, and told the browser; what is put under that
+key is handed to whoever asks with it, once, within minutes. What nobody fetches is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "HOLD_SECONDS",
+    "MAX_DEPOSITS",
+    "MAX_POLLS",
+    "WAITING_SECONDS",
+    "TransferRefused",
+    "Transfers",
+    "confirmation_code",
+    "is_key",
+]
+
+MAX_DEPOSITS: Final = 64
+"""Certificates that wait to be fetched."""
+
+WAITING_SECONDS: Final = 300.0
+"""Until one that nobody fetches is taken back."""
+
+MAX_POLLS: Final = 64
+"""Command lines that are held at once; more are told at once that there is nothing yet."""
+
+HOLD_SECONDS: Final = 25.0
+"""How long one is held. Proxies give up on silence after 30 or 60."""
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=", re.ASCII)
+
+
+class TransferRefused(Exception):  # noqa: N818 - says the state
+    """A certificate cannot be put there."""
+
+
+@dataclass(slots=True)
+class _Deposit:
+    certificate: bytes
+    taken_back: asyncio.TimerHandle
+
+
+class Transfers:
+    """Those of one edge; belongs to the running loop."""
+
+    def __init__(self) -> None:
+        self._deposits: dict[str, _Deposit] = {}
+        self._arrivals: dict[str, set[asyncio.Event]] = {}
+        self._polls = 0
+        self._used: dict[str, None] = {}
+        self._taking_back: set[asyncio.Future[None]] = set()
+
+    def check(self, key: str) -> None:
+        """Raise TransferRefused unless a certificate can be put under `key` now."""
+        if key in self._deposits or key in self._used:
+            raise TransferRefused("this login was used already: run the command again")
+        if len(self._deposits) >= MAX_DEPOSITS:
+            raise TransferRefused("too many logins wait for their command line; try again later")
+
+    def deposit(
+        self, key: str, certificate: bytes, take_back: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Keep a certificate for whoever knows `key`. `take_back` is called if nobody fetches it.
+
+        Raises:
+            TransferRefused: see `check`.
+        """
+        self.check(key)
+        timer = asyncio.get_running_loop().call_later(WAITING_SECONDS, self._expire, key, take_back)
+        self._deposits[key] = _Deposit(certificate, timer)
+        for arrived in self._arrivals.get(key, ()):
+            arrived.set()
+
+    async def fetch(self, key: str, seconds: float = HOLD_SECONDS) -> bytes | None:
+        """The certificate under `key`, once; None if none has come within so long."""
+        if key not in self._deposits and self._polls < MAX_POLLS:
+            await self._wait(key, seconds)
+        deposit = self._deposits.pop(key, None)
+        if deposit is None:
+            return None
+        deposit.taken_back.cancel()
+        self._mark_used(key)
+        return deposit.certificate
+
+    async def _wait(self, key: str, seconds: float) -> None:
+        arrived = asyncio.Event()
+        waiting = self._arrivals.setdefault(key, set())
+        waiting.add(arrived)
+        self._polls += 1
+        try:
+            await asyncio.wait_for(arrived.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+        finally:
+            self._polls -= 1
+            waiting.discard(arrived)
+            if not waiting:
+                self._arrivals.pop(key, None)
+
+    def _expire(self, key: str, take_back: Callable[[], Awaitable[None]]) -> None:
+        if self._deposits.pop(key, None) is None:
+            return
+        self._mark_used(key)
+        task = asyncio.ensure_future(take_back())
+        self._taking_back.add(task)
+        task.add_done_callback(self._taking_back.discard)
+
+    def _mark_used(self, key: str) -> None:
+        self._used[key] = None
+        while len(self._used) > MAX_DEPOSITS:
+            del self._used[next(iter(self._used))]
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` is a public key as logins name themselves by: 32 bytes in URL-safe base64."""
+    if _KEY.fullmatch(text) is None:
+        return False
+    try:
+        return base64.urlsafe_b64encode(base64.urlsafe_b64decode(text)).decode("ascii") == text
+    except binascii.Error:
+        return False
+
+
+def confirmation_code(key: str) -> str:
+    """What command line and page both show, so that one sees whose login is confirmed."""
+    digest = base64.b32encode(hashlib.sha256(key.encode("ascii")).digest()).decode("ascii")
+    return f"{digest[:4]}-{digest[4:8]}"
