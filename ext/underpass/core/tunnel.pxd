@@ -1,8 +1,9 @@
 # How an exchange crosses a link: what the connector makes of requests and responses, and what the edge does.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.fields cimport Fields
+from underpass.core.recent cimport RecentRequests
 from underpass.core.relay cimport Acceptor, Counters, Exchange
 
 cpdef enum Kind:
@@ -42,6 +43,7 @@ cdef class VisitorExchange(Exchange):
     cdef int64_t body                   # request content so far, bytes
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
+    cdef uint64_t number                # by which `acceptor.recent` knows it; 0: it does not
 
     cdef Fields visitor_response(self, Fields head, int status)
 
@@ -53,6 +55,7 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public bytes scheme            # b"http" or b"https"
     cdef public bytes hsts              # Strict-Transport-Security for responses that have none; None: leave it
     cdef bytes location                 # the edge's own name, the tail of every ray
+    cdef public RecentRequests recent   # remembers requests; None: nobody does
 
 
 cdef class EdgeExchange(Exchange):

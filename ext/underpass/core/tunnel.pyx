@@ -586,6 +586,13 @@ cdef class VisitorExchange(Exchange):
             head.add_pair(HSTS, self.acceptor.hsts)
         return head
 
+    cdef int over_with(self) except -1:
+        cdef VisitorExchange _alive = self
+        Exchange.over_with(self)
+        if self.number and self.acceptor.recent is not None:
+            self.acceptor.recent.ended(self, self.number, self.told)
+        return 0
+
     def fail(self, int status, str cause):
         """Answer with a page that says what went wrong."""
         if self.over or self.status or self.inbound is None:
@@ -686,6 +693,10 @@ cdef class VisitorAcceptor(Acceptor):
     cdef int accept(self, Exchange exchange) except -1:
         cdef Field* length
         cdef Field* path = exchange.request.find(T_PATH)
+        cdef VisitorExchange visitors = <VisitorExchange>exchange
+        # (One that is sent again comes here again.)
+        if self.recent is not None and not visitors.number:
+            visitors.number = self.recent.begun(visitors, visitors.ray)
         if path is not NULL and has_broken_escape(exchange.request.value(path), path.value_size):
             # As nginx, Apache and Go do: one application would see another path in it than the next.
             exchange.fail(400, "bad_path")

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
+from underpass.core.recent import RecentRequests
 from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
-from underpass.edge.recent import Recent
+from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
@@ -48,6 +50,8 @@ class Service:
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+    dashboard: DashboardOptions = DEFAULT_DASHBOARD
+    """Pages for people: at which name, and whether the last requests are remembered for them."""
 
 
 class DataPath(Protocol):
@@ -111,6 +115,7 @@ class LocalDataPath:
             from underpass.edge.access_log import AccessLog  # most edges have none
 
             access_log = AccessLog(service.access_log)
+        self._recent = RecentRequests() if service.dashboard.recent_requests else None
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.listeners = TunnelListeners(
@@ -130,6 +135,7 @@ class LocalDataPath:
             redirect_port=service.redirect_port,
             hsts_seconds=service.hsts_seconds,
             access_log=access_log,
+            recent=self._recent,
         )
         if service.management_hostname:
             router.reserve(service.management_hostname)
@@ -172,7 +178,11 @@ class LocalDataPath:
 
     async def recent(self) -> Recent | None:
         """See DataPath."""
-        return None
+        return self.recent_here()
+
+    def recent_here(self) -> Recent | None:
+        """The last requests to this process."""
+        return None if self._recent is None else read_recent(self._recent)
 
     def processes(self) -> Sequence[int]:
         """See DataPath."""

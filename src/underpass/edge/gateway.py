@@ -19,17 +19,19 @@ from underpass.core.endpoint import Endpoint
 from underpass.core.fields import Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
+from underpass.core.recent import RecentRequests
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
 from underpass.edge.figures import TellingWho
 from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
+from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.remote import RemoteLink
-from underpass.edge.router import Router, UnknownHost
+from underpass.edge.router import NoLink, Router, UnknownHost
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -211,6 +213,7 @@ class Gateway:
         hsts_seconds: how long browsers are to come with TLS only, where the application does not
             say; None says nothing.
         access_log: gets a line for each request; its owner closes it.
+        recent: remembers the last requests.
     """
 
     def __init__(
@@ -224,8 +227,10 @@ class Gateway:
         redirect_port: int | None = None,
         hsts_seconds: int | None = None,
         access_log: AccessLog | None = None,
+        recent: RecentRequests | None = None,
     ) -> None:
         self.turn = turn
+        self._recent = recent
         self.access_log = access_log
         self.management: Management | None = None
         """Asked about hosts that no route leads from."""
@@ -296,6 +301,7 @@ class Gateway:
             self._location,
         )
         acceptor.max_body = self._max_body
+        acceptor.recent = self._recent
         if scheme == b"https":
             acceptor.hsts = self._hsts
         visitor: Visitor
@@ -317,13 +323,15 @@ class Gateway:
         """Send a request down a link. Called once a request."""
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
-            exchange.context = link
+            exchange.context = link.carried_by
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
             if self.management is None or not self.management.take(exchange):
                 exchange.fail(404, "unknown_host")
         else:
+            if isinstance(link, NoLink):
+                exchange.context = CarriedBy(link.tunnel_id)
             exchange.fail(503, "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
@@ -352,7 +360,7 @@ class Gateway:
         """The link that was chosen takes no more: it is full, or about to close."""
         for link in self._router.links_of(refused.tunnel_id):
             if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
-                exchange.context = link
+                exchange.context = link.carried_by
                 if link.forward(exchange):
                     return
         exchange.fail(503, "link_full")

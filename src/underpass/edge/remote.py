@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from underpass.core.tunnel import VisitorExchange
-from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
+from underpass.edge.link_details import UNKNOWN_DETAILS, CarriedBy, LinkDetails
 
 __all__ = ["Presence", "RemoteLink"]
 
@@ -43,6 +43,7 @@ class RemoteLink:
         self.connector_id = connector_id
         self.conn_index = conn_index
         self.details = details
+        self.carried_by = CarriedBy(tunnel_id, connector_id, conn_index)
         self._text = str(tunnel_id).encode("ascii")
         self._carry = carry
         self._ask = ask

@@ -122,6 +122,7 @@ class Edge:
             options.hsts_seconds,
             options.access_log,
             options.management_hostname,
+            options.dashboard,
         )
         path: DataPath
         if options.workers == 1:

@@ -132,6 +132,8 @@ class EdgeWorker(Inside):
             return await self._stop_links(request.seconds)
         if isinstance(request, messages.ReadFigures):
             return {} if self._data_path is None else self._data_path.figures()
+        if isinstance(request, messages.ReadRecent):
+            return None if self._data_path is None else self._data_path.recent_here()
         assert isinstance(request, messages.Alive)
         return None
 

@@ -23,6 +23,7 @@ __all__ = [
     "ReadChanges",
     "ReadConfiguration",
     "ReadFigures",
+    "ReadRecent",
     "ReadSnapshot",
     "Refresh",
     "StopLinks",
@@ -82,11 +83,17 @@ class ReadFigures(Struct, frozen=True, tag=True):
     """What has been carried. -> ops.workers.tally.Readings"""
 
 
+class ReadRecent(Struct, frozen=True, tag=True):
+    """The last requests. -> recent.Recent, or None: they are not remembered"""
+
+
 class Alive(Struct, frozen=True, tag=True):
     """-> None"""
 
 
-WorkerRequest = Configure | Refresh | CloseLinks | StopVisitors | StopLinks | ReadFigures | Alive
+WorkerRequest = (
+    Configure | Refresh | CloseLinks | StopVisitors | StopLinks | ReadFigures | ReadRecent | Alive
+)
 
 
 # Asked by a worker.

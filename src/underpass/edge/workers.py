@@ -22,7 +22,7 @@ from uuid import UUID
 from underpass.edge import worker_messages as messages
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
-from underpass.edge.recent import Recent
+from underpass.edge.recent import Recent, merged
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Router, TooManyLinks
 from underpass.edge.store import Store
@@ -183,8 +183,27 @@ class EdgeWorkers:
         return total(tally.readings for tally in self._tallies)
 
     async def recent(self) -> Recent | None:
-        """See DataPath."""
-        return None
+        """See DataPath; what a slow worker remembers is left out."""
+        if not self._service.dashboard.recent_requests:
+            return None
+        read = await asyncio.gather(
+            *(self._read_recent(worker, process) for worker, process in self._processes.items())
+        )
+        return merged(recent for recent in read if recent is not None)
+
+    async def _read_recent(self, worker: int, process: Process) -> Recent | None:
+        try:
+            recent: Any = await asyncio.wait_for(
+                process.channel.call(
+                    messages.ReadRecent(),
+                    Recent | None,  # type: ignore[arg-type]  # a union is no type to mypy
+                ),
+                SCRAPE_SECONDS,
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug("worker %d did not tell its last requests: %s", worker, error)
+            return None
+        return recent  # type: ignore[no-any-return]
 
     async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""
