@@ -18,6 +18,7 @@ from underpass.edge.api.requests import Refusal
 from underpass.edge.dashboard import login, overview, signing_in, tokens, tunnels
 from underpass.edge.dashboard.site import HOME, SECURITY_HEADERS, SIGN_IN, Site, Visit, protect
 from underpass.edge.store import StoreError
+from underpass.wire.login_transfer import LOGIN_PATH, TRANSFER_PATH
 
 log = logging.getLogger("underpass.edge.dashboard")
 
@@ -54,8 +55,8 @@ PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("POST", f"{_TOKEN}/revoke", tokens.revoke_token),
     ("GET", f"{HOME}/certificates", overview.show_certificates),
     ("GET", f"{HOME}/audit", overview.show_audit),
-    ("GET", login.LOGIN, login.show_login),
-    ("POST", login.LOGIN, login.confirm_login),
+    ("GET", LOGIN_PATH, login.show_login),
+    ("POST", LOGIN_PATH, login.confirm_login),
 )
 """For whoever is."""
 
@@ -68,7 +69,7 @@ _STATIC: Final = {
 
 
 def create_dashboard(site: Site) -> Starlette:
-    """The application. It answers below HOME and `login.LOGIN`."""
+    """The application. It answers below HOME and LOGIN_PATH."""
     by_path: dict[str, dict[str, tuple[Show, bool]]] = {}
     for pages, is_open in ((OPEN_PAGES, True), (PAGES, False)):
         for method, path, show in pages:
@@ -76,7 +77,7 @@ def create_dashboard(site: Site) -> Starlette:
     app = Starlette(
         routes=[
             Route(f"{HOME}/static/{{name}}", _static, methods=["GET"]),
-            Route(login.TRANSFER + "{key}", partial(login.hand_over, site), methods=["GET"]),
+            Route(TRANSFER_PATH + "{key}", partial(login.hand_over, site), methods=["GET"]),
             *(
                 Route(path, partial(_answer, site, shows), methods=[*shows])
                 for path, shows in by_path.items()

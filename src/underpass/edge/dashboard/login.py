@@ -16,15 +16,11 @@ from underpass.edge.dashboard.tokens import certificate_for, make_token, may_gra
 from underpass.edge.dashboard.transfers import (
     WAITING_SECONDS,
     TransferRefused,
-    confirmation_code,
-    is_key,
 )
 from underpass.edge.registry import Author
+from underpass.wire.login_transfer import TRANSFER_PATH, confirmation_code, is_login_key
 
-__all__ = ["LOGIN", "TRANSFER", "confirm_login", "hand_over", "show_login"]
-
-LOGIN: Final = "/login"
-TRANSFER: Final = "/login/transfer/"
+__all__ = ["confirm_login", "hand_over", "show_login"]
 
 MAX_CALLBACK: Final = 512
 """Characters; one has a hostname and a key."""
@@ -75,7 +71,7 @@ async def confirm_login(visit: Visit) -> Response:
 async def hand_over(site: Site, request: Request) -> Response:
     """The certificate, to whoever knows the key; an answer without content says: not yet."""
     key = request.path_params["key"]
-    if not is_key(key):
+    if not is_login_key(key):
         return PlainTextResponse("this is no login\n", 404, SECURITY_HEADERS)
     certificate = await site.transfers.fetch(key)
     if certificate is None:
@@ -96,7 +92,7 @@ def _key(visit: Visit, callback: str) -> str:
         url = urlsplit(callback) if len(callback) <= MAX_CALLBACK else None
     except ValueError:
         url = None
-    if url is None or url.scheme not in ("http", "https") or not url.path.startswith(TRANSFER):
+    if url is None or url.scheme not in ("http", "https") or not url.path.startswith(TRANSFER_PATH):
         raise Refusal(
             400,
             "this page is opened by `underpass tunnel login`, which says where it waits; to get a "
@@ -106,7 +102,7 @@ def _key(visit: Visit, callback: str) -> str:
         raise Refusal(
             400, f"the command line waits at {url.netloc}, which is not the edge you are asking"
         )
-    key = url.path.removeprefix(TRANSFER)
-    if url.query or url.fragment or not is_key(key):
+    key = url.path.removeprefix(TRANSFER_PATH)
+    if url.query or url.fragment or not is_login_key(key):
         raise Refusal(400, "the address at which the command line waits is malformed")
     return key

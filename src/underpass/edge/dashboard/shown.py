@@ -8,7 +8,10 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-__all__ = ["FILTERS", "ago", "clock", "moment", "size", "took"]
+from underpass.edge.pages import WHERE
+from underpass.wire.causes import Hop
+
+__all__ = ["FILTERS", "ago", "clock", "moment", "size", "took", "where"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -68,10 +71,16 @@ def size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def where(hop: str) -> str:
+    """A hop of a request's way, as it follows a cause."""
+    return WHERE[Hop(hop)]
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "moment": moment,
     "clock": clock,
     "ago": ago,
     "took": took,
     "size": size,
+    "where": where,
 }

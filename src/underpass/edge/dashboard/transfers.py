@@ -7,10 +7,6 @@ key is handed to whoever asks with it, once, within minutes. What nobody fetches
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -22,8 +18,6 @@ __all__ = [
     "WAITING_SECONDS",
     "TransferRefused",
     "Transfers",
-    "confirmation_code",
-    "is_key",
 ]
 
 MAX_DEPOSITS: Final = 64
@@ -37,8 +31,6 @@ MAX_POLLS: Final = 64
 
 HOLD_SECONDS: Final = 25.0
 """How long one is held. Proxies give up on silence after 30 or 60."""
-
-_KEY: Final = re.compile(r"[A-Za-z0-9_-]{43}=", re.ASCII)
 
 
 class TransferRefused(Exception):  # noqa: N818 - says the state
@@ -120,19 +112,3 @@ class Transfers:
         self._used[key] = None
         while len(self._used) > MAX_DEPOSITS:
             del self._used[next(iter(self._used))]
-
-
-def is_key(text: str) -> bool:
-    """Whether `text` is a public key as logins name themselves by: 32 bytes in URL-safe base64."""
-    if _KEY.fullmatch(text) is None:
-        return False
-    try:
-        return base64.urlsafe_b64encode(base64.urlsafe_b64decode(text)).decode("ascii") == text
-    except binascii.Error:
-        return False
-
-
-def confirmation_code(key: str) -> str:
-    """What command line and page both show, so that one sees whose login is confirmed."""
-    digest = base64.b32encode(hashlib.sha256(key.encode("ascii")).digest()).decode("ascii")
-    return f"{digest[:4]}-{digest[4:8]}"
