@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from underpass.connector.durations import format_duration, parse_duration
+from underpass.ops.durations import format_duration, parse_duration
 
 
 @given(st.integers(min_value=-(10**15), max_value=10**15))

@@ -203,7 +203,7 @@ def test_what_run_is_told_about_time_and_tls_arrives(
 ) -> None:
     given: list[EdgeOptions] = []
 
-    def remember(options: EdgeOptions) -> int:
+    def remember(options: EdgeOptions, _: object) -> int:
         given.append(options)
         return 0
 

@@ -52,7 +52,7 @@ def test_version_imports_no_connector() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    allowed = {"underpass.connector.settings_table", "underpass.connector.durations"}
+    allowed = {"underpass.connector.settings_table"}
     assert set(done.stdout.split()) == allowed
 
 
@@ -134,7 +134,7 @@ UNUSED_BY_ONE_LINK = HEAVY | {
     "underpass.connector.services.stream",
     "underpass.connector.services.websocket",
     "underpass.connector.stdin_control",
-    "underpass.connector.watch",
+    "underpass.ops.file_watch",
     "underpass.core.http1server",
     "underpass.core.stream",
     "underpass.core.websocket",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from underpass.connector.config import Config, find_config, load_config, read_config
-from underpass.connector.document import ConfigError, parse_yaml
 from underpass.ops.directories import config_directories
+from underpass.ops.document import ConfigError, parse_yaml
 
 
 def read(text: str) -> Config:

@@ -13,7 +13,6 @@ import pytest
 from rig.supervision import FakeLink
 
 from underpass.connector.config import Config, read_config
-from underpass.connector.document import ConfigError, parse_yaml
 from underpass.connector.edges import EdgePool, EdgeSlot, static_regions
 from underpass.connector.homes import MAX_HOMES, Home
 from underpass.connector.identity import (
@@ -42,6 +41,7 @@ from underpass.connector.settings_table import Value
 from underpass.connector.status import ConnectorStatus
 from underpass.connector.supervisor import Supervisor, TunnelRefusedError
 from underpass.connector.supervisors import Supervisors
+from underpass.ops.document import ConfigError, parse_yaml
 from underpass.wire.credentials import Credentials, CredentialsError
 from underpass.wire.registration import ConnectionDetails, RegistrationRefused
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from underpass.connector import ingress as module
-from underpass.connector.document import ConfigError, parse_json, parse_yaml
 from underpass.connector.ingress import (
     AMBIGUOUS,
     RESERVED,
@@ -31,6 +30,7 @@ from underpass.connector.origins import (
     parse_url_flag,
 )
 from underpass.connector.request_path import MAX_DOUBTFUL
+from underpass.ops.document import ConfigError, parse_json, parse_yaml
 
 CATCH_ALL = {"service": "http_status:404"}
 

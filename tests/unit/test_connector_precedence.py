@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from underpass.connector.config import read_config
-from underpass.connector.document import ConfigError, parse_yaml
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
+from underpass.ops.document import ConfigError, parse_yaml
 
 # For each kind: two texts of a flag or variable with their values, and the same in a file.
 TEXTS: Mapping[str, tuple[tuple[str, Value], tuple[str, Value]]] = {

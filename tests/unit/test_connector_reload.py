@@ -64,8 +64,8 @@ class Bench:
         await self.done()
 
     async def done(self) -> None:
-        assert self.reloader._working is not None
-        await asyncio.wait_for(self.reloader._working, 10)
+        assert self.reloader.reloads.working is not None
+        await asyncio.wait_for(self.reloader.reloads.working, 10)
 
     @property
     def services(self) -> list[str]:
@@ -212,8 +212,8 @@ def test_without_a_file_there_is_nothing_to_do(
     async def scenario() -> None:
         reloader.start()
         reloader.ask()
-        assert reloader._working is not None
-        await reloader._working
+        assert reloader.reloads.working is not None
+        await reloader.reloads.working
 
     run(scenario)
     assert bench.reads == 1
@@ -245,7 +245,7 @@ def test_a_file_is_watched_unless_that_is_turned_off(bench: Bench) -> None:
             )
             reloader = Reloader(told, bench.in_force)
             reloader.start()
-            assert (reloader._watch is not None) is watches
+            assert (reloader.reloads.watch is not None) is watches
             reloader.close()
 
     run(scenario)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import MAX_IGNORED, ConfigError
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpService, HttpStatus, Ingress, single_rule
 from underpass.connector.local_configuration import local_configuration_of
 from underpass.connector.origin_request import OriginRequest
 from underpass.connector.remote import read_remote
 from underpass.connector.warp_routing import WarpRouting
+from underpass.ops.document import MAX_IGNORED, ConfigError
 from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 
 

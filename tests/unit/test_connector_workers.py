@@ -19,13 +19,13 @@ from underpass.connector import worker_messages as messages
 from underpass.connector import workers as workers_module
 from underpass.connector.config import Config, read_config
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import parse_yaml
 from underpass.connector.edges import EdgeSlot
 from underpass.connector.homes import Home
 from underpass.connector.ingress import HttpStatus, Ingress, single_rule
 from underpass.connector.links import DialError, DialErrorKind
 from underpass.connector.options import ConnectorOptions
 from underpass.connector.workers import WorkerDialer, WorkerLostError, _Ear
+from underpass.ops.document import parse_yaml
 from underpass.ops.workers import restarts
 from underpass.ops.workers.channel import Channel
 from underpass.ops.workers.logs import LogLine

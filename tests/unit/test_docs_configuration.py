@@ -16,12 +16,12 @@ from underpass.connector import config as config_module
 from underpass.connector import ingress as ingress_module
 from underpass.connector import warp_routing
 from underpass.connector.config import read_config
-from underpass.connector.document import ConfigError, Section, parse_yaml
-from underpass.connector.durations import format_duration
 from underpass.connector.ingress import read_ingress
 from underpass.connector.origin_request import FIELDS, KEYS, OriginRequest
 from underpass.connector.remote import read_remote
 from underpass.connector.settings_table import SETTINGS, Value, spell
+from underpass.ops.document import ConfigError, Section, parse_yaml
+from underpass.ops.durations import format_duration
 from underpass.wire.remote_config import ConfigurationUpdate
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

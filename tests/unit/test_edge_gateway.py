@@ -8,8 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from underpass.edge.gateway import SEND_SECONDS, Gateway, SendWatch
+from underpass.edge.manners import Manners
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router
+from underpass.edge.sites import COMMON
 from underpass.wire.turns import LoopTurn
 
 
@@ -94,7 +96,7 @@ class TestLinksOfOtherProcesses:
 
         async def main() -> None:
             turn = LoopTurn(asyncio.get_running_loop())
-            Gateway(turn, router, location="local01").route(visit)
+            Gateway(turn, router, location="local01", manners=Manners.of(COMMON)).route(visit)
 
         asyncio.run(main())
         return asked, visit

@@ -18,6 +18,7 @@ from rig.http2 import (
 
 from underpass.core.frames import ErrorCode, Setting
 from underpass.core.h2 import Limits
+from underpass.core.relay import Patience
 
 CANCEL, NO_ERROR = ErrorCode.CANCEL, ErrorCode.NO_ERROR
 
@@ -140,6 +141,24 @@ class TestARequestThatTakesTooLong:
         assert server.connection.sweep(10) == 0
         self.wait(server, 1)
         assert server.connection.sweep(10) == 1
+        assert asked.abandoned is not None
+
+    def test_may_have_a_patience_of_its_own(self) -> None:
+        server, asked = self.asked()
+        asked.exchange.patience = Patience(30, 5, 100)
+        self.wait(server, 29)
+        assert server.connection.sweep(10) == 0
+        server.feed(server.peer.headers(1, [(b":status", b"200")]))
+        assert server.connection.sweep(10) == 0
+        self.wait(server, 5)
+        assert server.connection.sweep(10) == 1, "idle, which the connection's own would not mind"
+        assert asked.exchange.cause == "timeout_idle"
+
+    def test_and_one_that_is_shorter(self) -> None:
+        server, asked = self.asked()
+        asked.exchange.patience = Patience(1)
+        self.wait(server, 1)
+        assert server.connection.sweep(10, 10, 10) == 1
         assert asked.abandoned is not None
 
     def test_a_response_may_pause_for_ever_unless_told_otherwise(self) -> None:

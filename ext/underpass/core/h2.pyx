@@ -34,7 +34,7 @@ from underpass.core.histogram cimport underpass_seconds
 from underpass.core.heads cimport NO_LENGTH, Head, check_request, check_response, check_trailers
 from underpass.core.hpack cimport TOO_LARGE, Decoder, Encoder
 from underpass.core.output cimport Backlog, Output
-from underpass.core.relay cimport HARDLY_SEEN, SEEN, UNSEEN, Acceptor, Exchange
+from underpass.core.relay cimport HARDLY_SEEN, SEEN, UNSEEN, Acceptor, Exchange, Patience
 
 from underpass.core.hpack import CompressionError
 
@@ -326,9 +326,11 @@ cdef class H2Connection(Endpoint):
         """Client role: give up streams that take too long, in seconds; for the last two 0 is for ever.
 
         first_byte_timeout: until the response head, from the request's last progress. idle_timeout: without content in
-        either direction, after it. total_timeout: from the request head; tunnels do not count. Measured by
-        `Turn.tick`, so within a tick. Returns how many were given up.
+        either direction, after it. total_timeout: from the request head; tunnels do not count. The `patience` of an
+        exchange goes before them. Measured by `Turn.tick`, so within a tick. Returns how many were given up.
         """
+        cdef Patience patience = Patience(first_byte_timeout, idle_timeout, total_timeout)
+        cdef Patience allowed
         cdef H2Stream stream
         cdef Exchange exchange
         cdef int given_up = 0
@@ -345,11 +347,12 @@ cdef class H2Connection(Endpoint):
                 stream.moved = moved
                 stream.opened_at = self.turn.coarse
             idle = self.turn.coarse - stream.opened_at
-            if total_timeout > 0 and not exchange.tunnel and now - exchange.began >= total_timeout:
+            allowed = patience if exchange.patience is None else exchange.patience
+            if allowed.total > 0 and not exchange.tunnel and now - exchange.began >= allowed.total:
                 cause = "timeout_total"
-            elif not stream.got_head and idle >= first_byte_timeout:
+            elif not stream.got_head and idle >= allowed.first_byte:
                 cause = "timeout_first_byte"
-            elif stream.got_head and idle_timeout > 0 and idle >= idle_timeout:
+            elif stream.got_head and allowed.idle > 0 and idle >= allowed.idle:
                 cause = "timeout_idle"
             else:
                 continue

@@ -54,6 +54,13 @@ cdef class Side:
     cdef int become_tunnel(self) except -1
 
 
+cdef class Patience:
+    # How long an exchange may take, in seconds.
+    cdef readonly double first_byte     # until the response begins
+    cdef readonly double idle           # without content in either direction once it has; 0: for ever
+    cdef readonly double total          # from the request head to the end, tunnels excepted; 0: for ever
+
+
 cdef class Exchange:
     cdef readonly Counters counters
     cdef Side inbound
@@ -72,7 +79,8 @@ cdef class Exchange:
     cdef bint keeps_content                 # what is sent is kept, as far as that is little
     cdef Backlog kept                       # that, while it is all
     cdef readonly int attempts              # outbound sides tried
-    cdef public bint times_out              # a response that does not begin is given up by the carrier's sweep
+    cdef public bint times_out              # the carrier's sweep gives it up when it takes too long
+    cdef public Patience patience           # what is too long; None: the carrier knows
     cdef object carrier                     # what can send it again: has forward_afresh(exchange)
     cdef object queue                       # where it waits for an outbound side, a dict; left when it is over
     cdef object whole                       # whole(exchange): called when the request's content has come

@@ -146,6 +146,16 @@ cdef class Side:
         return 0
 
 
+cdef class Patience:
+    """How long an exchange may take, in seconds: until its response begins, without content in either direction after
+    that, and in all; for the last two 0 is for ever."""
+
+    def __init__(self, double first_byte, double idle=0, double total=0):
+        self.first_byte = first_byte
+        self.idle = idle
+        self.total = total
+
+
 cdef class Exchange:
     """One request and its response.
 

@@ -41,6 +41,8 @@ cdef class VisitorExchange(Exchange):
     cdef bytes client_address
     cdef readonly bint told             # the cause of its failure is the connector's word
     cdef int64_t body                   # request content so far, bytes
+    cdef int64_t max_body               # of it; -1: no limit
+    cdef public bytes hsts              # as the acceptor's
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
     cdef uint64_t number                # by which `acceptor.recent` knows it; 0: it does not

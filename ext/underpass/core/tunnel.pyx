@@ -451,9 +451,9 @@ cdef class VisitorExchange(Exchange):
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef VisitorExchange _alive = self
         cdef Side outbound
-        if self.acceptor.max_body >= 0:
+        if self.max_body >= 0:
             self.body += size
-            if self.body > self.acceptor.max_body and not self.status and not self.over:
+            if self.body > self.max_body and not self.status and not self.over:
                 outbound, self.outbound = self.outbound, None
                 if outbound is not None:
                     outbound.exchange = None
@@ -573,8 +573,8 @@ cdef class VisitorExchange(Exchange):
             response.add_pair(b"Connection", b"Upgrade")
             response.add_pair(b"Upgrade", b"websocket")
         response.add_pair(b"CF-Ray", self.ray)
-        if self.acceptor.hsts is not None and not response.get(HSTS):
-            response.add_pair(HSTS, self.acceptor.hsts)
+        if self.hsts is not None and not response.get(HSTS):
+            response.add_pair(HSTS, self.hsts)
         return response
 
     cdef int shown_status(self, int status) noexcept:
@@ -582,8 +582,8 @@ cdef class VisitorExchange(Exchange):
 
     cdef Fields local_response(self, Fields head, int status):
         head.add_pair(b"CF-Ray", self.ray)
-        if self.acceptor.hsts is not None:
-            head.add_pair(HSTS, self.acceptor.hsts)
+        if self.hsts is not None:
+            head.add_pair(HSTS, self.hsts)
         return head
 
     cdef int over_with(self) except -1:
@@ -592,6 +592,19 @@ cdef class VisitorExchange(Exchange):
         if self.number and self.acceptor.recent is not None:
             self.acceptor.recent.ended(self, self.number, self.told)
         return 0
+
+    def limit_body(self, int64_t size):
+        """Allow the request `size` bytes of content, -1 for any number. False when it has said that it has more: then
+        it has been answered with 413."""
+        cdef Field* length = NULL
+        if self.request is not None:
+            length = self.request.find(T_CONTENT_LENGTH)
+        self.max_body = size
+        if (size >= 0 and length is not NULL
+                and parse_length(self.request.value(length), length.value_size) > size):
+            self.fail(413, "body_too_large")
+            return False
+        return True
 
     def fail(self, int status, str cause):
         """Answer with a page that says what went wrong."""
@@ -691,7 +704,6 @@ cdef class VisitorAcceptor(Acceptor):
         self.max_body = -1
 
     cdef int accept(self, Exchange exchange) except -1:
-        cdef Field* length
         cdef Field* path = exchange.request.find(T_PATH)
         cdef VisitorExchange visitors = <VisitorExchange>exchange
         # (One that is sent again comes here again.)
@@ -707,11 +719,8 @@ cdef class VisitorAcceptor(Acceptor):
         if not asks_for_websocket(exchange.request) if exchange.extended else is_connect(exchange.request):
             exchange.fail(501, "unsupported_connect")
             return 0
-        if self.max_body >= 0:
-            length = exchange.request.find(T_CONTENT_LENGTH)
-            if length is not NULL and parse_length(exchange.request.value(length), length.value_size) > self.max_body:
-                exchange.fail(413, "body_too_large")
-                return 0
+        if self.max_body >= 0 and not exchange.limit_body(self.max_body):
+            return 0
         return Acceptor.accept(self, exchange)
 
     cdef Exchange new_exchange(self):
@@ -719,6 +728,8 @@ cdef class VisitorAcceptor(Acceptor):
         exchange.counters = self.counters
         exchange.acceptor = self
         exchange.client_address = self.client_address
+        exchange.max_body = -1
+        exchange.hsts = self.hsts
         exchange.ray = hex16(next_ray()) + b"-" + self.location
         exchange.times_out = True
         return exchange

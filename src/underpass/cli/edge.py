@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from underpass.cli.flags import GoGroup, given_levels, setting_options
-from underpass.cli.tunnel import EDGE_PACKAGES, fail
-from underpass.connector.settings import SettingError, resolve
-from underpass.ops.access_log_options import AccessLogOptions
-from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
+from underpass.cli.edge_run import config, run
+from underpass.cli.flags import GoGroup
+from underpass.cli.tunnel import fail
 
 if TYPE_CHECKING:
     from underpass.edge.administration import Administration
-    from underpass.edge.options import AcmeOptions
     from underpass.edge.status import Status
-    from underpass.edge.timeouts import Timeouts
 
 __all__ = ["edge"]
-
-_LOGGING = ("loglevel", "output", "logfile", "log-directory")
-_ACCESS_LOG = ("access-log", "access-log-format", "access-log-query")
 
 
 @click.group(cls=GoGroup)
@@ -35,177 +27,8 @@ def edge() -> None:
     """Run the edge: the side that visitors and connectors come to."""
 
 
-@edge.command("run", params=setting_options((*_LOGGING, *_ACCESS_LOG)))
-@click.option("--data-dir", metavar="DIR", help="Where keys, certificates and the store are kept.")
-@click.option("--https", metavar="ADDR", help="Public listener with TLS.")
-@click.option("--http", metavar="ADDR", help="Public listener without TLS.")
-@click.option(
-    "--tunnel",
-    "tunnels",
-    metavar="ADDR",
-    multiple=True,
-    help="Where connectors dial in; repeatable.",
-)
-@click.option("--api", metavar="ADDR", help="The control API.")
-@click.option(
-    "--metrics",
-    metavar="ADDR",
-    help="For operators: /metrics, /healthz, /readyz. Without it, none.",
-)
-@click.option("--domain", metavar="NAME", help="Quick tunnels get names below it.")
-@click.option(
-    "--management-hostname",
-    metavar="NAME",
-    help="Where `tail` asks for connectors' logs. Without it, management.DOMAIN.",
-)
-@click.option(
-    "--max-body",
-    metavar="BYTES",
-    type=int,
-    help="The largest request body to let through. Without it, any size.",
-)
-@click.option(
-    "--workers",
-    metavar="N",
-    help="Processes that serve: a number, or auto for one per processor. Without it, one.",
-)
-@click.option(
-    "--certificate",
-    "certificates",
-    metavar="CHAIN[,KEY]",
-    multiple=True,
-    help="PEM files to serve the names in them with; repeatable. Read again when they change.",
-)
-@click.option(
-    "--acme",
-    is_flag=True,
-    help="Have Let's Encrypt, or --acme-directory, certify the public names; accepts its terms.",
-)
-@click.option("--acme-email", metavar="ADDRESS", help="Whom the authority may write to.")
-@click.option("--acme-directory", metavar="URL", help="Another ACME authority.")
-@click.option(
-    "--acme-roots", metavar="FILE", help="What that authority's own certificate is checked with."
-)
-@click.option(
-    "--acme-dns-hook",
-    metavar="COMMAND",
-    help="Prove names by DNS, wildcards too: run with present|cleanup, record, value.",
-)
-@click.option(
-    "--redirect", is_flag=True, help="Send visitors of the plain listener to the one with TLS."
-)
-@click.option(
-    "--hsts",
-    "hsts_seconds",
-    metavar="SECONDS",
-    type=int,
-    help="Have browsers come with TLS only for so long (Strict-Transport-Security).",
-)
-@click.option(
-    "--first-byte-timeout",
-    "first_byte",
-    metavar="SECONDS",
-    type=float,
-    help="How long an application may take to begin its response. Without it, 100.",
-)
-@click.option(
-    "--idle-timeout",
-    "idle",
-    metavar="SECONDS",
-    type=float,
-    help="How long nothing may move in a response that has begun. Without it, for ever.",
-)
-@click.option(
-    "--request-timeout",
-    "total",
-    metavar="SECONDS",
-    type=float,
-    help="How long a request may take in all, WebSockets excepted. Without it, for ever.",
-)
-@click.pass_context
-def run(
-    ctx: click.Context,
-    /,
-    tunnels: tuple[str, ...],
-    max_body: int | None,
-    hsts_seconds: int | None,
-    first_byte: float | None,
-    idle: float | None,
-    total: float | None,
-    certificates: tuple[str, ...],
-    acme: bool,
-    redirect: bool,
-    **given: str | None,
-) -> None:
-    """Serve visitors and connectors on this machine. Without options, on loopback only."""
-    try:
-        settings = resolve(given_levels(ctx), os.environ, {})
-        configure_logging(
-            LoggingOptions(
-                level=settings.text("loglevel"),
-                format=settings.text("output"),
-                logfile=settings.text("logfile"),
-                directory=settings.text("log-directory"),
-            )
-        )
-        access_log = AccessLogOptions.parse(*map(settings.text, _ACCESS_LOG))
-    except (SettingError, LoggingError, ValueError) as error:
-        fail(str(error))
-    from underpass.edge.errors import EdgeError
-    from underpass.edge.options import EdgeOptions
-
-    names = (
-        *("data_dir", "https", "http", "api", "metrics", "domain", "workers"),
-        "management_hostname",
-    )
-    chosen: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
-    if tunnels:
-        chosen["tunnels"] = tunnels
-    try:
-        options = EdgeOptions.parse(
-            **chosen,
-            max_body=max_body,
-            certificates=certificates,
-            acme=_acme(acme, given),
-            redirect=redirect,
-            timeouts=_timeouts(first_byte=first_byte, idle=idle, total=total),
-            hsts_seconds=hsts_seconds,
-            access_log=access_log,
-        )
-    except EdgeError as error:
-        raise click.UsageError(str(error), ctx) from None
-    try:
-        from underpass.edge.runner import run_edge
-    except ModuleNotFoundError as error:
-        if error.name not in EDGE_PACKAGES:
-            raise
-        fail("the edge needs more packages: pip install 'underpass[edge]'")
-    ctx.exit(run_edge(options))
-
-
-def _timeouts(**given: float | None) -> Timeouts:
-    """How long requests may take. Raises OptionsError."""
-    from underpass.edge.timeouts import Timeouts
-
-    return Timeouts(**{name: value for name, value in given.items() if value is not None})
-
-
-def _acme(wanted: bool, given: Mapping[str, str | None]) -> AcmeOptions | None:
-    """Whom to ask for certificates. Raises OptionsError."""
-    from underpass.edge.errors import OptionsError
-    from underpass.edge.options import LETS_ENCRYPT, AcmeOptions
-
-    names = ("acme_email", "acme_directory", "acme_roots", "acme_dns_hook")
-    email, directory, roots, hook = (given.get(name) or "" for name in names)
-    if not wanted:
-        if email or directory or roots or hook:
-            raise OptionsError("--acme-… options need --acme")
-        return None
-    if directory and not directory.startswith("https://"):
-        raise OptionsError(f"--acme-directory {directory!r} is not an https address")
-    return AcmeOptions(
-        directory or LETS_ENCRYPT, email, Path(roots).expanduser() if roots else None, hook
-    )
+edge.add_command(run)
+edge.add_command(config)
 
 
 _DATA_DIR = click.option(
@@ -543,9 +366,18 @@ T = TypeVar("T")
 
 
 def _directory(data_dir: str | None) -> Path:
+    if data_dir:
+        return Path(data_dir).expanduser().absolute()
     from underpass.edge.options import default_data_dir
+    from underpass.edge.options_file import find_edge_file, load_edge_file
+    from underpass.ops.document import ConfigError
 
-    return Path(data_dir).expanduser().absolute() if data_dir else default_data_dir()
+    found = find_edge_file()
+    try:
+        configured = None if found is None else load_edge_file(found).options.get("data_dir")
+    except ConfigError as error:
+        fail(f"{error} (or say --data-dir)")
+    return configured or default_data_dir()
 
 
 def _administer(data_dir: str | None, work: Callable[[Administration], Awaitable[T]]) -> T:

@@ -34,7 +34,7 @@ __all__ = ["run_embedded"]
 
 log = logging.getLogger("underpass.cli")
 
-PRIVATE: Final = "127.0.0.1:0"
+PRIVATE: Final = Address("127.0.0.1", 0)
 """Only this process uses its tunnel listener and its API: any free port will do."""
 
 
@@ -65,7 +65,7 @@ async def _serve(
 
 async def _start_edge(cleaning: contextlib.ExitStack) -> Edge:
     """An edge with the usual data directory, or with one for this once if that is in use."""
-    options = EdgeOptions.parse(
+    options = EdgeOptions(
         https=_free(DEFAULT_HTTPS), http=_free(DEFAULT_HTTP), tunnels=(PRIVATE,), api=PRIVATE
     )
     edge = Edge(options)
@@ -86,14 +86,13 @@ async def _start_edge(cleaning: contextlib.ExitStack) -> Edge:
     return edge
 
 
-def _free(wanted: str) -> str:
+def _free(wanted: Address) -> Address:
     """`wanted`, or any free port of its host when another program listens there."""
-    address = Address.parse(wanted)
     try:
-        listen(address).close()
+        listen(wanted).close()
     except ListenError as error:
         log.warning("%s; taking another port this time", error)
-        return str(Address(address.host, 0))
+        return Address(wanted.host, 0)
     return wanted
 
 

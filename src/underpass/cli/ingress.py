@@ -10,9 +10,9 @@ import click
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.cli.tunnel import fail, load
 from underpass.connector.config import find_config
-from underpass.connector.document import ConfigError, parse_json
 from underpass.connector.ingress import AMBIGUOUS, Ingress, Rule, read_ingress
 from underpass.ops.directories import config_directories
+from underpass.ops.document import ConfigError, parse_json
 
 __all__ = ["ingress"]
 

@@ -11,7 +11,6 @@ import click
 
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import load_config
-from underpass.connector.document import ConfigError
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.connector.settings_table import SETTINGS
 from underpass.operations.service import (
@@ -23,6 +22,7 @@ from underpass.operations.service import (
     uninstall,
 )
 from underpass.ops.directories import config_directories
+from underpass.ops.document import ConfigError
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import Credentials, CredentialsError
 

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from underpass.cli.flags import GoGroup, given_levels, setting_options
 from underpass.connector.config import Config, load_config
 from underpass.connector.configuration import Configuration
-from underpass.connector.document import ConfigError
 from underpass.connector.identity import IdentityError, find_credentials, find_home_credentials
 from underpass.connector.options import ORIGINS, ConnectorOptions, build_homes, build_options
 from underpass.connector.settings import SettingError, Settings, Source, resolve
 from underpass.ops.directories import config_directories
+from underpass.ops.document import ConfigError
 from underpass.ops.logging import LoggingError, LoggingOptions, configure_logging
 from underpass.wire.credentials import Credentials, CredentialsError
 

@@ -13,24 +13,20 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from underpass.connector.document import ConfigError, Document, Section, parse_yaml
 from underpass.connector.homes import HomeEntry, read_homes
 from underpass.connector.ingress import Ingress, read_ingress
 from underpass.connector.origin_request import read_origin_request
 from underpass.connector.settings_table import AUTO, SETTINGS, Setting, Value
 from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting, read_warp_routing
+from underpass.ops.document import Document, FileState, Section, load_yaml
 
-__all__ = ["Config", "FileState", "file_state", "find_config", "load_config", "read_config"]
+__all__ = ["Config", "find_config", "load_config", "read_config"]
 
 # Keys that are no flags.
 STRUCTURES = frozenset({"tunnel", "ingress", "originRequest", "warp-routing", "homes"})
 # Keys of cloudflared's service mode and of features removed from it; nothing here reads them.
 LEFT_ALONE = frozenset({"forwarders", "logDirectory", "logLevel", "tunnels", "resolver"})
 _FILE_NAMES = ("config.yml", "config.yaml")
-
-
-FileState = tuple[int, int, int, int]
-"""Device, inode, size and time of change in nanoseconds: another one is another content."""
 
 
 class Config(Struct, frozen=True):
@@ -47,15 +43,6 @@ class Config(Struct, frozen=True):
     remarks: tuple[str, ...] = ()
     homes: tuple[HomeEntry, ...] = ()
     state: FileState | None = None
-
-
-def file_state(path: Path) -> FileState | None:
-    """The state of what is at the end of `path`; None when nothing is there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def find_config(directories: Sequence[Path]) -> Path | None:
@@ -76,14 +63,8 @@ def load_config(path: Path | None, directories: Sequence[Path]) -> Config:
     chosen = path.expanduser() if path is not None else find_config(directories)
     if chosen is None:
         return Config()
-    state = file_state(chosen)
-    try:
-        text = chosen.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration file {chosen}: {error.strerror}"
-        ) from None
-    return replace(read_config(parse_yaml(text, str(chosen)), chosen), state=state)
+    document, state = load_yaml(chosen)
+    return replace(read_config(document, chosen), state=state)
 
 
 def read_config(document: Document, path: Path | None = None) -> Config:

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from underpass.connector.document import Section
+from underpass.ops.document import Section
 from underpass.wire.credentials import Credentials
 
 __all__ = ["MAX_HOMES", "PROXY_VARIABLES", "Home", "HomeEntry", "read_homes"]

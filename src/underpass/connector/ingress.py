@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct, field
 
-from underpass.connector.document import ConfigError, Document, Section
 from underpass.connector.origin_request import OriginRequest, read_origin_request
 from underpass.connector.origins import (
     Bastion,
@@ -32,6 +31,7 @@ from underpass.connector.origins import (
     parse_service,
 )
 from underpass.connector.warp_routing import DEFAULT_ROUTING, WarpRouting
+from underpass.ops.document import ConfigError, Document, Section
 
 if TYPE_CHECKING:
     from underpass.connector.path_pattern import PathPattern

@@ -15,7 +15,6 @@ from msgspec import field
 from msgspec.structs import replace
 
 from underpass.connector.config import Config
-from underpass.connector.durations import format_duration
 from underpass.connector.edges import parse_edge
 from underpass.connector.homes import Home, HomeEntry
 from underpass.connector.ingress import Ingress, single_rule
@@ -30,6 +29,7 @@ from underpass.connector.origins import (
 )
 from underpass.connector.settings import SettingError, Settings
 from underpass.ops.access_log_options import AccessLogOptions
+from underpass.ops.durations import format_duration
 from underpass.ops.processors import available_processors
 from underpass.wire.credentials import Credentials
 

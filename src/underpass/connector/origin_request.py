@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from underpass.connector.document import Section
+from underpass.ops.document import Section
 
 __all__ = ["AccessRequirement", "IPRule", "OriginRequest", "read_origin_request"]
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from underpass.connector.configuration import Configuration
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import ConfigError
 from underpass.connector.in_force import InForce
 from underpass.connector.options import ORIGINS, build_options
 from underpass.connector.settings import SettingError
 from underpass.connector.settings_table import SETTINGS, Group
-from underpass.ops import service_manager
-
-if TYPE_CHECKING:
-    from underpass.connector.watch import FileWatch
+from underpass.ops.document import ConfigError
+from underpass.ops.reloads import Reloads
 
 __all__ = ["Reloader"]
 
@@ -33,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Reloads one at a time, in the order asked for.
+    """Reloads what has been asked for: see Reloads.
 
     Args:
         started_with: None when there is nothing that could be read again.
@@ -42,23 +39,16 @@ class Reloader:
     def __init__(self, started_with: Configuration | None, in_force: InForce) -> None:
         self._started_with = started_with
         self._in_force = in_force
-        self._is_started = False
-        self._asked = False
-        self._working: asyncio.Task[None] | None = None
-        self._watch: FileWatch | None = None
+        self.reloads = Reloads(self._work)
 
     def start(self) -> None:
         """Do what is asked from now on, and what has been asked."""
-        self._is_started = True
         self._watch_files()
-        if self._asked:
-            self.ask()
+        self.reloads.start()
 
     def ask(self) -> None:
-        """Reload soon. What is asked while one is under way makes for one more after it."""
-        self._asked = True
-        if self._is_started and (self._working is None or self._working.done()):
-            self._working = asyncio.create_task(self._work(), name="reload")
+        """Reload soon."""
+        self.reloads.ask()
 
     def _watch_files(self) -> None:
         """Reload also when the file, or one that is named in it, has changed."""
@@ -67,33 +57,23 @@ class Reloader:
             return
         path = started_with.config.path
         if path is not None:
-            from underpass.connector.watch import FileWatch  # not without a file
-
-            self._watch = FileWatch(
-                lambda: (path, *self._in_force.named_files),
-                self.ask,
-                {path: started_with.config.state},
+            self.reloads.watch_files(
+                lambda: (path, *self._in_force.named_files), {path: started_with.config.state}
             )
-            self._watch.start()
-            self._in_force.before_change = self._watch.notice_new_files
+            assert self.reloads.watch is not None
+            self._in_force.before_change = self.reloads.watch.notice_new_files
 
     def close(self) -> None:
         """Give up what is under way."""
-        if self._watch is not None:
-            self._watch.close()
-        if self._working is not None:
-            self._working.cancel()
+        self.reloads.close()
 
     async def _work(self) -> None:
-        while self._asked:
-            self._asked = False
-            started_with = self._started_with
-            if started_with is None or started_with.config.path is None:
-                _log.warning("There is no configuration file to reload; the rest is read once")
-                continue
-            with service_manager.reloading():
-                async with self._in_force.turn:
-                    await self._reload_or_say_why(started_with)
+        started_with = self._started_with
+        if started_with is None or started_with.config.path is None:
+            _log.warning("There is no configuration file to reload; the rest is read once")
+            return
+        async with self._in_force.turn:
+            await self._reload_or_say_why(started_with)
 
     async def _reload_or_say_why(self, started_with: Configuration) -> None:
         try:
@@ -116,8 +96,8 @@ class Reloader:
             _log.error("unexpected error while reloading", exc_info=error)
 
     async def _reload(self, started_with: Configuration) -> None:
-        if self._watch is not None:
-            await self._watch.settle()
+        if self.reloads.watch is not None:
+            await self.reloads.watch.settle()
         # In a thread: a file of megabytes takes its time, and requests go on.
         found = await asyncio.to_thread(started_with.read_again)
         options = build_options(found.settings, found.config)

@@ -15,10 +15,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from underpass.connector.data_path import DataPathError
-from underpass.connector.document import ConfigError, parse_json
 from underpass.connector.in_force import InForce
 from underpass.connector.ingress import HttpStatus, Ingress, read_ingress, single_rule
 from underpass.connector.warp_routing import read_warp_routing
+from underpass.ops.document import ConfigError, parse_json
 from underpass.wire.remote_config import ConfigurationReply, ConfigurationUpdate
 
 __all__ = ["RemoteRules", "apply_update", "read_remote"]

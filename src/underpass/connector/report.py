@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from underpass.connector.durations import format_duration
 from underpass.connector.homes import Home
 from underpass.connector.links import (
     AddressesFound,
@@ -22,6 +21,7 @@ from underpass.connector.links import (
     LinkReplacing,
     LinkUnregistered,
 )
+from underpass.ops.durations import format_duration
 from underpass.wire.registration import RegistrationRefused
 
 __all__ = ["LinkReport"]

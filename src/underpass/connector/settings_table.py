@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from underpass.connector.durations import format_duration, parse_duration
+from underpass.ops.durations import format_duration, parse_duration
 
 __all__ = ["AUTO", "SETTINGS", "Group", "Kind", "Setting", "Value", "parse_boolean", "spell"]
 

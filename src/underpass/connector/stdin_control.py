@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from underpass.connector.durations import parse_duration
+from underpass.ops.durations import parse_duration
 
 __all__ = ["StdinControl"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from underpass.connector.document import Section
+from underpass.ops.document import Section
 
 __all__ = ["DEFAULT_ROUTING", "KEYS", "WarpRouting", "read_warp_routing"]
 

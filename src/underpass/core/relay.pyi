@@ -72,6 +72,18 @@ class Route:
 class Side:
     """One end of an exchange; subclasses are codecs."""
 
+class Patience:
+    """How long an exchange may take, in seconds: until its response begins, without content in
+    either direction after that, and in all; for the last two 0 is for ever."""
+
+    def __init__(self, first_byte: float, idle: float = 0, total: float = 0) -> None: ...
+    @property
+    def first_byte(self) -> float: ...
+    @property
+    def idle(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+
 class Exchange:
     """One request and its response.
 
@@ -80,7 +92,9 @@ class Exchange:
     """
 
     times_out: bool
-    """A response that does not begin is given up by the carrier's `sweep`."""
+    """The carrier's `sweep` gives it up when it takes too long."""
+    patience: Patience | None
+    """What is too long; None: the carrier knows."""
     context: Any
     """Whatever the owner wants to keep with it."""
     on_answer: Callable[[Any, int, Fields], object] | None

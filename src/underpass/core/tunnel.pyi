@@ -63,7 +63,12 @@ class VisitorExchange(Exchange):
 
     via_tunnel: bytes | None
     """The id of the tunnel, as text, while another process of this edge is to carry the request."""
+    hsts: bytes | None
+    """Strict-Transport-Security if the response has none; at first the acceptor's."""
 
+    def limit_body(self, size: int) -> bool:
+        """Allow the request `size` bytes of content, -1 for any number. False when it has said that
+        it has more: then it has been answered with 413."""
     @property
     def acceptor(self) -> VisitorAcceptor: ...
     @property

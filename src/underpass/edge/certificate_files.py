@@ -64,6 +64,19 @@ class CertificateFiles:
         for file in self._given:
             file.load()
 
+    def replace(self, given: Sequence[tuple[Path, Path]]) -> None:
+        """Have other files of the operator's from now on. Raises CertificateError, and then there
+        are those that were there."""
+        known = {(file.chain, file.key): file for file in self._given}
+        files = []
+        for chain, key in given:
+            file = known.get((chain, key))
+            if file is None:
+                file = _File(chain, key)
+                file.load()
+            files.append(file)
+        self._given = files
+
     def find(self, name: str) -> Leaf | None:
         """The certificate for a lower-case hostname: exact goes before wildcard, and given before
         obtained."""

@@ -16,14 +16,16 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
+from underpass.edge.dashboard.public import Ask, PublicDashboard
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.management import Management
+from underpass.edge.manners import Manners, site_table
 from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
-from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from underpass.edge.sites import COMMON, Site
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.access_log_options import AccessLogOptions
@@ -39,23 +41,36 @@ class Service:
 
     location: str
     domain: str
-    max_body: int | None = None
-    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    secure_port: int = 443
+    """Of the public listener with TLS."""
+    common: Site = COMMON
+    """How requests are dealt with."""
+    sites: tuple[Site, ...] = ()
+    """Hostnames whose requests are dealt with otherwise."""
     certificates: tuple[tuple[str, str], ...] = ()
     """The operator's certificate files: paths of chain and key."""
-    redirect_port: int | None = None
-    """Visitors of the plain listener are sent to this port with TLS; None: they are served."""
-    hsts_seconds: int | None = None
-    """See Gateway."""
+
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people: at which name, and whether the last requests are remembered for them."""
 
+    @property
+    def certificate_paths(self) -> list[tuple[Path, Path]]:
+        """The same, as paths."""
+        return [(Path(chain), Path(key)) for chain, key in self.certificates]
+
 
 class DataPath(Protocol):
     """Ends in this order: visitors are waited for before the links go that they wait for."""
+
+    async def apply(self, service: Service) -> None:
+        """Do from now on as `service` says, where that can be changed: see `server.APPLIED`.
+
+        Raises EdgeError, and then nothing has changed.
+        """
+        ...
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up a tunnel's links, or those of one of its connectors; returns when they get no
@@ -101,13 +116,14 @@ class LocalDataPath:
         router: Router,
         authority: CertificateAuthority,
         directory: DataDirectory,
+        ask_dashboard: Ask | None = None,
     ) -> None:
         self._service = service
         self._router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
-            [(Path(chain), Path(key)) for chain, key in service.certificates],
+            service.certificate_paths,
             directory.certificates,
         )
         access_log = None
@@ -118,29 +134,35 @@ class LocalDataPath:
         self._recent = RecentRequests() if service.dashboard.recent_requests else None
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
+        manners = Manners.of(service.common)
         self.listeners = TunnelListeners(
             self.turn,
             tunnel_listener_context(authority, scratch),
             registry,
             router,
             location=service.location,
-            timeouts=service.timeouts,
+            timeouts=service.common.timeouts,
         )
         self.gateway = Gateway(
             self.turn,
             router,
             location=service.location,
-            max_body=service.max_body,
+            manners=manners,
+            secure_port=service.secure_port,
             challenges=Challenges(directory.challenges),
-            redirect_port=service.redirect_port,
-            hsts_seconds=service.hsts_seconds,
             access_log=access_log,
             recent=self._recent,
         )
+        self.gateway.behave(manners, site_table(service.sites, manners))
         if service.management_hostname:
             router.reserve(service.management_hostname)
             self.gateway.management = Management(
                 service.management_hostname, directory.management_key, registry, router
+            )
+        if service.dashboard.hostname and ask_dashboard is not None:
+            router.reserve(service.dashboard.hostname)
+            self.gateway.dashboard = PublicDashboard(
+                service.dashboard.hostname, service.secure_port, ask_dashboard
             )
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
@@ -159,7 +181,21 @@ class LocalDataPath:
         await self.gateway.start(http, https, context)
 
     def _is_served(self, hostname: str) -> bool:
-        return hostname == self._service.management_hostname or self._router.knows(hostname)
+        own = (self._service.management_hostname, self._service.dashboard.hostname)
+        return hostname in own or self._router.knows(hostname)
+
+    def change(self, service: Service) -> None:
+        """See DataPath.apply."""
+        manners = Manners.of(service.common)
+        sites = site_table(service.sites, manners)
+        self.certificates.replace(service.certificate_paths)
+        self.gateway.behave(manners, sites)
+        self.listeners.allow(service.common.timeouts)
+        self._service = service
+
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
+        self.change(service)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""

@@ -15,6 +15,7 @@
     ├── NetworkInUse         a virtual network is still needed
     ├── Unauthorized         tunnel credentials that are not right
     ├── QuickTunnelLimit     no room for another quick tunnel
+    ├── ErrorPagesError      a directory of error pages cannot be used
     ├── AccessLogError       the access log cannot be written
     └── BackupError          no backup can be made, or restored
 
@@ -89,6 +90,10 @@ class Unauthorized(EdgeError):  # noqa: N818 - the word that connectors look for
 
 class QuickTunnelLimit(EdgeError):  # noqa: N818 - a limit, not a fault
     """The edge holds as many quick tunnels as it may."""
+
+
+class ErrorPagesError(EdgeError):
+    """A directory of error pages, or a page in it, cannot be used."""
 
 
 class AccessLogError(EdgeError):

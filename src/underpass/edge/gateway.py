@@ -29,14 +29,17 @@ from underpass.edge.hostnames import hostname_of
 from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
+from underpass.edge.manners import Manners
 from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import NoLink, Router, UnknownHost
+from underpass.edge.sites import HostnameTable
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.edge.access_log import AccessLog
+    from underpass.edge.dashboard.public import PublicDashboard
     from underpass.edge.management import Management
 
 __all__ = ["Gateway"]
@@ -121,7 +124,7 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
 
     def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor, scheme: bytes) -> None:
         super().__init__(gateway.turn, acceptor, scheme, MAX_HEAD)
-        self._hsts = acceptor.hsts
+        self.acceptor = acceptor
         self._gateway = gateway
         self._sending = SendWatch()
 
@@ -140,8 +143,8 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         reason = HTTPStatus(status).phrase.encode("ascii")
         head = [b"HTTP/1.1 %d %b" % (status, reason), b"Connection: close"]
         head.extend(name + b": " + value for name, value in page.headers)
-        if self._hsts is not None:
-            head.append(b"Strict-Transport-Security: " + self._hsts)
+        if self.acceptor.hsts is not None:
+            head.append(b"Strict-Transport-Security: " + self.acceptor.hsts)
         return b"\r\n".join(head) + b"\r\n\r\n" + page.body
 
     def disconnected(self, reason: Exception | None) -> None:
@@ -153,6 +156,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
 
     def __init__(self, gateway: Gateway, acceptor: VisitorAcceptor) -> None:
         super().__init__(gateway.turn, acceptor, visitor_limits())
+        self.acceptor = acceptor
         self._gateway = gateway
         self._sending = SendWatch()
         self._quiet_ticks = 0
@@ -207,11 +211,9 @@ class Gateway:
 
     Args:
         location: the edge's short name, which ends every ray.
-        max_body: bytes of content a request may have; None for any number.
+        manners: how requests are dealt with.
+        secure_port: where visitors of the plain listener are sent who are to come with TLS.
         challenges: answered on the plain listener before any tunnel is asked.
-        redirect_port: where visitors of the plain listener are sent; None serves them.
-        hsts_seconds: how long browsers are to come with TLS only, where the application does not
-            say; None says nothing.
         access_log: gets a line for each request; its owner closes it.
         recent: remembers the last requests.
     """
@@ -222,10 +224,9 @@ class Gateway:
         router: Router,
         *,
         location: str,
-        max_body: int | None = None,
+        manners: Manners,
+        secure_port: int = 443,
         challenges: Challenges | None = None,
-        redirect_port: int | None = None,
-        hsts_seconds: int | None = None,
         access_log: AccessLog | None = None,
         recent: RecentRequests | None = None,
     ) -> None:
@@ -233,18 +234,18 @@ class Gateway:
         self._recent = recent
         self.access_log = access_log
         self.management: Management | None = None
-        """Asked about hosts that no route leads from."""
+        self.dashboard: PublicDashboard | None = None
+        """Both are asked about hosts that no route leads from."""
         self._challenges = challenges
-        self._redirect_port = redirect_port
+        self._secure_port = secure_port
         self.counters = Counters()
         self.telling = TellingWho()
         self.handshakes = Handshakes(HANDSHAKE_SECONDS)
         self.accepted: Counter[tuple[str]] = Counter()
         """Visitors' connections so far, by listener."""
         self._router = router
-        self._max_body = -1 if max_body is None else max_body
-        # RFC 6797 §8.1: what came without TLS must not say it.
-        self._hsts = None if hsts_seconds is None else b"max-age=%d" % hsts_seconds
+        self._manners = manners
+        self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
         self._servers: list[asyncio.AbstractServer] = []
         self._visitors: set[Visitor] = set()
@@ -256,6 +257,20 @@ class Gateway:
     def connections(self) -> int:
         """Visitors' connections open now."""
         return len(self._visitors)
+
+    def behave(self, manners: Manners, sites: HostnameTable[Manners] | None) -> None:
+        """Deal with requests in this way from now on; with those for some hosts as `sites` has it,
+        whose default is `manners`."""
+        self._manners, self._sites = manners, sites
+        for visitor in self._visitors:
+            self._tell(visitor.acceptor)
+
+    def _tell(self, acceptor: VisitorAcceptor) -> None:
+        """What a visitor's requests are subject to before anybody has asked for their host."""
+        # With sites, each request is told its own limit: see `_meet`.
+        acceptor.max_body = self._manners.max_body if self._sites is None else -1
+        # RFC 6797 §8.1: what came without TLS must not say it.
+        acceptor.hsts = self._manners.hsts if acceptor.scheme == b"https" else None
 
     async def start(
         self, plain: socket.socket, secure: socket.socket, context: ssl.SSLContext
@@ -300,10 +315,8 @@ class Gateway:
             scheme,
             self._location,
         )
-        acceptor.max_body = self._max_body
         acceptor.recent = self._recent
-        if scheme == b"https":
-            acceptor.hsts = self._hsts
+        self._tell(acceptor)
         visitor: Visitor
         if has_http2:
             visitor = VisitorHttp2(self, acceptor)
@@ -321,13 +334,15 @@ class Gateway:
 
     def route(self, exchange: VisitorExchange) -> None:
         """Send a request down a link. Called once a request."""
+        if self._sites is not None and not self._meet(exchange, self._sites):
+            return
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
             exchange.context = link.carried_by
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
-            if self.management is None or not self.management.take(exchange):
+            if not any(own.take(exchange) for own in (self.management, self.dashboard) if own):
                 exchange.fail(404, "unknown_host")
         else:
             if isinstance(link, NoLink):
@@ -342,7 +357,7 @@ class Gateway:
             if proof is not None:
                 exchange.respond(200, ((b"content-type", b"application/octet-stream"),), proof)
                 return
-        if self._redirect_port is not None:
+        if self._manners_for(exchange).redirect:
             host = hostname_of(exchange.authority)
             # A name that nobody serves is told so here: there is no certificate for it.
             if host is not None and self._router.knows(host):
@@ -350,9 +365,20 @@ class Gateway:
                 return
         self.route(exchange)
 
+    def _manners_for(self, exchange: VisitorExchange) -> Manners:
+        return self._manners if self._sites is None else self._sites.find(exchange.authority)
+
+    def _meet(self, exchange: VisitorExchange, sites: HostnameTable[Manners]) -> bool:
+        """Make a request subject to what its host has of its own; False when that ends it."""
+        manners = sites.find(exchange.authority)
+        exchange.patience = manners.patience
+        if exchange.acceptor.scheme == b"https":
+            exchange.hsts = manners.hsts
+        return exchange.limit_body(manners.max_body)
+
     def _secure(self, host: str, path: bytes) -> bytes:
         """The address of the same with TLS."""
-        port = b"" if self._redirect_port == 443 else b":%d" % (self._redirect_port or 0)
+        port = b"" if self._secure_port == 443 else b":%d" % self._secure_port
         # The form for requests about the whole server has no path (RFC 9112 §3.2.4).
         return b"https://" + host.encode("ascii") + port + (path if path[:1] == b"/" else b"/")
 
@@ -375,6 +401,7 @@ class Gateway:
             exchange.ray.decode("ascii"),
             exchange.header(Token.T_ACCEPT),
             Failure(cause, hop),
+            self._manners_for(exchange).pages,
         )
         log.info(
             "answered for an origin",

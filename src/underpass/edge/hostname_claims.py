@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from underpass.edge.errors import HostnameError, HostnameTaken
@@ -40,16 +41,18 @@ def check_claim(
     *,
     overwrite: bool,
     quick_domain: str,
+    reserved: Sequence[str] = (),
 ) -> Route | None:
     """Whether `hostname` (normalized, or `*.suffix`) may be led to the account's `tunnel`; the
-    route that there is already, if any. Quick tunnels have their names below `quick_domain`.
+    route that there is already, if any. Quick tunnels have their names below `quick_domain`; for
+    the `reserved` ones the edge itself answers.
 
     Raises:
         HostnameError: this account, or this token, may not have it.
         HostnameTaken: it leads elsewhere.
     """
-    reserved_here = (*_RESERVED, f"management.{quick_domain}")
-    if any(covers(reserved, hostname) for reserved in reserved_here):
+    reserved_here = (*_RESERVED, f"management.{quick_domain}", *reserved)
+    if any(covers(name, hostname) for name in reserved_here):
         raise HostnameError(f"{hostname} is reserved")
     if hostname.startswith("*.") and covers(hostname, f"quick.{quick_domain}"):
         # It would get the visitors of quick tunnels that are no more.

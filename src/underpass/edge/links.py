@@ -103,7 +103,7 @@ class EdgeLink(LinkConnection):
         self.configuration: bytes = b""
         self._turn = turn
         self._router = router
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._on_connected = on_connected
         self._on_registered = on_registered
         self._on_gone = on_gone
@@ -239,7 +239,7 @@ class EdgeLink(LinkConnection):
         self.configuration = document
 
     def _sweep(self) -> None:
-        patience = self._timeouts
+        patience = self.timeouts
         self.sweep(patience.first_byte, patience.idle, patience.total)
 
     def connection_lost(self, reason: Exception | None) -> None:

@@ -6,21 +6,21 @@ import ipaddress
 import os
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
-from underpass.edge.errors import HostnameError, OptionsError
+from underpass.edge.errors import EdgeError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.edge.sites import Site
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
+from underpass.ops.sizes import parse_size
 
-DEFAULT_HTTPS = "127.0.0.1:8443"
-DEFAULT_HTTP = "127.0.0.1:8080"
-DEFAULT_TUNNEL = "127.0.0.1:7844"
-"""7844 is the port connectors dial in production (docs: wire protocol §1.1)."""
-DEFAULT_API = "127.0.0.1:8081"
 DEFAULT_DOMAIN = "localhost"
 """Browsers, curl and systemd-resolved resolve every name below it to loopback (RFC 6761 §6.3)."""
 DEFAULT_LOCATION = "local01"
@@ -76,6 +76,13 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+DEFAULT_HTTPS = Address("127.0.0.1", 8443)
+DEFAULT_HTTP = Address("127.0.0.1", 8080)
+DEFAULT_TUNNEL = Address("127.0.0.1", 7844)
+"""7844 is the port connectors dial in production (docs: wire protocol §1.1)."""
+DEFAULT_API = Address("127.0.0.1", 8081)
+
+
 @dataclass(frozen=True, slots=True)
 class AcmeOptions:
     """Whom to ask, and how to prove that a name is ours.
@@ -91,21 +98,35 @@ class AcmeOptions:
     dns_hook: str = ""
 
 
+def default_data_dir() -> Path:
+    """The user's place for application data: XDG, or what macOS and Windows have instead."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        base = Path(local) if local else Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        # The specification has relative values ignored.
+        configured = Path(os.environ.get("XDG_DATA_HOME", ""))
+        base = configured if configured.is_absolute() else Path.home() / ".local" / "share"
+    return base / "underpass" / "edge"
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeOptions:
-    """Everything an edge is told at start."""
+    """Everything an edge is told."""
 
-    data_dir: Path
+    data_dir: Path = field(default_factory=default_data_dir)
     """Holds the store, the certificate authority and the lock; made when missing."""
-    https: Address
+    https: Address = DEFAULT_HTTPS
     """Public listener with TLS (HTTP/1.1 and HTTP/2 by ALPN)."""
-    http: Address
+    http: Address = DEFAULT_HTTP
     """Public listener without TLS."""
-    tunnels: tuple[Address, ...]
+    tunnels: tuple[Address, ...] = (DEFAULT_TUNNEL,)
     """Where connectors dial in; at least one."""
-    api: Address
+    api: Address = DEFAULT_API
     """The control API."""
-    domain: str
+    domain: str = DEFAULT_DOMAIN
     """Quick tunnels get names below it."""
     location: str = DEFAULT_LOCATION
     """What connectors are told they are connected to."""
@@ -128,8 +149,12 @@ class EdgeOptions:
     """For operators: metrics, health, readiness. None: there is no such listener."""
     access_log: AccessLogOptions | None = None
     """Write a line for each visitor's request."""
-    management_hostname: str = ""
-    """Where connectors' management services are asked (`tail`). Empty: nowhere."""
+    management_hostname: str | None = None
+    """Where connectors' management services are asked (`tail`). None: below `domain`."""
+    error_pages: Path | None = None
+    """A directory with pages of one's own: see ErrorPages. None: there are none."""
+    sites: tuple[Site, ...] = ()
+    """Hostnames with settings of their own."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people."""
 
@@ -144,10 +169,8 @@ class EdgeOptions:
             fixed.add(address)
         if self.max_body is not None and self.max_body < 0:
             raise OptionsError(f"--max-body {self.max_body}: a size cannot be negative")
-        if self.hsts_seconds is not None and not 0 <= self.hsts_seconds <= MAX_HSTS_SECONDS:
-            raise OptionsError(
-                f"--hsts {self.hsts_seconds}: give between 0 and {MAX_HSTS_SECONDS} seconds"
-            )
+        if self.hsts_seconds is not None:
+            check_hsts(self.hsts_seconds, "--hsts ")
         if not 1 <= self.workers <= MAX_WORKERS:
             raise OptionsError(
                 f"--workers {self.workers} is not auto or between 1 and {MAX_WORKERS}"
@@ -159,85 +182,44 @@ class EdgeOptions:
                 f"location {self.location!r}: use 1 to 32 lower-case letters, digits and hyphens"
             )
 
+    @property
+    def common(self) -> Site:
+        """How requests are dealt with whose hostname has no settings of its own."""
+        return Site(
+            "",
+            self.timeouts,
+            self.max_body,
+            self.redirect,
+            self.hsts_seconds,
+            None if self.error_pages is None else str(self.error_pages),
+        )
+
+    @property
+    def management(self) -> str:
+        """The hostname of connectors' management services."""
+        return self.management_hostname or f"management.{self.domain}"
+
     @classmethod
-    def parse(
-        cls,
-        *,
-        data_dir: str | os.PathLike[str] | None = None,
-        https: str = DEFAULT_HTTPS,
-        http: str = DEFAULT_HTTP,
-        tunnels: tuple[str, ...] = (DEFAULT_TUNNEL,),
-        api: str = DEFAULT_API,
-        domain: str = DEFAULT_DOMAIN,
-        location: str = DEFAULT_LOCATION,
-        max_body: int | None = None,
-        workers: str = "1",
-        certificates: tuple[str, ...] = (),
-        acme: AcmeOptions | None = None,
-        redirect: bool = False,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        hsts_seconds: int | None = None,
-        metrics: str | None = None,
-        access_log: AccessLogOptions | None = None,
-        management_hostname: str | None = None,
-        dashboard: DashboardOptions = DEFAULT_DASHBOARD,
-    ) -> EdgeOptions:
-        """Options from what a command line gives: text, or nothing for the default.
+    def parse(cls, base: Mapping[str, Any] = MappingProxyType({}), /, **values: Any) -> EdgeOptions:
+        """Options from what a command line gives: fields, as text where _READERS knows how to read
+        it. None is for what `base` has, a file's values by field, else the default.
 
         Raises:
             OptionsError: a value cannot be understood; the text names the option.
         """
-        try:
-            domain = normalize_hostname(domain)
-        except HostnameError as error:
-            raise OptionsError(f"--domain: {error}") from error
-        if management_hostname is None:
-            management_hostname = f"management.{domain}"
-        else:
-            try:
-                management_hostname = normalize_hostname(management_hostname)
-            except HostnameError as error:
-                raise OptionsError(f"--management-hostname: {error}") from error
-        return cls(
-            data_dir=Path(data_dir).expanduser() if data_dir else default_data_dir(),
-            https=_parse_option("--https", https),
-            http=_parse_option("--http", http),
-            tunnels=tuple(_parse_option("--tunnel", text) for text in tunnels),
-            api=_parse_option("--api", api),
-            domain=domain,
-            location=location,
-            max_body=max_body,
-            workers=_parse_workers(workers),
-            certificates=tuple(map(_parse_certificate, certificates)),
-            acme=acme,
-            redirect=redirect,
-            timeouts=timeouts,
-            hsts_seconds=hsts_seconds,
-            metrics=None if metrics is None else _parse_option("--metrics", metrics),
-            access_log=access_log,
-            management_hostname=management_hostname,
-            dashboard=dashboard,
-        )
+        given = {
+            name: _parse_option(name, value) if name in _READERS else value
+            for name, value in values.items()
+            if value is not None
+        }
+        return cls(**{**base, **given})
 
 
-def default_data_dir() -> Path:
-    """The user's place for application data: XDG, or what macOS and Windows have instead."""
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        base = Path(local) if local else Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        # The specification has relative values ignored.
-        configured = Path(os.environ.get("XDG_DATA_HOME", ""))
-        base = configured if configured.is_absolute() else Path.home() / ".local" / "share"
-    return base / "underpass" / "edge"
-
-
-def _parse_option(option: str, text: str) -> Address:
+def _parse_option(name: str, value: Any) -> Any:
+    option, read = _READERS[name]
     try:
-        return Address.parse(text)
-    except OptionsError as error:
+        return tuple(map(read, value)) if isinstance(value, tuple) else read(value)
+    except (EdgeError, ValueError) as error:
         raise OptionsError(f"{option}: {error}") from error
 
 
@@ -245,17 +227,25 @@ def _parse_certificate(text: str) -> tuple[Path, Path]:
     """`CHAIN,KEY`, or one file with both."""
     chain, _, key = text.partition(",")
     if not chain:
-        raise OptionsError(f"--certificate {text!r}: write FILE, or CHAIN,KEY")
+        raise OptionsError(f"{text!r}: write FILE, or CHAIN,KEY")
     path = Path(chain).expanduser().absolute()
     return path, Path(key).expanduser().absolute() if key else path
 
 
-def _parse_workers(text: str) -> int:
+def parse_workers(text: str) -> int:
+    """How many processes `auto`, or a number, is. Raises OptionsError."""
     if text == "auto":
         return 1 if sys.platform == "win32" else min(available_processors(), MAX_WORKERS)
-    if not (text.isascii() and text.isdecimal()) or len(text) > 5:
-        raise OptionsError(f"--workers {text} is not auto or between 1 and {MAX_WORKERS}")
-    return int(text)
+    count = int(text) if text.isascii() and text.isdecimal() and len(text) <= 5 else 0
+    if not 1 <= count <= MAX_WORKERS:
+        raise OptionsError(f"{text} is not auto or between 1 and {MAX_WORKERS}")
+    return count
+
+
+def check_hsts(seconds: int, name: str = "") -> None:
+    """Raise OptionsError for what no browser should be told; `name` goes before the number."""
+    if not 0 <= seconds <= MAX_HSTS_SECONDS:
+        raise OptionsError(f"{name}{seconds}: give between 0 and {MAX_HSTS_SECONDS} seconds")
 
 
 def _is_ipv6(text: str) -> bool:
@@ -264,3 +254,19 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_READERS: Final[Mapping[str, tuple[str, Callable[[str], Any]]]] = {
+    "data_dir": ("--data-dir", lambda text: Path(text).expanduser()),
+    "https": ("--https", Address.parse),
+    "http": ("--http", Address.parse),
+    "tunnels": ("--tunnel", Address.parse),
+    "api": ("--api", Address.parse),
+    "metrics": ("--metrics", Address.parse),
+    "domain": ("--domain", normalize_hostname),
+    "management_hostname": ("--management-hostname", normalize_hostname),
+    "max_body": ("--max-body", parse_size),
+    "workers": ("--workers", parse_workers),
+    "certificates": ("--certificate", _parse_certificate),
+}
+"""Fields that a command line gives as text, or several texts: the option, and how it is read."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from underpass.edge.error_pages import ErrorPages
 from underpass.edge.hostnames import MAX_AUTHORITY_LENGTH
 from underpass.wire.causes import Hop
 from underpass.wire.headers import UNDERPASS_CAUSE, UNDERPASS_HOP
@@ -227,6 +228,7 @@ def render(
     ray: str,
     accept: bytes | str | None = None,
     failure: Failure | None = None,
+    own: ErrorPages | None = None,
 ) -> Page:
     """The page to answer with.
 
@@ -235,8 +237,10 @@ def render(
         ray: names the request in the log.
         accept: the request's Accept field, if it had one.
         failure: what went wrong, if there is a word for it.
+        own: the operator's pages, which go before ours for who wants HTML.
     """
     template = _TEMPLATES[kind]
+    extra = template.extra_headers
     shown_host = _printable(host)[:MAX_AUTHORITY_LENGTH]
     shown_ray = _printable(ray)[:MAX_RAY_LENGTH]
     if prefers_json(accept):
@@ -247,24 +251,47 @@ def render(
         body = json.dumps(members).encode() + b"\n"
     else:
         content_type = _HTML_TYPE
-        before, request, cause, after = template.html_pieces
-        body = b"".join(
-            (
-                before,
-                html.escape(shown_host).encode(),
-                request,
-                html.escape(shown_ray).encode(),
-                b"" if failure is None else cause + html.escape(str(failure)).encode(),
-                after,
+        written = None if own is None else _own_page(own, kind, shown_host, shown_ray, failure)
+        if written is not None:
+            # What an operator's page may load is the operator's to say.
+            extra = tuple(field for field in extra if field[0] != b"content-security-policy")
+            body = written
+        else:
+            before, request, cause, after = template.html_pieces
+            body = b"".join(
+                (
+                    before,
+                    html.escape(shown_host).encode(),
+                    request,
+                    html.escape(shown_ray).encode(),
+                    b"" if failure is None else cause + html.escape(str(failure)).encode(),
+                    after,
+                )
             )
-        )
     headers = (
         (b"content-type", content_type),
         (b"content-length", b"%d" % len(body)),
-        *template.extra_headers,
+        *extra,
         *(() if failure is None else failure.fields),
     )
     return Page(template.status, headers, body)
+
+
+def _own_page(
+    own: ErrorPages, kind: PageKind, host: str, ray: str, failure: Failure | None
+) -> bytes | None:
+    text = _TEXTS[kind]
+    values = {
+        "status": str(text.status),
+        "title": text.title,
+        "detail": text.detail,
+        "advice": text.advice,
+        "host": host,
+        "ray": ray,
+        "cause": "" if failure is None else failure.cause,
+        "hop": "" if failure is None else failure.hop.value,
+    }
+    return own.body(text.status, values)
 
 
 def prefers_json(accept: bytes | str | None) -> bool:

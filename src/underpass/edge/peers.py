@@ -117,11 +117,11 @@ class PeerClient(H2Connection, asyncio.BufferedProtocol):
         super().__init__(turn, None, Limits(connection_window=LINK_WINDOW))
         self.ended = asyncio.Event()
         self._turn = turn
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         turn.on_tick.add(self._sweep)
 
     def _sweep(self) -> None:
-        patience = self._timeouts
+        patience = self.timeouts
         self.sweep(patience.first_byte, patience.idle, patience.total)
 
     def disconnected(self, reason: Exception | None) -> None:
@@ -150,6 +150,12 @@ class Peer:
     def carry(self, exchange: VisitorExchange) -> bool:
         """Send a request there. False if it cannot be taken now."""
         return self._client is not None and self._client.forward(exchange)
+
+    def allow(self, timeouts: Timeouts) -> None:
+        """Let requests take so long from now on, those under way too."""
+        self._timeouts = timeouts
+        if self._client is not None:
+            self._client.timeouts = timeouts
 
     async def close(self) -> None:
         """Connect no more, and end what there is."""

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from underpass.edge.api.application import create_application
@@ -21,6 +23,8 @@ from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
 from underpass.edge.dashboard.parts import Parts
+from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer, ask_application
+from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.figures import ApiCalls, edge_figures
@@ -43,6 +47,14 @@ __all__ = ["Edge"]
 
 log = logging.getLogger("underpass.edge")
 
+APPLIED: Final = frozenset(
+    {
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "sites"),
+        *("certificates", "acme"),
+    }
+)
+"""Fields of `EdgeOptions` that a running edge takes over."""
+
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
@@ -57,7 +69,7 @@ class Edge:
     """
 
     def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
-        self._options = options
+        self.options = options
         self._inherited = inherited or {}
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
@@ -74,7 +86,15 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
+        self._application: Any = None
+        self._transfers = Transfers()
+        self.configurations_refused = 0
+        """By whoever reads them: see Reloader."""
+        self._configured_at = 0.0
         self._operators: Operators | None = None
+        self._directory: DataDirectory | None = None
+        self._certificates: CertificateFiles
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -88,8 +108,8 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options = self._options
-        directory = DataDirectory.open(options.data_dir)
+        options = self.options
+        directory = self._directory = DataDirectory.open(options.data_dir)
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
@@ -106,24 +126,14 @@ class Edge:
         self.tunnels = tuple(map(bound_address, tunnels))
 
         self.authority = CertificateAuthority.open(directory)
+        self._certificates = CertificateFiles(options.certificates, directory.certificates)
         store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
         router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
         if options.metrics is not None:
             await self._serve_operators(options.metrics, directory, store, router)
-        service = Service(
-            options.location,
-            options.domain,
-            options.max_body,
-            options.timeouts,
-            tuple((str(chain), str(key)) for chain, key in options.certificates),
-            self.https.port if options.redirect else None,
-            options.hsts_seconds,
-            options.access_log,
-            options.management_hostname,
-            options.dashboard,
-        )
+        service = self._service(options)
         path: DataPath
         if options.workers == 1:
             path = await self._serve_here(service, directory, router, http, https, tunnels)
@@ -139,21 +149,22 @@ class Edge:
             location=options.location,
             management_key_path=directory.management_key,
             close_links=path.close_links,
+            reserved=(options.management, *filter(None, (options.dashboard.hostname,))),
         )
         started_at = datetime.now(timezone.utc).replace(microsecond=0)
         application = create_application(
             control, dashboard=self._dashboard(directory, store, path, started_at)
         )
-        server = ApiServer(self._api_calls.counting(application), api)
+        self._application = self._api_calls.counting(application)
+        server = ApiServer(self._application, api)
         await server.start()
         self._closing.push_async_callback(server.stop)
+        # Command lines that wait for a login must not hold the stop up.
+        self._closing.callback(self._transfers.close)
         for work in (self.registry.keep_house(), self.registry.follow()):
             self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
-        if options.acme is not None:
-            keeper = asyncio.create_task(
-                self._keeper(options.acme, directory).run(), name="certificates"
-            )
-            self._closing.push_async_callback(_cancelled, keeper)
+        self._closing.push_async_callback(self._keep_no_certificates)
+        self._keep_certificates(directory)
         self._closing.callback(directory.running.unlink, missing_ok=True)
         RunningEdge(
             pid=os.getpid(),
@@ -167,8 +178,57 @@ class Edge:
             metrics=self.metrics,
             dashboard=self.dashboard,
         ).write(directory)
+        self._configured_at = time.time()
         if self._operators is not None:
             self._operators.state = "ready"
+
+    def _service(self, options: EdgeOptions) -> Service:
+        """What of the options is for those who carry requests."""
+        return Service(
+            options.location,
+            options.domain,
+            secure_port=self.https.port,
+            common=options.common,
+            sites=options.sites,
+            certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
+            access_log=options.access_log,
+            management_hostname=options.management,
+            dashboard=options.dashboard,
+        )
+
+    async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
+        """Do from now on as `options` say, without a connection or a request less; one at a time.
+
+        Returns the fields that have changed and take effect with the next start only. Raises
+        EdgeError, and then nothing has changed.
+        """
+        old = self.options
+        waiting = tuple(
+            each.name
+            for each in fields(EdgeOptions)
+            if each.name not in APPLIED and getattr(old, each.name) != getattr(options, each.name)
+        )
+        wanted = replace(options, **{name: getattr(old, name) for name in waiting})
+        assert self._path is not None
+        assert self._directory is not None
+        self._certificates.replace(wanted.certificates)
+        await self._path.apply(self._service(wanted))
+        self.options = wanted
+        self._configured_at = time.time()
+        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+            await self._keep_no_certificates()
+            self._keep_certificates(self._directory)
+        return waiting
+
+    def _keep_certificates(self, directory: DataDirectory) -> None:
+        if self.options.acme is not None:
+            keeper = self._keeper(self.options.acme, directory)
+            self._keeping = asyncio.create_task(keeper.run(), name="certificates")
+
+    async def _keep_no_certificates(self) -> None:
+        if self._keeping is not None:
+            keeping, self._keeping = self._keeping, None
+            await _cancelled(keeping)
 
     async def _serve_here(
         self,
@@ -179,7 +239,9 @@ class Edge:
         https: socket.socket,
         tunnels: list[socket.socket],
     ) -> DataPath:
-        path = LocalDataPath(service, self.registry, router, self.authority, directory)
+        path = LocalDataPath(
+            service, self.registry, router, self.authority, directory, self._ask_dashboard
+        )
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
@@ -199,7 +261,7 @@ class Edge:
         from underpass.edge.workers import EdgeWorkers  # one process needs nothing of it
 
         workers = EdgeWorkers(
-            self._options.workers,
+            self.options.workers,
             service,
             directory.path,
             store,
@@ -207,6 +269,7 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
+            ask_dashboard=self._ask_dashboard,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -219,7 +282,6 @@ class Edge:
         """Before anything is served, and until all has ended."""
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = CertificateFiles(self._options.certificates, directory.certificates)
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
@@ -227,8 +289,12 @@ class Edge:
                     self.registry,
                     router,
                     self._api_calls,
-                    {**certificates.expiries(), "ca": self.authority.not_after},
+                    self._expiries(),
                 ),
+                lambda: {
+                    "underpass_configuration_refused": {("file",): self.configurations_refused},
+                    "underpass_configuration_last_success_timestamp_seconds": self._configured_at,
+                },
             ],
             refresh=self._refresh_figures,
             workers=lambda: () if self._path is None else self._path.processes(),
@@ -238,6 +304,10 @@ class Edge:
         self._closing.push_async_callback(operators.stop)
         self._operators, self.metrics = operators, operators.address
 
+    def _expiries(self) -> dict[str, datetime]:
+        """When the certificates end that are there."""
+        return {**self._certificates.expiries(), "ca": self.authority.not_after}
+
     async def _refresh_figures(self) -> None:
         if self._path is not None:
             await self._path.refresh()
@@ -245,17 +315,22 @@ class Edge:
     @property
     def dashboard(self) -> str:
         """The address of the dashboard: the public one, if it has such."""
-        hostname = self._options.dashboard.hostname
+        hostname = self.options.dashboard.hostname
         if not hostname:
             return f"http://{reachable(str(self.api))}/dashboard"
         port = "" if self.https.port == 443 else f":{self.https.port}"
         return f"https://{hostname}{port}/dashboard"
 
+    async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
+        """What a visitor of its public hostname asks."""
+        if self._application is None:
+            return DashboardAnswer(503, [(b"retry-after", b"1")], b"")
+        return await ask_application(self._application, request)
+
     def _dashboard(
         self, directory: DataDirectory, store: Store, path: DataPath, started_at: datetime
     ) -> Parts:
         """What the dashboard shows."""
-        certificates = CertificateFiles(self._options.certificates, directory.certificates)
 
         async def figures() -> Snapshot:
             await path.refresh()
@@ -264,10 +339,11 @@ class Edge:
         return Parts(
             sessions=directory.sessions,
             sign_in_links=directory.sign_in_links,
+            transfers=self._transfers,
             audit=store.audit,
             recent=path.recent,
             figures=figures,
-            certificates=lambda: {**certificates.expiries(), "ca": self.authority.not_after},
+            certificates=self._expiries,
             addresses=lambda: {
                 "https": f"https://{self.https}",
                 "http": f"http://{self.http}",
@@ -275,21 +351,23 @@ class Edge:
                 "api": f"http://{self.api}",
             },
             ca_certificate=self.ca_certificate,
-            hostname=self._options.dashboard.hostname,
+            hostname=self.options.dashboard.hostname,
             version=VERSION,
             started_at=started_at,
-            workers=self._options.workers,
+            workers=self.options.workers,
         )
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""
         from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
 
-        options = self._options
+        options = self.options
 
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
+            if options.dashboard.hostname:
+                yield options.dashboard.hostname
             for hostname in self.registry.hostnames:
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
@@ -322,7 +400,7 @@ class Edge:
         return listeners
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
-        if self._options.workers == 1:
+        if self.options.workers == 1:
             self.listeners.close_links_of(tunnel_id)
 
     async def stop(self) -> None:

@@ -99,6 +99,12 @@ class TunnelListeners:
             log.warning("%d connections have not registered: dropping one more", unregistered)
             newest.abort()
 
+    def allow(self, timeouts: Timeouts) -> None:
+        """Let requests take so long from now on, those under way too."""
+        self._timeouts = timeouts
+        for link in self.links:
+            link.timeouts = timeouts
+
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Close the links that a tunnel holds, or one of its connectors: at once to new requests,
         and for good when those under way have ended."""

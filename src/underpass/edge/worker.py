@@ -12,8 +12,9 @@ from uuid import UUID
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.certificates import CertificateAuthority
+from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer
 from underpass.edge.data_directory import DataDirectory
-from underpass.edge.data_path import LocalDataPath
+from underpass.edge.data_path import LocalDataPath, Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.links import EdgeLink
 from underpass.edge.peers import Peer, PeerListener, socket_path
@@ -121,6 +122,8 @@ class EdgeWorker(Inside):
             return await self._configure(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
+        if isinstance(request, messages.Apply):
+            return self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
@@ -184,7 +187,7 @@ class EdgeWorker(Inside):
             authority = CertificateAuthority.open(directory)
             await self._registry.refresh()
             data_path = self._data_path = LocalDataPath(
-                service, self._registry, self._router, authority, directory
+                service, self._registry, self._router, authority, directory, self._ask_dashboard
             )
             peers = Path(request.peers)
             listener = self._peer_listener = PeerListener(data_path.turn, self._router)
@@ -194,7 +197,7 @@ class EdgeWorker(Inside):
             for worker in range(request.workers):
                 if worker != request.number:
                     self._peers[worker] = Peer(
-                        data_path.turn, socket_path(peers, worker), service.timeouts
+                        data_path.turn, socket_path(peers, worker), service.common.timeouts
                     )
             await data_path.start_links([_inherited(number) for number in request.tunnels])
             await data_path.start_visitors(_inherited(request.http), _inherited(request.https))
@@ -207,6 +210,20 @@ class EdgeWorker(Inside):
             await self._data_path.stop_links(seconds)
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+
+    def _apply(self, service: Service) -> messages.Done:
+        try:
+            if self._data_path is not None:
+                self._data_path.change(service)
+        except EdgeError as error:
+            return messages.Done(str(error))
+        for peer in self._peers.values():
+            peer.allow(service.common.timeouts)
+        return messages.Done()
+
+    async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
+        """Of the supervisor, where the API is."""
+        return await self.channel.call(request, DashboardAnswer)
 
     async def _refresh(self) -> messages.Done:
         try:

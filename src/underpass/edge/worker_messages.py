@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from underpass.edge.dashboard.public import AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.ops.workers.logs import LogLine, LogLinesLost
@@ -13,6 +14,7 @@ from underpass.ops.workers.logs import LogLine, LogLinesLost
 __all__ = [
     "Abort",
     "Alive",
+    "Apply",
     "CloseLinks",
     "Configure",
     "Done",
@@ -59,6 +61,12 @@ class Refresh(Struct, frozen=True, tag=True):
     """Take over what has changed in the store. -> Done"""
 
 
+class Apply(Struct, frozen=True, tag=True):
+    """Do from now on as `service` says: see DataPath.apply. -> Done"""
+
+    service: Service
+
+
 class CloseLinks(Struct, frozen=True, tag=True):
     """Give up a tunnel's links, or those of one of its connectors. -> None, when they get nothing
     new"""
@@ -92,7 +100,15 @@ class Alive(Struct, frozen=True, tag=True):
 
 
 WorkerRequest = (
-    Configure | Refresh | CloseLinks | StopVisitors | StopLinks | ReadFigures | ReadRecent | Alive
+    Configure
+    | Refresh
+    | Apply
+    | CloseLinks
+    | StopVisitors
+    | StopLinks
+    | ReadFigures
+    | ReadRecent
+    | Alive
 )
 
 
@@ -115,7 +131,7 @@ class ReadConfiguration(Struct, frozen=True, tag=True):
     tunnel_id: UUID
 
 
-SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration
+SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration | AskDashboard
 
 
 class Done(Struct, frozen=True):

@@ -20,6 +20,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from underpass.edge import worker_messages as messages
+from underpass.edge.dashboard.public import Ask, AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.recent import Recent, merged
@@ -64,6 +65,9 @@ class _Ear:
             return None if changes is None else replace(changes, tokens=())
         if isinstance(request, messages.ReadConfiguration):
             return await store.configuration(request.tunnel_id)
+        if isinstance(request, AskDashboard):
+            assert self._workers.ask_dashboard is not None
+            return await self._workers.ask_dashboard(request)
         assert isinstance(request, messages.ReadSnapshot)
         # The API is not theirs.
         return replace(await store.snapshot(), tokens=())
@@ -95,6 +99,7 @@ class EdgeWorkers:
     Args:
         store: what workers read.
         router: gets the links of all workers, for whoever asks whether a tunnel has some.
+        ask_dashboard: answers what visitors of the dashboard's hostname ask.
     """
 
     def __init__(
@@ -108,8 +113,10 @@ class EdgeWorkers:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
+        ask_dashboard: Ask | None = None,
     ) -> None:
         self.store = store
+        self.ask_dashboard = ask_dashboard
         self._service = service
         self._data_dir = data_dir
         self._router = router
@@ -208,13 +215,28 @@ class EdgeWorkers:
     async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""
         await asyncio.gather(
-            *(self._refresh(worker, process) for worker, process in self._processes.items())
+            *(
+                self._have_taken_over(worker, process, messages.Refresh())
+                for worker, process in self._processes.items()
+            )
         )
 
-    async def _refresh(self, worker: int, process: Process) -> None:
+    async def apply(self, service: Service) -> None:
+        """See DataPath; who starts later is told the same."""
+        self._service = service
+        await asyncio.gather(
+            *(
+                self._have_taken_over(worker, process, messages.Apply(service))
+                for worker, process in self._processes.items()
+            )
+        )
+
+    async def _have_taken_over(
+        self, worker: int, process: Process, change: messages.Refresh | messages.Apply
+    ) -> None:
         try:
             done = await asyncio.wait_for(
-                process.channel.call(messages.Refresh(), messages.Done), REFRESH_SECONDS
+                process.channel.call(change, messages.Done), REFRESH_SECONDS
             )
             error = done.error
         except (ChannelError, asyncio.TimeoutError) as raised:

@@ -22,12 +22,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from underpass.connector.durations import format_duration, parse_duration
 from underpass.connector.services.handshake import accept_key
 from underpass.connector.services.websocket import CloseCode, Message, WebSocketServer
 from underpass.core.fields import Token
 from underpass.core.relay import PythonSide
 from underpass.core.tunnel import Kind, OriginExchange
+from underpass.ops.durations import format_duration, parse_duration
 
 __all__ = ["HelloWorldService"]
 

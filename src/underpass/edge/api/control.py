@@ -46,6 +46,8 @@ class Control:
     management_key_path: Path = Path("management-key.pem")
     close_links: Callable[[UUID, UUID | None], Awaitable[None]] = _close_nothing
     """See data_path.DataPath.close_links."""
+    reserved: tuple[str, ...] = ()
+    """Hostnames that the edge itself answers for."""
     quick_tunnel_rate: TokenBucket = field(
         default_factory=lambda: TokenBucket(QUICK_TUNNEL_BURST, QUICK_TUNNELS_PER_SECOND)
     )

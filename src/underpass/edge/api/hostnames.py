@@ -99,6 +99,7 @@ def _claim(call: Call, hostname: str, tunnel: Tunnel, overwrite: bool) -> Route 
         tunnel,
         overwrite=overwrite,
         quick_domain=call.control.domain,
+        reserved=call.control.reserved,
     )
 
 

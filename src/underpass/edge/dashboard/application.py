@@ -16,7 +16,14 @@ from starlette.routing import Route
 
 from underpass.edge.api.requests import Refusal
 from underpass.edge.dashboard import login, overview, signing_in, tokens, tunnels
-from underpass.edge.dashboard.site import HOME, SECURITY_HEADERS, SIGN_IN, Site, Visit, protect
+from underpass.edge.dashboard.visits import (
+    HOME,
+    SECURITY_HEADERS,
+    SIGN_IN,
+    Dashboard,
+    Visit,
+    protect,
+)
 from underpass.edge.store import StoreError
 from underpass.wire.login_transfer import LOGIN_PATH, TRANSFER_PATH
 
@@ -68,7 +75,7 @@ _STATIC: Final = {
 }
 
 
-def create_dashboard(site: Site) -> Starlette:
+def create_dashboard(dashboard: Dashboard) -> Starlette:
     """The application. It answers below HOME and LOGIN_PATH."""
     by_path: dict[str, dict[str, tuple[Show, bool]]] = {}
     for pages, is_open in ((OPEN_PAGES, True), (PAGES, False)):
@@ -77,14 +84,14 @@ def create_dashboard(site: Site) -> Starlette:
     app = Starlette(
         routes=[
             Route(f"{HOME}/static/{{name}}", _static, methods=["GET"]),
-            Route(TRANSFER_PATH + "{key}", partial(login.hand_over, site), methods=["GET"]),
+            Route(TRANSFER_PATH + "{key}", partial(login.hand_over, dashboard), methods=["GET"]),
             *(
-                Route(path, partial(_answer, site, shows), methods=[*shows])
+                Route(path, partial(_answer, dashboard, shows), methods=[*shows])
                 for path, shows in by_path.items()
             ),
         ],
         exception_handlers={
-            HTTPException: partial(_http_failure, site),
+            HTTPException: partial(_http_failure, dashboard),
             Exception: _unexpected,
         },
     )
@@ -92,11 +99,13 @@ def create_dashboard(site: Site) -> Starlette:
     return app
 
 
-async def _answer(site: Site, shows: dict[str, tuple[Show, bool]], request: Request) -> Response:
+async def _answer(
+    dashboard: Dashboard, shows: dict[str, tuple[Show, bool]], request: Request
+) -> Response:
     show, is_open = shows["GET" if request.method == "HEAD" else request.method]
-    visit = Visit(site, request)
+    visit = Visit(dashboard, request)
     try:
-        visit = await Visit.of(site, request)
+        visit = await Visit.of(dashboard, request)
         if visit.session is None and not is_open:
             return visit.to_sign_in()
         return await show(visit)
@@ -127,11 +136,11 @@ def _content(name: str) -> bytes:
     return files("underpass.edge.dashboard").joinpath("static", name).read_bytes()
 
 
-async def _http_failure(site: Site, request: Request, error: Exception) -> Response:
+async def _http_failure(dashboard: Dashboard, request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     message = "there is nothing here" if error.status_code == 404 else error.detail
-    visit = Visit(site, request)
+    visit = Visit(dashboard, request)
     response = visit.page("refused.html", error.status_code, message=message)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value

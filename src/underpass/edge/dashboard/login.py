@@ -11,12 +11,12 @@ from starlette.responses import PlainTextResponse, Response
 from underpass.edge.accounts import DEFAULT_SCOPES
 from underpass.edge.api.endpoint import refusing
 from underpass.edge.api.requests import Refusal
-from underpass.edge.dashboard.site import SECURITY_HEADERS, Site, Visit
 from underpass.edge.dashboard.tokens import certificate_for, make_token, may_grant
 from underpass.edge.dashboard.transfers import (
     WAITING_SECONDS,
     TransferRefused,
 )
+from underpass.edge.dashboard.visits import SECURITY_HEADERS, Dashboard, Visit
 from underpass.edge.registry import Author
 from underpass.wire.login_transfer import TRANSFER_PATH, confirmation_code, is_login_key
 
@@ -41,7 +41,7 @@ async def show_login(visit: Visit) -> Response:
 async def confirm_login(visit: Visit) -> Response:
     """Make the token, and put it where the command line asks for it."""
     key = _key(visit, visit.field("callback"))
-    transfers = visit.site.transfers
+    transfers = visit.dashboard.parts.transfers
     try:
         transfers.check(key)
         if "tokens" in visit.form.get("scope", ()):
@@ -56,7 +56,7 @@ async def confirm_login(visit: Visit) -> Response:
 
         async def take_back() -> None:
             with refusing("revoke the API token of a login that nobody fetched"):
-                await visit.site.control.accounts.revoke_token(token.id, Author("edge"))
+                await visit.dashboard.control.accounts.revoke_token(token.id, Author("edge"))
 
         try:
             transfers.deposit(key, certificate_for(visit, text), take_back)
@@ -68,12 +68,12 @@ async def confirm_login(visit: Visit) -> Response:
     return visit.page("login_done.html", token=token, code=code, minutes=int(WAITING_SECONDS // 60))
 
 
-async def hand_over(site: Site, request: Request) -> Response:
+async def hand_over(dashboard: Dashboard, request: Request) -> Response:
     """The certificate, to whoever knows the key; an answer without content says: not yet."""
     key = request.path_params["key"]
     if not is_login_key(key):
         return PlainTextResponse("this is no login\n", 404, SECURITY_HEADERS)
-    certificate = await site.transfers.fetch(key)
+    certificate = await dashboard.parts.transfers.fetch(key)
     if certificate is None:
         return Response(b"", 202, SECURITY_HEADERS)
     return Response(

@@ -30,9 +30,9 @@ class _OnceAsked:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._application is None:
             from underpass.edge.dashboard.application import create_dashboard
-            from underpass.edge.dashboard.site import Site
+            from underpass.edge.dashboard.visits import Dashboard
 
-            self._application = create_dashboard(Site(*self._made_of))
+            self._application = create_dashboard(Dashboard(*self._made_of))
         await self._application(scope, receive, send)
 
 

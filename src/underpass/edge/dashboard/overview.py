@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from underpass.edge.api.endpoint import refusing
 from underpass.edge.api.requests import Refusal
-from underpass.edge.dashboard.site import Visit
+from underpass.edge.dashboard.visits import Visit
 from underpass.edge.hostnames import covers, hostname_of
 from underpass.edge.recent import Recent, RequestRecord
 from underpass.edge.store import Account
@@ -43,8 +43,8 @@ _TOTALS: Final = {
 
 async def show_overview(visit: Visit) -> Response:
     """How the account's tunnels are, and what went wrong last."""
-    site, account = visit.site, visit.signed_in.account
-    registry = site.control.registry
+    dashboard, account = visit.dashboard, visit.signed_in.account
+    registry = dashboard.control.registry
     tunnels = sorted(registry.tunnels_of(account.id), key=lambda tunnel: tunnel.name)
     links = {tunnel.id: registry.links_of(tunnel.id) for tunnel in tunnels}
     connectors = {link.connector_id for several in links.values() for link in several}
@@ -108,7 +108,7 @@ async def show_audit(visit: Visit) -> Response:
     """Who changed what in the account."""
     before = visit.query("before")
     with refusing("read the audit log"):
-        records = await visit.site.parts.audit(
+        records = await visit.dashboard.parts.audit(
             limit=SHOWN_AT_ONCE,
             before=int(before)
             if before.isascii() and before.isdecimal() and len(before) < 16
@@ -121,11 +121,11 @@ async def show_audit(visit: Visit) -> Response:
 async def recent_of(visit: Visit, tunnel_id: UUID | None = None) -> Recent | None:
     """The last requests to the account's tunnels, or to one of them; and those for names in its
     domain that led nowhere. None: they are not remembered."""
-    recent = await visit.site.parts.recent()
+    recent = await visit.dashboard.parts.recent()
     if recent is None:
         return None
     account = visit.signed_in.account
-    own = {tunnel.id for tunnel in visit.site.control.registry.tunnels_of(account.id)}
+    own = {tunnel.id for tunnel in visit.dashboard.control.registry.tunnels_of(account.id)}
 
     def is_shown(record: RequestRecord) -> bool:
         if tunnel_id is not None:
@@ -158,10 +158,10 @@ class _Certificate:
 
 def _certificates(visit: Visit) -> Iterator[_Certificate]:
     """Certificates that are there for hostnames of the account; others are made when needed."""
-    registry = visit.site.control.registry
+    registry = visit.dashboard.control.registry
     own = {tunnel.id for tunnel in registry.tunnels_of(visit.signed_in.account.id)}
     hostnames = sorted(route.hostname for route in registry.routes if route.tunnel_id in own)
-    for name, ends in visit.site.parts.certificates().items():
+    for name, ends in visit.dashboard.parts.certificates().items():
         served = [hostname for hostname in hostnames if _serves(name, hostname)]
         if served or name == "ca":
             yield _Certificate(name, ends, served)
@@ -176,7 +176,7 @@ def _serves(name: str, hostname: str) -> bool:
 
 async def _totals(visit: Visit) -> dict[str, Any]:
     """What the whole edge has carried: for whoever has all of it."""
-    figures = await visit.site.parts.figures()
+    figures = await visit.dashboard.parts.figures()
     return {name: _sum(figures.get(family, 0)) for name, family in _TOTALS.items()}
 
 
@@ -186,5 +186,5 @@ def _sum(value: Any) -> int:
 
 
 def _names(visit: Visit) -> dict[UUID, str]:
-    registry = visit.site.control.registry
+    registry = visit.dashboard.control.registry
     return {tunnel.id: tunnel.name for tunnel in registry.tunnels_of(visit.signed_in.account.id)}

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.recent import Recent
 from underpass.edge.store import AuditRecord
 from underpass.ops.metrics import Snapshot
@@ -30,6 +31,7 @@ class Parts:
     sessions: Path
     """Directories: see sessions.Sessions and SignInLinks."""
     sign_in_links: Path
+    transfers: Transfers
     audit: ReadAudit
     recent: Callable[[], Awaitable[Recent | None]]
     """None: requests are not remembered."""

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from underpass.edge.api.authorization import authenticated, check_guesses, source_of
 from underpass.edge.api.endpoint import refusing
 from underpass.edge.api.requests import Refusal
-from underpass.edge.dashboard.site import SIGN_IN, Visit, own_path
+from underpass.edge.dashboard.visits import SIGN_IN, Visit, own_path
 from underpass.edge.registry import Author
 from underpass.edge.store import Account, ApiToken
 
@@ -19,33 +19,37 @@ async def show_sign_in(visit: Visit) -> Response:
     secret = visit.query("link")
     if not secret:
         return _form(visit)
-    link = visit.site.links.find(secret)
-    account = None if link is None else visit.site.control.registry.accounts.get(link.account_id)
+    link = visit.dashboard.links.find(secret)
+    account = (
+        None if link is None else visit.dashboard.control.registry.accounts.get(link.account_id)
+    )
     if account is None:
-        check_guesses(source_of(visit.request), visit.site.guesses)
+        check_guesses(source_of(visit.request), visit.dashboard.guesses)
         return _form(visit, 403, "This link was used already, or has expired: make a new one.")
     return visit.page("sign_in_link.html", account=account, secret=secret)
 
 
 async def sign_in(visit: Visit) -> Response:
     """Open a session for whoever shows a token or a link that is good."""
-    site = visit.site
+    dashboard = visit.dashboard
     source = source_of(visit.request)
     secret = visit.field("link")
     token: ApiToken | None = None
     try:
         if secret:
-            link = site.links.use(secret)
-            account = None if link is None else site.control.registry.accounts.get(link.account_id)
+            link = dashboard.links.use(secret)
+            account = (
+                None if link is None else dashboard.control.registry.accounts.get(link.account_id)
+            )
             if account is None:
-                check_guesses(source, site.guesses)
+                check_guesses(source, dashboard.guesses)
                 raise Refusal(403, "this link was used already, or has expired: make a new one")
         else:
             with refusing("sign somebody in"):
                 token = await authenticated(
-                    visit.field("token"), source, site.control, site.guesses
+                    visit.field("token"), source, dashboard.control, dashboard.guesses
                 )
-            account = site.control.registry.accounts.get(token.account_id)
+            account = dashboard.control.registry.accounts.get(token.account_id)
             if account is None:
                 raise Refusal(401, "the account of this API token is gone")
     except Refusal as refusal:
@@ -54,13 +58,15 @@ async def sign_in(visit: Visit) -> Response:
 
 
 async def _open(visit: Visit, account: Account, token: ApiToken | None) -> Response:
-    site = visit.site
+    dashboard = visit.dashboard
     with refusing("open a session"):
-        secret = site.sessions.open(account, token)
-        session = site.sessions.find(secret)
+        secret = dashboard.sessions.open(account, token)
+        session = dashboard.sessions.find(secret)
         assert session is not None
         author = session.author(source_of(visit.request))
-        await site.control.registry.commit((), author.did("session.open", session.id, account.id))
+        await dashboard.control.registry.commit(
+            (), author.did("session.open", session.id, account.id)
+        )
     response = visit.redirect(own_path(visit.field("next")))
     visit.open_session(response, secret)
     return response
@@ -73,7 +79,7 @@ async def sign_out(visit: Visit) -> Response:
     visit.close_session(response)
     author: Author = visit.author
     with refusing("write down that a session has ended"):
-        await visit.site.control.registry.commit(
+        await visit.dashboard.control.registry.commit(
             (), author.did("session.close", session.id, session.account.id)
         )
     return response

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from underpass.edge.accounts import DEFAULT_ROTATION_HOURS, DEFAULT_SCOPES, SCOPES
 from underpass.edge.api.endpoint import refusing
 from underpass.edge.api.requests import Refusal
-from underpass.edge.dashboard.site import HOME, SECURITY_HEADERS, Visit
+from underpass.edge.dashboard.visits import HOME, SECURITY_HEADERS, Visit
 from underpass.edge.hostnames import covers, normalize_hostname
 from underpass.edge.store import ApiToken
 from underpass.wire.origin_certificate import encode_origin_certificate
@@ -36,7 +36,7 @@ async def show_tokens(visit: Visit) -> Response:
     account = visit.signed_in.account
     tokens = [
         token
-        for token in visit.site.control.registry.tokens.values()
+        for token in visit.dashboard.control.registry.tokens.values()
         if token.account_id == account.id
     ]
     tokens.sort(key=lambda token: token.created_at, reverse=True)
@@ -69,7 +69,7 @@ async def rotate_token(visit: Visit) -> Response:
     _check_within(visit, token.scopes, token.hostnames)
     hours = _number(visit.field("hours") or f"{DEFAULT_ROTATION_HOURS:g}", MAX_HOURS, "hours")
     with refusing("rotate an API token"):
-        rotated, text = await visit.site.control.accounts.rotate_token(
+        rotated, text = await visit.dashboard.control.accounts.rotate_token(
             token.id, visit.author, hours=hours
         )
     return visit.page("secret.html", token=rotated, text=text, what="rotated")
@@ -79,7 +79,7 @@ async def revoke_token(visit: Visit) -> Response:
     """End one."""
     token = _own_token(visit)
     with refusing("revoke an API token"):
-        await visit.site.control.accounts.revoke_token(token.id, visit.author)
+        await visit.dashboard.control.accounts.revoke_token(token.id, visit.author)
     return visit.redirect(f"{HOME}/tokens")
 
 
@@ -99,7 +99,7 @@ async def make_token(
         )
         named = named or visit.signed_in.token.hostnames
         _check_within(visit, scopes, named)
-        return await visit.site.control.accounts.create_token(
+        return await visit.dashboard.control.accounts.create_token(
             visit.signed_in.account,
             name,
             visit.author,
@@ -157,7 +157,7 @@ def _number(text: str, most: int, what: str) -> float:
 def _own_token(visit: Visit) -> ApiToken:
     """The account's that the path names, if the session may end it. Raises Refusal."""
     visit.require("tokens")
-    token = visit.site.control.registry.tokens.get(visit.request.path_params["token_id"])
+    token = visit.dashboard.control.registry.tokens.get(visit.request.path_params["token_id"])
     if token is None or token.account_id != visit.signed_in.account.id:
         raise Refusal(404, "there is no such API token")
     if (

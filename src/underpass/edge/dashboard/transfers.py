@@ -50,8 +50,16 @@ class Transfers:
         self._deposits: dict[str, _Deposit] = {}
         self._arrivals: dict[str, set[asyncio.Event]] = {}
         self._polls = 0
+        self._closed = False
         self._used: dict[str, None] = {}
         self._taking_back: set[asyncio.Future[None]] = set()
+
+    def close(self) -> None:
+        """Hold nobody any more: the edge stops."""
+        self._closed = True
+        for waiting in self._arrivals.values():
+            for arrived in waiting:
+                arrived.set()
 
     def check(self, key: str) -> None:
         """Raise TransferRefused unless a certificate can be put under `key` now."""
@@ -76,7 +84,7 @@ class Transfers:
 
     async def fetch(self, key: str, seconds: float = HOLD_SECONDS) -> bytes | None:
         """The certificate under `key`, once; None if none has come within so long."""
-        if key not in self._deposits and self._polls < MAX_POLLS:
+        if key not in self._deposits and self._polls < MAX_POLLS and not self._closed:
             await self._wait(key, seconds)
         deposit = self._deposits.pop(key, None)
         if deposit is None:

@@ -14,7 +14,7 @@ from underpass.edge.api.hostnames import DnsRoute
 from underpass.edge.api.requests import Refusal, parse_uuid
 from underpass.edge.api.tunnels import Cleanup, Deletion, NewTunnel
 from underpass.edge.dashboard.overview import recent_of
-from underpass.edge.dashboard.site import HOME, Visit
+from underpass.edge.dashboard.visits import HOME, Visit
 from underpass.edge.router import Link
 from underpass.edge.store import Route, Tunnel
 from underpass.wire.causes import CAUSES
@@ -58,7 +58,7 @@ class Connector:
 
 async def show_tunnels(visit: Visit) -> Response:
     """All of the account's."""
-    registry = visit.site.control.registry
+    registry = visit.dashboard.control.registry
     tunnels = sorted(
         registry.tunnels_of(visit.signed_in.account.id), key=lambda tunnel: tunnel.name
     )
@@ -87,7 +87,7 @@ async def show_tunnel(visit: Visit) -> Response:
     if visit.may("tunnels"):
         # (Origins and their addresses are nobody's business who may only look.)
         with refusing("read a configuration"):
-            configuration = await visit.site.control.registry.configuration(tunnel.id)
+            configuration = await visit.dashboard.control.registry.configuration(tunnel.id)
     return visit.page(
         "tunnel.html",
         tunnel=tunnel,
@@ -142,7 +142,7 @@ async def show_run_command(visit: Visit) -> Response:
 
 async def show_hostnames(visit: Visit) -> Response:
     """All names that lead to a tunnel of the account."""
-    registry = visit.site.control.registry
+    registry = visit.dashboard.control.registry
     tunnels = {tunnel.id: tunnel for tunnel in registry.tunnels_of(visit.signed_in.account.id)}
     routes = [route for route in registry.routes if route.tunnel_id in tunnels]
     routes.sort(key=lambda route: route.hostname)
@@ -205,7 +205,7 @@ def _account(visit: Visit) -> str:
 def _tunnel(visit: Visit) -> Tunnel:
     """The account's that the path names. Raises Refusal."""
     tunnel_id = parse_uuid(visit.request.path_params["tunnel_id"], "the tunnel's id")
-    tunnel = visit.site.control.registry.tunnel(tunnel_id)
+    tunnel = visit.dashboard.control.registry.tunnel(tunnel_id)
     if tunnel is None or tunnel.account_tag != _account(visit):
         raise Refusal(404, f"there is no tunnel {tunnel_id}")
     return tunnel
@@ -213,7 +213,7 @@ def _tunnel(visit: Visit) -> Tunnel:
 
 def _connectors(visit: Visit, tunnel: Tunnel) -> list[Connector]:
     connectors: dict[UUID, Connector] = {}
-    for link in visit.site.control.registry.links_of(tunnel.id):
+    for link in visit.dashboard.control.registry.links_of(tunnel.id):
         connectors.setdefault(link.connector_id, Connector(link.connector_id)).links.append(link)
     for connector in connectors.values():
         connector.links.sort(key=lambda link: link.conn_index)
@@ -221,7 +221,7 @@ def _connectors(visit: Visit, tunnel: Tunnel) -> list[Connector]:
 
 
 def _routes(visit: Visit, tunnel: Tunnel) -> list[Route]:
-    routes = visit.site.control.registry.routes
+    routes = visit.dashboard.control.registry.routes
     return sorted(
         (route for route in routes if route.tunnel_id == tunnel.id),
         key=lambda route: route.hostname,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from underpass.connector import document
-from underpass.connector.document import ConfigError, parse_json, parse_yaml
+from underpass.ops import document
+from underpass.ops.document import ConfigError, parse_json, parse_yaml
 
 
 def test_scalars_are_those_of_yaml_1_2() -> None:

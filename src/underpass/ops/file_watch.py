@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from underpass.connector.config import FileState, file_state
-from underpass.connector.document import MAX_DOCUMENT
+from underpass.ops.document import MAX_DOCUMENT, FileState, file_state
 
 __all__ = ["LOOK_EVERY", "MAX_WATCHED", "FileWatch"]
 

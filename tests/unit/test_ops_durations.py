@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from underpass.connector.durations import format_duration, parse_duration
+from underpass.ops.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,9 @@ from underpass.edge.api.requests import Refusal, read_body
 from underpass.edge.dashboard import shown
 from underpass.edge.dashboard.parts import Parts
 from underpass.edge.dashboard.sessions import Session, Sessions, SignInLinks
-from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.registry import Author
 
-__all__ = ["HOME", "MAX_FORM_BYTES", "MAX_FORM_FIELDS", "SIGN_IN", "Site", "Visit"]
+__all__ = ["HOME", "MAX_FORM_BYTES", "MAX_FORM_FIELDS", "SIGN_IN", "Dashboard", "Visit"]
 
 HOME: Final = "/dashboard"
 SIGN_IN: Final = "/dashboard/sign-in"
@@ -59,13 +58,12 @@ _ENDPOINTS: Final = {(endpoint.method, endpoint.path): endpoint for endpoint in 
 
 
 @dataclass
-class Site:
+class Dashboard:
     """The pages of one edge."""
 
     control: Control
     guesses: Guesses
     parts: Parts
-    transfers: Transfers = field(default_factory=Transfers)
 
     @cached_property
     def sessions(self) -> Sessions:
@@ -96,18 +94,18 @@ class Site:
 class Visit:
     """One request for a page. `form` has the fields of a POST."""
 
-    site: Site
+    dashboard: Dashboard
     request: Request
     secret: str = ""
     session: Session | None = None
     form: Mapping[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    async def of(cls, site: Site, request: Request) -> Visit:
+    async def of(cls, dashboard: Dashboard, request: Request) -> Visit:
         """With its session, if it has one. Raises Refusal for what is not to be answered."""
-        visit = cls(site, request)
+        visit = cls(dashboard, request)
         visit.secret = request.cookies.get(visit._cookie, "")
-        visit.session = site.sessions.find(visit.secret)
+        visit.session = dashboard.sessions.find(visit.secret)
         if request.method == "POST":
             visit._check_origin()
             visit.form = await _read_form(request)
@@ -173,16 +171,16 @@ class Visit:
         session = self.signed_in
         check_scope(endpoint, session.token)
         call = Call(
-            self.site.control, session.token, session.account, self.author, parts, query, body
+            self.dashboard.control, session.token, session.account, self.author, parts, query, body
         )
         return await perform(endpoint, call)
 
     def page(self, template: str, status: int = 200, **context: Any) -> Response:
         """A page made of a template."""
-        text = self.site.templates.get_template(template).render(
+        text = self.dashboard.templates.get_template(template).render(
             visit=self,
             session=self.session,
-            parts=self.site.parts,
+            parts=self.dashboard.parts,
             path=self.request.url.path,
             now=datetime.now(timezone.utc),
             **context,
@@ -209,14 +207,14 @@ class Visit:
 
     def open_session(self, response: Response, secret: str) -> None:
         """Have the browser keep a session, in the place of one it had."""
-        self.site.sessions.close(self.secret)
+        self.dashboard.sessions.close(self.secret)
         response.set_cookie(
             self._cookie, secret, path="/", secure=self.is_secure, httponly=True, samesite="strict"
         )
 
     def close_session(self, response: Response) -> None:
         """End it, and have the browser forget it."""
-        self.site.sessions.close(self.secret)
+        self.dashboard.sessions.close(self.secret)
         response.delete_cookie(
             self._cookie, path="/", secure=self.is_secure, httponly=True, samesite="strict"
         )

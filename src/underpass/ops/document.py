@@ -14,13 +14,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
-from underpass.connector.durations import parse_duration
+from underpass.ops.durations import parse_duration
 
-__all__ = ["ConfigError", "Document", "Section", "parse_json", "parse_yaml"]
+__all__ = [
+    "ConfigError",
+    "Document",
+    "FileState",
+    "Section",
+    "file_state",
+    "load_yaml",
+    "parse_json",
+    "parse_yaml",
+]
 
 # Bytes. A configuration file with ten thousand rules is below 2 MiB.
 MAX_DOCUMENT = 8 * 1024 * 1024
@@ -31,6 +41,9 @@ MAX_DEPTH = 64
 MAX_IGNORED = 20
 
 KeyPath = tuple["str | int", ...]
+
+FileState = tuple[int, int, int, int]
+"""Device, inode, size and time of change in nanoseconds: another one is another content."""
 
 
 class ConfigError(ValueError):
@@ -245,6 +258,25 @@ def _pairs_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise ValueError(f"the key {key!r} is given twice")
             seen.add(key)
     return values
+
+
+def file_state(path: Path) -> FileState | None:
+    """The state of what is at the end of `path`; None when nothing is there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def load_yaml(path: Path) -> tuple[Document, FileState | None]:
+    """Read a configuration file, and its state from just before that. Raises ConfigError."""
+    state = file_state(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    return parse_yaml(text, str(path)), state
 
 
 def parse_yaml(text: str | bytes, name: str) -> Document:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from underpass.connector.config import file_state
-from underpass.connector.watch import MAX_WATCHED, FileWatch
+from underpass.ops.document import file_state
+from underpass.ops.file_watch import MAX_WATCHED, FileWatch
 
 
 class Bench:
