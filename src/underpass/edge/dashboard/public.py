@@ -46,7 +46,7 @@ _NOT_OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encod
 """Fields of an answer that the gateway makes itself."""
 
 
-class AskDashboard(Struct, array_like=True, frozen=True, tag=True):
+class AskDashboard(Struct, frozen=True, tag=True):
     """A request, whole. -> DashboardAnswer"""
 
     method: str
@@ -57,7 +57,7 @@ class AskDashboard(Struct, array_like=True, frozen=True, tag=True):
     body: bytes
 
 
-class DashboardAnswer(Struct, array_like=True, frozen=True):
+class DashboardAnswer(Struct, frozen=True):
     """What the application says."""
 
     status: int
