@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.error_pages import ErrorPages
 from underpass.edge.errors import EdgeError, HostnameError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
@@ -41,7 +42,7 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "hostnames"),
+        *("error-pages", "hostnames", "dashboard"),
     }
 )
 _SITE_KEYS: Final = frozenset({"redirect", "hsts", "max-body", "timeouts", "error-pages"})
@@ -141,6 +142,7 @@ class _Reader:
         yield "hsts_seconds", common.hsts_seconds
         yield "error_pages", common.error_pages and Path(common.error_pages)
         yield "sites", self._sites(root, common)
+        yield "dashboard", self._dashboard(root)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))
@@ -178,6 +180,17 @@ class _Reader:
             section.string("email") or "",
             self._path(section, "roots"),
             section.string("dns-hook") or "",
+        )
+
+    def _dashboard(self, root: Section) -> DashboardOptions | None:
+        if "dashboard" not in root.values:
+            return None
+        section = root.section("dashboard")
+        section.refuse_unknown(frozenset({"hostname", "recent-requests"}))
+        recent = section.boolean("recent-requests")
+        return DashboardOptions(
+            _parsed(section, "hostname", normalize_hostname) or "",
+            DEFAULT_DASHBOARD.recent_requests if recent is None else recent,
         )
 
     def _sites(self, root: Section, common: Site) -> tuple[Site, ...]:
