@@ -160,7 +160,7 @@ class Edge:
         await server.start()
         self._closing.push_async_callback(server.stop)
         # Command lines that wait for a login must not hold the stop up.
-        self._closing.callback(self._transfers.close)
+        self._closing.push_async_callback(self._transfers.close)
         for work in (self.registry.keep_house(), self.registry.follow()):
             self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
         self._closing.push_async_callback(self._keep_no_certificates)

@@ -40,7 +40,8 @@ class TransferRefused(Exception):  # noqa: N818 - says the state
 @dataclass(slots=True)
 class _Deposit:
     certificate: bytes
-    taken_back: asyncio.TimerHandle
+    take_back: Callable[[], Awaitable[None]]
+    timer: asyncio.TimerHandle
 
 
 class Transfers:
@@ -54,12 +55,13 @@ class Transfers:
         self._used: dict[str, None] = {}
         self._taking_back: set[asyncio.Future[None]] = set()
 
-    def close(self) -> None:
-        """Hold nobody any more: the edge stops."""
+    async def close(self) -> None:
+        """Hold nobody any more, and take back what has not been fetched: the edge stops."""
         self._closed = True
         for waiting in self._arrivals.values():
             for arrived in waiting:
                 arrived.set()
+        await asyncio.gather(*map(self.take_back, self._deposits), return_exceptions=True)
 
     def check(self, key: str) -> None:
         """Raise TransferRefused unless a certificate can be put under `key` now."""
@@ -77,19 +79,21 @@ class Transfers:
             TransferRefused: see `check`.
         """
         self.check(key)
-        timer = asyncio.get_running_loop().call_later(WAITING_SECONDS, self._expire, key, take_back)
-        self._deposits[key] = _Deposit(certificate, timer)
+        timer = asyncio.get_running_loop().call_later(WAITING_SECONDS, self._expire, key)
+        self._deposits[key] = _Deposit(certificate, take_back, timer)
         for arrived in self._arrivals.get(key, ()):
             arrived.set()
 
-    async def fetch(self, key: str, seconds: float = HOLD_SECONDS) -> bytes | None:
-        """The certificate under `key`, once; None if none has come within so long."""
+    async def fetch(self, key: str, seconds: float | None = None) -> bytes | None:
+        """The certificate under `key`, once; None if none has come within HOLD_SECONDS, or so
+        long."""
+        seconds = HOLD_SECONDS if seconds is None else seconds
         if key not in self._deposits and self._polls < MAX_POLLS and not self._closed:
             await self._wait(key, seconds)
         deposit = self._deposits.pop(key, None)
         if deposit is None:
             return None
-        deposit.taken_back.cancel()
+        deposit.timer.cancel()
         self._mark_used(key)
         return deposit.certificate
 
@@ -108,11 +112,16 @@ class Transfers:
             if not waiting:
                 self._arrivals.pop(key, None)
 
-    def _expire(self, key: str, take_back: Callable[[], Awaitable[None]]) -> None:
-        if self._deposits.pop(key, None) is None:
-            return
-        self._mark_used(key)
-        task = asyncio.ensure_future(take_back())
+    async def take_back(self, key: str) -> None:
+        """Nobody has fetched what is under `key`, and nobody can any more."""
+        deposit = self._deposits.pop(key, None)
+        if deposit is not None:
+            deposit.timer.cancel()
+            self._mark_used(key)
+            await deposit.take_back()
+
+    def _expire(self, key: str) -> None:
+        task = asyncio.ensure_future(self.take_back(key))
         self._taking_back.add(task)
         task.add_done_callback(self._taking_back.discard)
 
