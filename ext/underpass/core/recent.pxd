@@ -1,7 +1,9 @@
 # The last requests, for whoever looks at them: written where they are carried, read when somebody asks.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport uint16_t, uint64_t
 
+from underpass.core.fields cimport Field
 from underpass.core.relay cimport Exchange
 
 cdef enum:
@@ -16,6 +18,10 @@ cdef struct Slot:
     double ended            # 0: under way
     uint64_t request_bytes
     uint64_t response_bytes
+    PyObject* ray           # all four are owned
+    PyObject* exchange      # while it is under way
+    PyObject* context
+    PyObject* cause
     int status
     int attempts
     bint told
@@ -31,10 +37,6 @@ cdef class Ring:
     cdef Slot* slots
     cdef readonly int size
     cdef uint64_t count             # put into it so far
-    cdef list rays
-    cdef list contexts
-    cdef list causes
-    cdef list exchanges             # that are under way
 
     cdef object record(self, int i, double now, double wall)
 
@@ -43,8 +45,8 @@ cdef class RecentRequests:
     cdef Ring every
     cdef Ring failed
 
-    # A request has come; the number by which `ended` knows it.
-    cdef uint64_t begun(self, Exchange exchange, bytes ray) noexcept
+    # A request has come, for `path`; the number by which `ended` knows it.
+    cdef uint64_t begun(self, Exchange exchange, bytes ray, Field* path) noexcept
     # It is over.
     cdef int ended(self, Exchange exchange, uint64_t number, bint told) except -1
-    cdef int note_failure(self, Ring ring, int i, Exchange exchange) except -1
+    cdef int note_failure(self, Slot* slot, Exchange exchange) except -1

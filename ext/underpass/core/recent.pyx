@@ -8,10 +8,12 @@ secrets in them. Failures have a ring of their own, so that what goes well does 
 
 import time
 
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcpy
 
-from underpass.core.fields cimport T_AUTHORITY, T_HOST, T_METHOD, T_PATH, Field, Fields
+from underpass.core.fields cimport T_AUTHORITY, T_HOST, T_METHOD, Field, Fields
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.relay cimport Exchange
 
@@ -29,12 +31,16 @@ cdef class Ring:
         if self.slots is NULL:
             raise MemoryError()
         self.size = size
-        self.rays = [None] * size
-        self.contexts = [None] * size
-        self.causes = [None] * size
-        self.exchanges = [None] * size
 
     def __dealloc__(self):
+        cdef int i
+        if self.slots is NULL:
+            return
+        for i in range(self.size):
+            Py_XDECREF(self.slots[i].ray)
+            Py_XDECREF(self.slots[i].exchange)
+            Py_XDECREF(self.slots[i].context)
+            Py_XDECREF(self.slots[i].cause)
         free(self.slots)
 
     def read(self):
@@ -50,18 +56,19 @@ cdef class Ring:
 
     cdef object record(self, int i, double now, double wall):
         cdef Slot* slot = self.slots + i
-        cdef Exchange exchange = self.exchanges[i]
+        cdef Exchange exchange = None
         cdef tuple head = (
             wall - (now - slot.began),
             text(slot.method, slot.method_size, METHOD_KEPT),
             text(slot.host, slot.host_size, HOST_KEPT),
             text(slot.path, slot.path_size, PATH_KEPT),
         )
-        if exchange is not None:
+        if slot.exchange is not NULL:
+            exchange = <Exchange>slot.exchange
             return (*head, exchange.status, None, exchange.request_bytes, exchange.response_bytes,
-                    self.rays[i], exchange.attempts, exchange.cause, False, exchange.context)
+                    <object>slot.ray, exchange.attempts, exchange.cause, False, exchange.context)
         return (*head, slot.status, slot.ended - slot.began, slot.request_bytes, slot.response_bytes,
-                self.rays[i], slot.attempts, self.causes[i], bool(slot.told), self.contexts[i])
+                <object>slot.ray, slot.attempts, owned(slot.cause), bool(slot.told), owned(slot.context))
 
 
 cdef class RecentRequests:
@@ -81,74 +88,95 @@ cdef class RecentRequests:
         """Likewise those that failed, or were answered with 500 or more."""
         return self.failed.read()
 
-    cdef uint64_t begun(self, Exchange exchange, bytes ray) noexcept:
-        cdef Ring ring = self.every
-        cdef Slot* slot = ring.slots + <int>(ring.count % ring.size)
-        cdef int i = <int>(ring.count % ring.size)
+    cdef uint64_t begun(self, Exchange exchange, bytes ray, Field* path) noexcept:
+        cdef Slot* slot = next_of(self.every)
         cdef Fields request = exchange.request
-        cdef Field* host = request.find(T_AUTHORITY)
-        ring.count += 1
-        if host is NULL:
-            host = request.find(T_HOST)
-        slot.number = ring.count
+        cdef Field* field = request.find(T_AUTHORITY)
+        cdef const unsigned char* value
+        cdef const void* query
+        slot.number = self.every.count
         slot.began = exchange.began
+        slot.host_size = keep(request, request.find(T_HOST) if field is NULL else field, slot.host, HOST_KEPT)
         slot.method_size = keep(request, request.find(T_METHOD), slot.method, METHOD_KEPT)
-        slot.host_size = keep(request, host, slot.host, HOST_KEPT)
-        slot.path_size = keep(request, request.find(T_PATH), slot.path, PATH_KEPT)
-        ring.rays[i] = ray
-        ring.exchanges[i] = exchange
+        slot.path_size = 0
+        if path is not NULL:
+            value = request.value(path)
+            query = memchr(value, 63, min_size(path.value_size, PATH_KEPT + 1))
+            if query is NULL:
+                slot.path_size = keep(request, path, slot.path, PATH_KEPT)
+            else:
+                slot.path_size = <uint16_t>(<const unsigned char*>query - value)
+                memcpy(slot.path, value, slot.path_size)
+        put(&slot.ray, ray)
+        put(&slot.exchange, exchange)
         return slot.number
 
     cdef int ended(self, Exchange exchange, uint64_t number, bint told) except -1:
-        cdef Ring ring = self.every
-        cdef int i = <int>((number - 1) % ring.size)
-        cdef Slot* slot = ring.slots + i
+        cdef Slot* slot = self.every.slots + <int>((number - 1) % <uint64_t>self.every.size)
         # (A request that took longer than all the others in the ring has been forgotten.)
-        if slot.number == number:
-            fill(slot, exchange, told)
-            ring.causes[i] = exchange.cause
-            ring.contexts[i] = exchange.context
-            ring.exchanges[i] = None
-            if exchange.cause is not None or exchange.status >= 500:
-                self.note_failure(ring, i, exchange)
+        if slot.number != number:
+            return 0
+        slot.ended = exchange.ended
+        slot.status = exchange.status
+        slot.request_bytes = exchange.request_bytes
+        slot.response_bytes = exchange.response_bytes
+        slot.attempts = exchange.attempts
+        slot.told = told
+        put(&slot.context, exchange.context)
+        put(&slot.cause, exchange.cause)
+        if exchange.cause is not None or exchange.status >= 500:
+            self.note_failure(slot, exchange)
+        # (Whoever calls holds it.)
+        Py_XDECREF(slot.exchange)
+        slot.exchange = NULL
         return 0
 
-    cdef int note_failure(self, Ring ring, int i, Exchange exchange) except -1:
-        cdef Ring failed = self.failed
-        cdef int at = <int>(failed.count % failed.size)
+    cdef int note_failure(self, Slot* slot, Exchange exchange) except -1:
+        cdef Slot* place
         # Strangers' requests to nowhere, and visitors who close a page, would wash the others out.
         if exchange.context is None or exchange.cause == "reset_by_client":
             return 0
-        failed.count += 1
-        failed.slots[at] = ring.slots[i]
-        failed.rays[at] = ring.rays[i]
-        failed.causes[at] = ring.causes[i]
-        failed.contexts[at] = ring.contexts[i]
+        place = next_of(self.failed)
+        Py_XDECREF(place.ray)
+        Py_XDECREF(place.context)
+        Py_XDECREF(place.cause)
+        place[0] = slot[0]
+        place.exchange = NULL
+        Py_XINCREF(place.ray)
+        Py_XINCREF(place.context)
+        Py_XINCREF(place.cause)
         return 0
 
 
-cdef void fill(Slot* slot, Exchange exchange, bint told) noexcept:
-    slot.ended = exchange.ended
-    slot.status = exchange.status
-    slot.request_bytes = exchange.request_bytes
-    slot.response_bytes = exchange.response_bytes
-    slot.attempts = exchange.attempts
-    slot.told = told
+cdef inline Slot* next_of(Ring ring) noexcept:
+    """The place of the oldest record, for another one."""
+    cdef Slot* slot = ring.slots + ring.count % <uint64_t>ring.size
+    ring.count += 1
+    return slot
 
 
-cdef uint16_t keep(Fields fields, Field* field, unsigned char* to, size_t room) noexcept:
-    """Copy what is before the query, as far as there is room; how much that was, of 65535."""
-    cdef size_t size
-    cdef const unsigned char* value
-    cdef const void* query
+cdef inline void put(PyObject** place, object owned) noexcept:
+    """Own this instead of what was there."""
+    cdef PyObject* before = place[0]
+    Py_INCREF(owned)
+    place[0] = <PyObject*>owned
+    Py_XDECREF(before)
+
+
+cdef object owned(PyObject* kept):
+    return None if kept is NULL else <object>kept
+
+
+cdef inline size_t min_size(size_t size, size_t room) noexcept:
+    return size if size < room else room
+
+
+cdef inline uint16_t keep(Fields fields, Field* field, unsigned char* to, size_t room) noexcept:
+    """Copy a value as far as there is room; how long it was, of 65535."""
     if field is NULL:
         return 0
-    value, size = fields.value(field), field.value_size
-    query = memchr(value, 63, size)
-    if query is not NULL:
-        size = <size_t>(<const unsigned char*>query - value)
-    memcpy(to, value, size if size < room else room)
-    return <uint16_t>(size if size < 65535 else 65535)
+    memcpy(to, fields.value(field), min_size(field.value_size, room))
+    return <uint16_t>min_size(field.value_size, 65535)
 
 
 cdef bytes text(const unsigned char* kept, uint16_t size, uint16_t room):

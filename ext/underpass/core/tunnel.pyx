@@ -708,7 +708,7 @@ cdef class VisitorAcceptor(Acceptor):
         cdef VisitorExchange visitors = <VisitorExchange>exchange
         # (One that is sent again comes here again.)
         if self.recent is not None and not visitors.number:
-            visitors.number = self.recent.begun(visitors, visitors.ray)
+            visitors.number = self.recent.begun(visitors, visitors.ray, path)
         if path is not NULL and has_broken_escape(exchange.request.value(path), path.value_size):
             # As nginx, Apache and Go do: one application would see another path in it than the next.
             exchange.fail(400, "bad_path")
