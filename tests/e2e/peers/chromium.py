@@ -61,7 +61,7 @@ class Chromium:
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--no-first-run",
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE *.localhost",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
                 "--remote-debugging-port=0",
                 f"--user-data-dir={profile}",
                 *arguments,
@@ -94,18 +94,23 @@ class Chromium:
 
 
 class Tab:
-    """A page and what it does. `problems` has what the browser complains of."""
+    """A page and what it does, with cookies of its own. `problems` has what the browser complains
+    of."""
 
     def __init__(self, browser: str) -> None:
-        self._socket: ClientConnection = connect(
-            browser, max_size=None, ping_interval=None, proxy=None
+        self._closing = contextlib.ExitStack()
+        self._socket: ClientConnection = self._closing.enter_context(
+            connect(browser, max_size=None, ping_interval=None, proxy=None)
         )
         self._numbers = itertools.count(1)
         self._events: list[dict[str, Any]] = []
         self.problems: list[str] = []
         self.dialogs: list[str] = []
         self._session: str | None = None
-        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        jar = self.ask("Target.createBrowserContext")["browserContextId"]
+        target = self.ask("Target.createTarget", url="about:blank", browserContextId=jar)[
+            "targetId"
+        ]
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
@@ -255,4 +260,5 @@ class Tab:
             self._hear(max(0.1, end - time.monotonic()))
 
     def close(self) -> None:
-        self._socket.close()
+        """Twice is harmless."""
+        self._closing.close()
