@@ -118,6 +118,16 @@ hostnames:
         assert patient.returncode == 0
 
 
+def test_text_is_coded_for_hostnames_that_say_so(configured: Place) -> None:
+    place, _ = configured
+    place.write(f"max-body: 10kB\nhostnames: {{{APP}: {{compress: true}}}}\n")
+    asked = ("--compressed", "--data-binary", "x" * 900)
+    app, other = (place.curl(host)("/shown", *asked) for host in (APP, OTHER))
+    assert app.header("content-encoding") == "gzip"
+    assert other.header("content-encoding") is None
+    assert app.json["content"] == other.json["content"] == "x" * 900
+
+
 def test_not_a_request_is_lost_while_it_changes(configured: Place) -> None:
     place, _ = configured
     with asking(place.curl()) as asked:

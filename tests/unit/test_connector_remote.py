@@ -167,6 +167,23 @@ def test_what_cannot_be_applied_leaves_the_version(refusal: Exception, why: str)
     run(scenario)
 
 
+def test_one_that_comes_on_every_link_is_refused_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(bench: Bench) -> None:
+        for why in ("bad", "bad", "worse"):
+            bench.refusal = DataPathError(why)
+            assert await bench.push(3, 200) == ConfigurationReply(-1, why)
+        assert bench.in_force.snapshot()["underpass_configuration_refused"] == {
+            "file": 0,
+            "edge": 2,
+        }
+
+    run(scenario)
+    assert [record.error for record in caplog.records if hasattr(record, "error")] == [
+        "bad",
+        "worse",
+    ]
+
+
 def test_one_change_at_a_time_in_the_order_asked_for() -> None:
     async def scenario(bench: Bench) -> None:
         bench.free.clear()

@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from underpass.core.contentcoding cimport Gzip
 from underpass.core.fields cimport Fields
 from underpass.core.recent cimport RecentRequests
-from underpass.core.relay cimport Acceptor, Counters, Exchange
+from underpass.core.relay cimport Acceptor, Counters, Exchange, Side
 
 cpdef enum Kind:
     HTTP = 0
@@ -43,6 +44,8 @@ cdef class VisitorExchange(Exchange):
     cdef int64_t body                   # request content so far, bytes
     cdef int64_t max_body               # of it; -1: no limit
     cdef public bytes hsts              # as the acceptor's
+    cdef public bint compresses         # as the acceptor's
+    cdef Gzip coding                    # what the response's content goes through; None: it goes as it is
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
     cdef uint64_t number                # by which `acceptor.recent` knows it; 0: it does not
@@ -55,6 +58,7 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public bytes client_address    # of the connection's peer, as text
     cdef public int64_t max_body        # bytes of request content; -1: no limit
     cdef public bytes scheme            # b"http" or b"https"
+    cdef public bint compresses         # responses are coded for who accepts that, where it is of use
     cdef public bytes hsts              # Strict-Transport-Security for responses that have none; None: leave it
     cdef bytes location                 # the edge's own name, the tail of every ray
     cdef public RecentRequests recent   # remembers requests; None: nobody does

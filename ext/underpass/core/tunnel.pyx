@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, strlen
 
+from underpass.core.contentcoding cimport Gzip, describe_coded, may_code
 from underpass.core.fields cimport (
     HIDDEN, T_AUTHORITY, T_CDN_LOOP, T_CF_RAY, T_CF_TRACE_ID, T_CF_WARP_TAG_ID, T_CONNECTION,
     T_CONTENT_LENGTH, T_COOKIE, T_EXPECT, T_HOST, T_HTTP2_SETTINGS, T_KEEP_ALIVE, T_LINK_PROXY_SOURCE,
@@ -28,6 +29,7 @@ from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
 
 import os
 
+from underpass.core.contentcoding import accepts_gzip
 from underpass.core.headerblock import HeaderBlockError
 
 cdef bytes META_ORIGIN = b'{"src":"origin"}'
@@ -513,6 +515,8 @@ cdef class VisitorExchange(Exchange):
                 self.outbound = None
             self.fail(status if meta is not NULL and status >= 400 else 502, cause)
             return 0
+        if end:
+            self.compresses = False
         return Exchange.response_head(self, head, status, end)
 
     cdef Fields incoming_response(self, Fields head, int status):
@@ -575,7 +579,32 @@ cdef class VisitorExchange(Exchange):
         response.add_pair(b"CF-Ray", self.ray)
         if self.hsts is not None and not response.get(HSTS):
             response.add_pair(HSTS, self.hsts)
+        if self.compresses and status == 200 and not upgraded and may_code(response):
+            response.add_pair(b"Vary", b"Accept-Encoding")
+            if self.request.value_bytes(T_METHOD) != b"HEAD" and accepts_gzip(self.request.get(b"accept-encoding", b"")):
+                describe_coded(response)
+                self.coding = Gzip()
         return response
+
+    cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef bytes coded
+        if self.coding is None:
+            return Exchange.response_data(self, data, size)
+        coded = self.coding.code(data, size)
+        return Exchange.response_data(self, <const unsigned char*>PyBytes_AS_STRING(coded), PyBytes_GET_SIZE(coded))
+
+    cdef int response_end(self, Fields trailers) except -1:
+        cdef VisitorExchange _alive = self
+        cdef bytes rest
+        if self.coding is not None and not self.response_ended:
+            rest = self.coding.finish()
+            Exchange.response_data(self, <const unsigned char*>PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
+        return Exchange.response_end(self, trailers)
+
+    cdef int drained(self, Side side, Py_ssize_t size) except -1:
+        if self.coding is not None and side is not self.outbound:
+            size = self.coding.released(size)
+        return Exchange.drained(self, side, size)
 
     cdef int shown_status(self, int status) noexcept:
         return 101 if self.tunnel and not self.extended else status
@@ -691,7 +720,7 @@ cdef class VisitorAcceptor(Acceptor):
     handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
     edge's own short name, which ends every ray. `max_body` may be set: bytes of content a request may have, -1 for
     any number; more is answered with 413. So may `hsts`: a value of Strict-Transport-Security for responses that have
-    none (RFC 6797); only where the scheme is https.
+    none (RFC 6797); only where the scheme is https. And `compresses`: see `contentcoding`.
     """
 
     def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,
@@ -730,6 +759,7 @@ cdef class VisitorAcceptor(Acceptor):
         exchange.client_address = self.client_address
         exchange.max_body = -1
         exchange.hsts = self.hsts
+        exchange.compresses = self.compresses
         exchange.ray = hex16(next_ray()) + b"-" + self.location
         exchange.times_out = True
         return exchange

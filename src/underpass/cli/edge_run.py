@@ -167,6 +167,11 @@ _OWN_WAY = frozenset(
     help="How long a request may take in all, WebSockets excepted. Without it, for ever.",
 )
 @click.option(
+    "--compress",
+    is_flag=True,
+    help="Code text in responses with gzip, for visitors who accept that.",
+)
+@click.option(
     "--error-pages",
     metavar="DIR",
     type=click.Path(path_type=Path),

@@ -41,6 +41,8 @@ class InForce:
     ) -> None:
         self.max_active_flows = max_active_flows
         self.remote_version = NO_VERSION
+        self.last_refusal: tuple[int, str] | None = None
+        """Version and reason of what the edge has sent last of what could not be used."""
         self.before_change: Callable[[], object] = lambda: None
         self._clock = clock
         self.turn = asyncio.Lock()

@@ -71,18 +71,21 @@ async def apply_update(in_force: InForce, update: ConfigurationUpdate) -> Config
             rules = await asyncio.to_thread(read_remote, update, in_force.max_active_flows)
             await in_force.put(rules.ingress)
         except Exception as error:  # noqa: BLE001 - no fault here is a reason to stop serving
-            in_force.refused("edge")
-            if not isinstance(error, (ConfigError, DataPathError)):
-                _log.error("unexpected error while applying a configuration", exc_info=error)
-            _log.error(
-                "Configuration refused, the one in force stays",
-                extra={
-                    "error": str(error),
-                    "refused": update.version,
-                    "version": in_force.remote_version,
-                    "config": _shown(update),
-                },
-            )
+            refusal = update.version, str(error)
+            if refusal != in_force.last_refusal:  # an edge pushes the same on every link
+                in_force.last_refusal = refusal
+                in_force.refused("edge")
+                if not isinstance(error, (ConfigError, DataPathError)):
+                    _log.error("unexpected error while applying a configuration", exc_info=error)
+                _log.error(
+                    "Configuration refused, the one in force stays",
+                    extra={
+                        "error": str(error),
+                        "refused": update.version,
+                        "version": in_force.remote_version,
+                        "config": _shown(update),
+                    },
+                )
             return ConfigurationReply(in_force.remote_version, str(error) or "an internal error")
         in_force.remote_version = update.version
     if rules.ignored:

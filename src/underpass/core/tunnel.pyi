@@ -66,6 +66,9 @@ class VisitorExchange(Exchange):
     hsts: bytes | None
     """Strict-Transport-Security if the response has none; at first the acceptor's."""
 
+    compresses: bool
+    """The response may be coded, as the acceptor's may."""
+
     def limit_body(self, size: int) -> bool:
         """Allow the request `size` bytes of content, -1 for any number. False when it has said that
         it has more: then it has been answered with 413."""
@@ -94,6 +97,8 @@ class VisitorAcceptor(Acceptor):
     """Strict-Transport-Security for responses that have none; None: they stay without."""
     recent: RecentRequests | None
     """Remembers the requests."""
+    compresses: bool
+    """Responses are coded for who accepts that, where it is of use: see `contentcoding`."""
 
     def __init__(
         self,

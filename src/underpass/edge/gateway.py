@@ -269,6 +269,7 @@ class Gateway:
         """What a visitor's requests are subject to before anybody has asked for their host."""
         # With sites, each request is told its own limit: see `_meet`.
         acceptor.max_body = self._manners.max_body if self._sites is None else -1
+        acceptor.compresses = self._manners.compresses
         # RFC 6797 §8.1: what came without TLS must not say it.
         acceptor.hsts = self._manners.hsts if acceptor.scheme == b"https" else None
 
@@ -372,6 +373,7 @@ class Gateway:
         """Make a request subject to what its host has of its own; False when that ends it."""
         manners = sites.find(exchange.authority)
         exchange.patience = manners.patience
+        exchange.compresses = manners.compresses
         if exchange.acceptor.scheme == b"https":
             exchange.hsts = manners.hsts
         return exchange.limit_body(manners.max_body)

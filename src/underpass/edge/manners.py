@@ -24,6 +24,8 @@ class Manners:
     hsts: bytes | None
     """The value of Strict-Transport-Security."""
     pages: ErrorPages | None
+    compresses: bool
+    """Responses may be coded."""
 
     @classmethod
     def of(cls, site: Site) -> Manners:
@@ -35,6 +37,7 @@ class Manners:
             site.redirect,
             None if site.hsts_seconds is None else b"max-age=%d" % site.hsts_seconds,
             None if site.error_pages is None else ErrorPages.load(Path(site.error_pages)),
+            site.compress,
         )
 
 

@@ -153,6 +153,8 @@ class EdgeOptions:
     """Where connectors' management services are asked (`tail`). None: below `domain`."""
     error_pages: Path | None = None
     """A directory with pages of one's own: see ErrorPages. None: there are none."""
+    compress: bool = False
+    """Code responses with gzip, for visitors who accept that."""
     sites: tuple[Site, ...] = ()
     """Hostnames with settings of their own."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
@@ -192,6 +194,7 @@ class EdgeOptions:
             self.redirect,
             self.hsts_seconds,
             None if self.error_pages is None else str(self.error_pages),
+            self.compress,
         )
 
     @property

@@ -42,10 +42,12 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "hostnames", "dashboard"),
+        *("error-pages", "compress", "hostnames", "dashboard"),
     }
 )
-_SITE_KEYS: Final = frozenset({"redirect", "hsts", "max-body", "timeouts", "error-pages"})
+_SITE_KEYS: Final = frozenset(
+    {"redirect", "hsts", "max-body", "timeouts", "error-pages", "compress"}
+)
 _LOG_KEYS: Final = {
     "level": "loglevel",
     "format": "output",
@@ -141,6 +143,7 @@ class _Reader:
         yield "redirect", common.redirect
         yield "hsts_seconds", common.hsts_seconds
         yield "error_pages", common.error_pages and Path(common.error_pages)
+        yield "compress", common.compress
         yield "sites", self._sites(root, common)
         yield "dashboard", self._dashboard(root)
 
@@ -227,6 +230,7 @@ class _Reader:
         if hsts is not None:
             _checked(section, "hsts", check_hsts, hsts)
         redirect = section.boolean("redirect")
+        compress = section.boolean("compress")
         size = _size(section)
         pages = self._path(section, "error-pages")
         if pages is not None:
@@ -236,6 +240,7 @@ class _Reader:
             "max_body": common.max_body if size is None else size,
             "redirect": common.redirect if redirect is None else redirect,
             "hsts_seconds": common.hsts_seconds if hsts is None else hsts,
+            "compress": common.compress if compress is None else compress,
             "error_pages": common.error_pages if pages is None else str(pages),
         }
 

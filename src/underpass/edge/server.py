@@ -49,7 +49,7 @@ log = logging.getLogger("underpass.edge")
 
 APPLIED: Final = frozenset(
     {
-        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "sites"),
+        *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
         *("certificates", "acme"),
     }
 )

@@ -34,6 +34,7 @@ class Site:
     redirect: bool = False
     hsts_seconds: int | None = None
     error_pages: str | None = None
+    compress: bool = False
 
 
 COMMON: Final = Site("")
