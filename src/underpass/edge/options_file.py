@@ -186,10 +186,10 @@ class _Reader:
         )
 
     def _dashboard(self, root: Section) -> DashboardOptions | None:
-        if "dashboard" not in root.values:
-            return None
         section = root.section("dashboard")
         section.refuse_unknown(frozenset({"hostname", "recent-requests"}))
+        if "dashboard" not in root.values:
+            return None
         recent = section.boolean("recent-requests")
         return DashboardOptions(
             _parsed(section, "hostname", normalize_hostname) or "",
