@@ -48,6 +48,15 @@ _CONTRAST: Final = """
 """Text whose colour stands out too little from what is behind it (WCAG 2.2, 1.4.3)."""
 
 
+_TOO_WIDE: Final = """
+document.documentElement.scrollWidth <= WIDTH ? [] :
+  [...document.body.querySelectorAll('*')]
+    .filter(e => e.getBoundingClientRect().right > WIDTH)
+    .map(e => e.outerHTML.slice(0, 200))
+"""
+"""What makes the page scroll sideways, and what is in boxes that do."""
+
+
 def sign_in(tab: Tab, place: Place) -> None:
     tab.go(place.sign_in_link())
     tab.click("main button")
@@ -208,7 +217,7 @@ def test_it_can_be_read_on_any_screen(place: Place, tab: Tab, dark: bool, width:
         tab.go(home + page)
         name = page.strip("/").partition("?")[0].partition("/")[0] or "home"
         keep(tab, f"{name}-{width}-{'dark' if dark else 'light'}")
-        assert tab.js("document.documentElement.scrollWidth") <= width, page
+        assert tab.js(_TOO_WIDE.replace("WIDTH", str(width))) == [], page
         assert tab.js(_CONTRAST) == [], page
         assert tab.js("document.querySelectorAll('h1').length") == 1
 
