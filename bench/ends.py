@@ -28,7 +28,6 @@ from underpass.core.http2client import Http2Client, Http2Pool
 from underpass.core.recent import RecentRequests
 from underpass.core.relay import Counters
 from underpass.core.tunnel import OriginAcceptor, OriginExchange, VisitorAcceptor, VisitorExchange
-from underpass.edge.link_details import CarriedBy
 from underpass.edge.router import Router
 
 __all__ = [
@@ -281,7 +280,6 @@ class _Link(H2Connection):
     tunnel_id = UUID(int=1)
     connector_id = UUID(int=2)
     conn_index = 0
-    carried_by = CarriedBy(tunnel_id, connector_id, conn_index)
 
     @property
     def load(self) -> int:
@@ -317,7 +315,7 @@ class Edge:
         # As `edge.gateway` does it.
         link = self.router.route(exchange.authority)
         if link.__class__ is _Link:
-            exchange.context = link.carried_by
+            exchange.context = link
             link.forward(exchange)
 
     def http1(self) -> tuple[Http1Server, Transport]:

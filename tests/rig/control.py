@@ -19,6 +19,7 @@ from underpass.edge.api.control import Control
 from underpass.edge.dashboard.parts import Parts
 from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.link_details import LinkDetails
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.recent import Recent
 from underpass.edge.registry import Author, Registry
 from underpass.edge.router import Router
@@ -144,11 +145,19 @@ async def controlled_edge(directory: Path, guesses: Guesses | None = None) -> As
         async def close_links(tunnel_id: UUID, connector_id: UUID | None) -> None:
             closed.append((tunnel_id, connector_id))
 
+        async def set_aside(tunnel_id: UUID, key: UUID, aside: bool) -> int:
+            return router.set_aside(tunnel_id, key, aside=aside)
+
+        async def health(hostname: str) -> list[ConnectorHealth]:
+            return router.health(hostname)
+
         control = Control(
             registry,
             "localhost",
             management_key_path=directory / "management-key.pem",
             close_links=close_links,
+            set_aside=set_aside,
+            health=health,
         )
         control.accounts = Accounts(registry, clock=clock)
         transfers = Transfers()
@@ -186,3 +195,13 @@ def with_edge(directory: Path, scenario: Scenario, guesses: Guesses | None = Non
             await scenario(edge)
 
     asyncio.run(main())
+
+
+async def refuses(edge: ControlledEdge, asked: Any, status: int) -> str:
+    """The reason of a refusal that leaves the store as it was."""
+    before = await edge.store.snapshot()
+    answer = await asked
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/json"
+    assert await edge.store.snapshot() == before
+    return str(answer.reason)

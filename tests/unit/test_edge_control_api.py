@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from rig.control import BY, ControlledEdge, Tenant, with_edge
+from rig.control import BY, ControlledEdge, Tenant, refuses, with_edge
 
 from underpass.edge.api import endpoint as endpoint_module
 from underpass.edge.api import networks as networks_module
@@ -35,16 +35,6 @@ SECRET = base64.b64encode(bytes(range(32))).decode()
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return partial(with_edge, tmp_path)
-
-
-async def refuses(edge: ControlledEdge, asked: Any, status: int) -> str:
-    """The reason of a refusal that leaves the store as it was."""
-    before = await edge.store.snapshot()
-    answer = await asked
-    assert answer.status == status, answer.body
-    assert answer.headers["content-type"] == "application/json"
-    assert await edge.store.snapshot() == before
-    return str(answer.reason)
 
 
 class TestWhoMayAsk:
@@ -77,6 +67,7 @@ class TestWhoMayAsk:
                     "account_id": tenant.account.id,
                     "zone_id": tenant.account.zone_id,
                     "tunnel_id": uuid4(),
+                    "connection_id": uuid4(),
                     "route_id": uuid4(),
                     "network_id": uuid4(),
                     "resource": "logs",
@@ -549,7 +540,7 @@ class TestHostnames:
 
         run(scenario)
 
-    def test_a_load_balancer_has_one_tunnel(self, run: Run) -> None:
+    def test_a_load_balancer_has_a_pool_of_tunnels(self, run: Run) -> None:
         async def scenario(edge: ControlledEdge) -> None:
             tenant = await edge.tenant("mine")
             one, two = await tenant.tunnel("one"), await tenant.tunnel("two")
@@ -564,8 +555,17 @@ class TestHostnames:
             assert edge.router.route(b"lb.test") == NoLink(UUID(one))
             (listed,) = (await tenant.zone("GET", f"tunnels/{one}/routes")).result
             assert listed["pool"] == "pool"
-            asked = tenant.zone("PUT", f"tunnels/{two}/routes", body)
-            assert "run more connectors" in await refuses(edge, asked, 409)
+            said = [
+                (await tenant.zone("PUT", f"tunnels/{two}/routes", body)).result for _ in range(2)
+            ]
+            assert said == [
+                {"load_balancer": "unchanged", "pool": "updated"},
+                {"load_balancer": "unchanged", "pool": "unchanged"},
+            ]
+            (kept,) = edge.registry.routes
+            assert [str(target.tunnel_id) for target in kept.targets] == [one, two]
+            asked = tenant.zone("PUT", f"tunnels/{two}/routes", {**body, "lb_pool": "other"})
+            assert "the pool pool" in await refuses(edge, asked, 409)
 
         run(scenario)
 

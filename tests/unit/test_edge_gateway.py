@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pytest
+
+from underpass.core.fields import Fields
 from underpass.edge.gateway import SEND_SECONDS, Gateway, SendWatch
 from underpass.edge.manners import Manners
+from underpass.edge.pools import Pool
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router
 from underpass.edge.sites import COMMON
+from underpass.edge.store import Sticky, Target
 from underpass.wire.turns import LoopTurn
 
 
@@ -117,3 +124,158 @@ class TestLinksOfOtherProcesses:
 
     def test_none_at_all(self) -> None:
         assert self.routed()[1].failures == [(503, "no_link")]
+
+
+class Steered(Visit):
+    """The same with all that is looked at where there is a choice."""
+
+    visitor = b"192.0.2.1"
+
+    def __init__(self, *fields: tuple[bytes, bytes], scheme: bytes = b"https") -> None:
+        super().__init__()
+        self.context: Any = None
+        self.refusal: str | None = None
+        self.refusal_status = 0
+        self.on_answer: Any = None
+        self.set_cookie: bytes | None = None
+        self.request = Fields(fields)
+        self.acceptor = SimpleNamespace(scheme=scheme)
+
+
+class TestSteering:
+    """Links of other processes, each of a connector of its own, tell what they are asked."""
+
+    HOST = Steered.authority.decode()
+
+    @staticmethod
+    def steer(
+        visit: Steered,
+        prepare: Callable[[Router, list[RemoteLink]], None],
+        *,
+        again: bool = False,
+        busy: Collection[int] = (),
+    ) -> tuple[list[int], list[bytes]]:
+        """Which links were asked to carry the request, and of whom they were told."""
+        asked: list[int] = []
+        told: list[bytes] = []
+
+        def remote(number: int) -> RemoteLink:
+            def carry(exchange: Any) -> bool:
+                asked.append(number)
+                told.append(exchange.via_tunnel)
+                return number not in busy
+
+            # Two connectors of each of two tunnels, one of each tunnel in each of two workers.
+            tunnel = UUID(int=1 + number // 2)
+            return RemoteLink(number % 2, 1, tunnel, UUID(int=10 + number), 0, carry=carry)
+
+        router = Router()
+        links = [remote(number) for number in range(4)]
+        for link in links:
+            router.add_remote(link)
+        prepare(router, links)
+
+        async def main() -> None:
+            gateway = Gateway(
+                LoopTurn(asyncio.get_running_loop()),
+                router,
+                location="local01",
+                manners=Manners.of(COMMON),
+            )
+            exchange: Any = visit
+            (gateway._route_again if again else gateway.route)(exchange)
+
+        asyncio.run(main())
+        return asked, told
+
+    def pool(self, sticky: Sticky = Sticky.NONE) -> Callable[[Router, list[RemoteLink]], None]:
+        def prepare(router: Router, _: list[RemoteLink]) -> None:
+            targets = [Target(UUID(int=1)), Target(UUID(int=2))]
+            router.put_pool(self.HOST, targets, sticky)
+
+        return prepare
+
+    def test_who_sticks_is_sent_to_exactly_that_connector(self) -> None:
+        visit = Steered()
+        (number,), (told,) = self.steer(visit, self.pool(Sticky.COOKIE))
+        assert told.split() == [
+            str(UUID(int=1 + number // 2)).encode(),
+            str(UUID(int=10 + number)).encode(),
+        ]
+        assert visit.set_cookie is not None
+        value = visit.set_cookie.split(b";")[0]
+        for _ in range(4):
+            again = Steered((b"cookie", b"a=b; " + value))
+            assert self.steer(again, self.pool(Sticky.COOKIE))[0] == [number]
+            assert again.set_cookie is None
+
+    @pytest.mark.parametrize("scheme", [b"http", b"https"])
+    def test_the_cookie_is_kept_from_scripts_and_from_the_clear(self, scheme: bytes) -> None:
+        visit = Steered(scheme=scheme)
+        self.steer(visit, self.pool(Sticky.COOKIE))
+        assert visit.set_cookie is not None
+        attributes = visit.set_cookie.split(b"; ")[1:]
+        assert attributes[:3] == [b"Path=/", b"HttpOnly", b"SameSite=Lax"]
+        assert attributes[3:] == ([b"Secure"] if scheme == b"https" else [])
+
+    def test_when_the_chosen_one_is_busy_all_others_are_asked(self) -> None:
+        for sticky in Sticky:
+            visit = Steered()
+            asked, _ = self.steer(visit, self.pool(sticky), busy=range(4))
+            assert sorted(asked) == [0, 1, 2, 3]
+            assert visit.failures == [(503, "link_full")]
+
+    def test_what_a_process_has_lost_is_not_asked_of_it_again(self) -> None:
+        for pooled in (True, False):
+            visit = Steered()
+
+            def prepare(
+                router: Router, links: list[RemoteLink], pooled: bool = pooled, to: Any = visit
+            ) -> None:
+                if pooled:
+                    self.pool()(router, links)
+                else:
+                    router.put_route(self.HOST, UUID(int=1))
+                to.context = links[0]
+
+            visit.refusal, visit.refusal_status = "no_link", 503
+            asked, _ = self.steer(visit, prepare, again=True, busy=range(4))
+            assert asked == ([1, 2, 3] if pooled else [1])
+            assert visit.failures == [(503, "no_link")]
+
+    def test_an_application_that_one_connector_cannot_reach_is_asked_by_another(self) -> None:
+        visit, kept = Steered(), []
+
+        def prepare(router: Router, links: list[RemoteLink]) -> None:
+            router.put_route(self.HOST, UUID(int=1))
+            visit.context = links[0]
+            kept.append(router)
+
+        visit.refusal, visit.refusal_status = "dial", 502
+        asked, _ = self.steer(visit, prepare, again=True)
+        assert (asked, visit.failures) == ([1], [])
+        assert isinstance(kept[0].route(visit.authority), Pool), "it is watched from now on"
+
+    def test_and_if_there_is_none_that_is_the_answer(self) -> None:
+        visit = Steered()
+
+        def prepare(router: Router, links: list[RemoteLink]) -> None:
+            router.put_route(self.HOST, UUID(int=1))
+            router.remove_link(links[1])
+            visit.context = links[0]
+
+        visit.refusal, visit.refusal_status = "dial_timeout", 502
+        asked, _ = self.steer(visit, prepare, again=True)
+        assert (asked, visit.failures) == ([], [(502, "dial_timeout")])
+        assert visit.context is not None
+
+    def test_a_request_for_one_connectors_management_is_nobody_elses(self) -> None:
+        visit = Steered()
+
+        def prepare(router: Router, links: list[RemoteLink]) -> None:
+            router.reserve(self.HOST)
+            visit.context = links[0]
+
+        visit.refusal, visit.refusal_status = "connector", 502
+        assert self.steer(visit, prepare, again=True)[0] == []
+        assert visit.failures == [(502, "connector")]

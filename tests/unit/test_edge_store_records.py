@@ -26,8 +26,10 @@ from underpass.edge.store import (
     NetworkRoute,
     Record,
     Route,
+    Sticky,
     StoreCorrupt,
     StoreError,
+    Target,
     Tunnel,
     VirtualNetwork,
     schema,
@@ -193,6 +195,46 @@ def test_the_end_of_a_tunnel_is_that_of_all_that_leads_to_it(run: Run) -> None:
         assert all(record.deleted_at is not None for record in rows(changes))
         assert all(record.revision == 2 for record in rows(changes))
         assert await store.configuration(TUNNEL.id) is None
+
+    run(scenario)
+
+
+def test_a_hostname_of_several_tunnels_outlives_each_but_the_last(run: Run) -> None:
+    second, third = (replace(TUNNEL, id=uuid4(), name=name) for name in ("second", "third"))
+    route = replace(
+        ROUTE, weight=3, others=(Target(second.id, 0), Target(third.id, 5)), sticky=Sticky.COOKIE
+    )
+
+    async def scenario(store: SqliteStore) -> None:
+        async def end(tunnel: Tunnel) -> Any:
+            deleted = replace(tunnel, revision=1, deleted_at=now())
+            return await store.changes_since(await store.commit((deleted,), ENTRY) - 1)
+
+        await store.commit((ACCOUNT, TUNNEL, second, third, route), ENTRY)
+        assert (await store.snapshot()).routes == (replace(route, revision=1),)
+        (left,) = (await end(TUNNEL)).routes
+        assert left == replace(
+            route, tunnel_id=second.id, weight=0, others=(Target(third.id, 5),), revision=2
+        )
+        (left,) = (await end(third)).routes
+        assert (left.targets, left.deleted_at, left.revision) == ((Target(second.id, 0),), None, 3)
+        (left,) = (await end(second)).routes
+        assert left.deleted_at is not None
+        assert (await store.snapshot()).routes == ()
+
+    run(scenario)
+
+
+def test_every_tunnel_of_a_hostname_has_to_be_there(run: Run) -> None:
+    gone = replace(TUNNEL, id=uuid4(), name="gone")
+
+    async def scenario(store: SqliteStore) -> None:
+        await store.commit((ACCOUNT, TUNNEL, gone), ENTRY)
+        await store.commit((replace(gone, revision=1, deleted_at=now()),), ENTRY)
+        for other in (gone.id, uuid4()):
+            with pytest.raises(Missing, match=str(other)):
+                await store.commit((replace(ROUTE, others=(Target(other),)),), ENTRY)
+        assert (await store.snapshot()).routes == ()
 
     run(scenario)
 

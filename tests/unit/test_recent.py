@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -174,6 +175,24 @@ class TestRing:
         del edge
         gc.collect()
         assert alive(VisitorExchange) == before
+
+    def test_a_link_that_is_gone_is_kept_by_its_name_alone(self) -> None:
+        class Link:
+            pass
+
+        link = Link()
+        recent = RecentRequests(4, 4)
+        edge = Edge(recent, context=link)
+        edge.ask(b"/200")
+        edge.ask(b"/fail/dial")
+        edge.context = None
+        recent.forget(link, "its name")
+        assert [record[12] for record in recent.requests()] == ["its name"] * 2
+        assert [record[12] for record in recent.failures()] == ["its name"]
+        gone = weakref.ref(link)
+        del link
+        gc.collect()
+        assert gone() is None
 
     @pytest.mark.parametrize("size", [0, -1, 65537])
     def test_how_large_it_may_be(self, size: int) -> None:

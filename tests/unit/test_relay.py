@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from rig.http2 import (
@@ -29,7 +30,7 @@ from underpass.core.frames import ErrorCode
 from underpass.core.h2 import H2Connection, H2Stream, Limits
 from underpass.core.headerblock import serialize_pairs
 from underpass.core.relay import Acceptor, Counters, Exchange, PythonSide
-from underpass.core.tunnel import EdgeExchange, VisitorAcceptor
+from underpass.core.tunnel import EdgeExchange, VisitorAcceptor, VisitorExchange
 
 
 class Pair:
@@ -329,12 +330,18 @@ class Retrying:
         self.links = [RawServer(loop=self.loop) for _ in range(links)]
         self.failures: list[tuple[int, str]] = []
         self.used: list[int] = []
-        acceptor = VisitorAcceptor(
-            self._forward, Counters(), None, self._failed, b"192.0.2.1", b"https"
+        self.errors: list[Exception] = []
+        self.acceptor = VisitorAcceptor(
+            self.forward,
+            Counters(),
+            lambda _, error: self.errors.append(error),
+            self._failed,
+            b"192.0.2.1",
+            b"https",
         )
-        self.client = RawClient.over(self.loop, acceptor)
+        self.client = RawClient.over(self.loop, self.acceptor)
 
-    def _forward(self, exchange: Exchange) -> None:
+    def forward(self, exchange: Exchange) -> None:
         link = len(self.used)
         self.used.append(link)
         assert self.links[link].connection.forward(exchange)
@@ -391,6 +398,97 @@ def test_a_request_whose_content_has_gone_out_is_not_sent_again() -> None:
     scene.links[0].feed(REFUSED)
     assert scene.used == [0]
     assert scene.failures == [(502, "reset_by_peer")]
+
+
+class TestRefusals:
+    """A connector answers that it could not carry a request on."""
+
+    @staticmethod
+    def refuse(
+        scene: Retrying, cause: bytes, *more: tuple[bytes, bytes], status: bytes = b"502"
+    ) -> None:
+        link = scene.links[scene.used[-1]]
+        head = [
+            (b":status", status),
+            (b"cf-cloudflared-response-meta", b'{"src":"cloudflared"}'),
+            (b"cf-cloudflared-cause", cause),
+            *more,
+        ]
+        link.feed(link.peer.headers(1, head, end=True))
+
+    @staticmethod
+    def scene(again: Any = None) -> Retrying:
+        scene = Retrying(5)
+        scene.acceptor.refusals = {"dial": False, "connector": True, "no_link": False}
+        scene.acceptor.again = again or scene.forward
+        return scene
+
+    @pytest.mark.parametrize(
+        ("request_head", "cause", "goes_on"),
+        [
+            (GET, b"dial", True),
+            (POST, b"dial", True),
+            (GET, b"connector", True),
+            (POST, b"connector", False),
+            (GET, b"reset_by_origin", False),
+            (GET, b"", True),
+            (POST, b"", False),
+        ],
+    )
+    def test_are_no_end_where_another_may_do_it(
+        self, request_head: list[tuple[bytes, bytes]], cause: bytes, goes_on: bool
+    ) -> None:
+        scene = self.scene()
+        scene.client.feed(scene.client.peer.headers(1, request_head, end=True))
+        self.refuse(scene, cause)
+        assert (len(scene.used), len(scene.failures)) == ((2, 0) if goes_on else (1, 1))
+        if goes_on:
+            link = scene.links[1]
+            link.feed(link.peer.headers(1, scene.link_response(), end=True))
+            assert summary(scene.client.sent())[0][2][0] == (b":status", b"200")
+            assert scene.client.counters.failed == 0
+
+    def test_are_three_at_most(self) -> None:
+        scene = self.scene()
+        scene.client.feed(scene.client.peer.headers(1, GET, end=True))
+        for _ in range(3):
+            assert scene.failures == []
+            self.refuse(scene, b"dial")
+        assert scene.used == [0, 1, 2]
+        assert scene.failures == [(502, "dial")]
+
+    def test_are_the_answer_when_content_has_gone_out(self) -> None:
+        scene = self.scene()
+        scene.client.feed(
+            scene.client.peer.headers(1, POST) + scene.client.peer.data(1, b"x", end=True)
+        )
+        self.refuse(scene, b"dial")
+        assert (scene.used, scene.failures) == ([0], [(502, "dial")])
+
+    def test_are_told_to_who_routes_again_and_may_be_the_answer_after_all(self) -> None:
+        told: list[tuple[str | None, int, bool]] = []
+
+        def again(exchange: VisitorExchange) -> None:
+            told.append((exchange.refusal, exchange.refusal_status, exchange.told))
+            assert exchange.refusal is not None
+            exchange.fail(exchange.refusal_status, exchange.refusal)
+
+        scene = self.scene(again)
+        scene.client.feed(scene.client.peer.headers(1, GET, end=True))
+        by_the_edge = (b"cf-cloudflared-cause-by", b"edge")
+        self.refuse(scene, b"no_link", by_the_edge, status=b"503")
+        assert told == [("no_link", 503, False)]
+        assert scene.failures == [(503, "no_link")]
+
+    def test_a_fault_of_who_routes_again_is_that_requests_alone(self) -> None:
+        def again(exchange: VisitorExchange) -> None:
+            raise RuntimeError("a fault")
+
+        scene = self.scene(again)
+        scene.client.feed(scene.client.peer.headers(1, GET, end=True))
+        self.refuse(scene, b"dial")
+        assert scene.failures == [(500, "internal_error")]
+        assert [type(error) for error in scene.errors] == [RuntimeError]
 
 
 def test_a_request_is_tried_three_times() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from rig.http1 import Dials, Visitor
@@ -847,6 +848,53 @@ class TestStrictTransportSecurity:
         edge = Edge()
         edge.request(VISIT)
         assert b"strict" not in edge.answer(body=b"x").lower()
+
+
+class TestWhatTheEdgeAdds:
+    """To the response of an application, and to no other."""
+
+    @staticmethod
+    def edge(**attributes: Any) -> tuple[Edge, list[tuple[int, bytes | None]]]:
+        told: list[tuple[int, bytes | None]] = []
+        edge = Edge()
+        route = edge.route
+
+        def routed(exchange: VisitorExchange) -> None:
+            for name, value in attributes.items():
+                setattr(exchange, name, value)
+            exchange.on_answer = lambda _, status, fields: told.append((status, fields.get(b"x")))
+            route(exchange)
+
+        edge.acceptor = VisitorAcceptor(
+            routed, Counters(), None, edge.failed, b"192.0.2.1", b"https", b"HERE"
+        )
+        edge.visitor = Visitor(loop=edge.loop, acceptor=edge.acceptor, scheme=b"https")
+        return edge, told
+
+    def test_is_a_cookie_beside_the_applications_own(self) -> None:
+        edge, _ = self.edge(set_cookie=b"a=b; Path=/")
+        edge.request(VISIT)
+        text = edge.answer([(b"Set-Cookie", b"own=1")], body=b"x")
+        assert b"\r\nSet-Cookie: own=1\r\n" in text
+        assert b"\r\nSet-Cookie: a=b; Path=/\r\n" in text
+
+    def test_is_nothing_unless_it_is_set(self) -> None:
+        edge, _ = self.edge()
+        edge.request(VISIT)
+        assert b"set-cookie" not in edge.answer(body=b"x").lower()
+
+    def test_is_not_on_pages_of_the_edges_own(self) -> None:
+        edge, told = self.edge(set_cookie=b"a=b")
+        edge.request(VISIT)
+        edge.connector.feed(edge.connector.peer.headers(1, [(b":status", b"502")], end=True))
+        assert b"Set-Cookie" not in edge.visitor.read()
+        assert told == []
+
+    def test_and_it_tells_that_there_was_one(self) -> None:
+        edge, told = self.edge()
+        edge.request(VISIT)
+        edge.answer([(b"X", b"1")], status=b"500", body=b"x")
+        assert told == [(500, b"1")]
 
 
 class Http2Edge(Edge):

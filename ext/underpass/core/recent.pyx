@@ -88,6 +88,11 @@ cdef class RecentRequests:
         """Likewise those that failed, or were answered with 500 or more."""
         return self.failed.read()
 
+    def forget(self, context not None, place not None):
+        """Keep `place` wherever `context` is kept, which then goes: what stands for it, and is small."""
+        for ring in (self.every, self.failed):
+            forget_in(ring, context, place)
+
     cdef uint64_t begun(self, Exchange exchange, bytes ray, Field* path) noexcept:
         cdef Slot* slot = next_of(self.every)
         cdef Fields request = exchange.request
@@ -146,6 +151,13 @@ cdef class RecentRequests:
         Py_XINCREF(place.context)
         Py_XINCREF(place.cause)
         return 0
+
+
+cdef void forget_in(Ring ring, object context, object place) noexcept:
+    cdef int i
+    for i in range(ring.size):
+        if ring.slots[i].context is <PyObject*>context:
+            put(&ring.slots[i].context, place)
 
 
 cdef inline Slot* next_of(Ring ring) noexcept:

@@ -116,6 +116,7 @@ cdef class Exchange:
     cdef int join(self, Side outbound, Fields head) except -1
     cdef int hand_on_whole(self) except -1
     cdef int length_required(self) except -1
+    cdef bint sent_again(self, int seen) except -1
     cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef bint idempotent(self) noexcept
     cdef int retry_elsewhere(self) except -1
@@ -159,3 +160,5 @@ cdef class Acceptor:
     cdef object on_error                    # on_error(exchange, exception): log it; None: let it through
     cdef Exchange new_exchange(self)
     cdef int accept(self, Exchange exchange) except -1
+    # Have a handler decide. What it raises is told to `on_error`, and answered with 500.
+    cdef int hand(self, object handler, Exchange exchange) except -1

@@ -286,24 +286,27 @@ cdef class Exchange:
 
     cdef int outbound_lost(self, uint32_t code, int seen, str cause) except -1:
         cdef Exchange _alive = self
-        cdef bint again
         if self.over:
             return 0
         if self.outbound is not None:
             self.outbound.exchange = None
             self.outbound = None
         if self.status == 0:
-            again = self.replayable and (seen == UNSEEN or (seen == HARDLY_SEEN and self.idempotent()))
-            self.replayable = False
-            if again and self.attempts <= MAX_RETRIES:
-                # (Its sender may get credit for this a second time, which is as much more at most.)
-                self.waiting, self.kept = self.kept, None
-                if self.retry_elsewhere():
-                    return 0
-            self.fail(502, cause)
+            if not self.sent_again(seen):
+                self.fail(502, cause)
             return 0
         self.failed(cause)
         return self.drop(INTERNAL_ERROR if code == NO_ERROR else code)
+
+    cdef bint sent_again(self, int seen) except -1:
+        """Have the request sent again, if it may be; whether somebody has taken that on."""
+        cdef bint again = self.replayable and (seen == UNSEEN or (seen == HARDLY_SEEN and self.idempotent()))
+        self.replayable = False
+        if not again or self.attempts > MAX_RETRIES:
+            return False
+        # (Its sender may get credit for this a second time, which is as much more at most.)
+        self.waiting, self.kept = self.kept, None
+        return self.retry_elsewhere()
 
     cdef int keep(self, const unsigned char* data, Py_ssize_t size) except -1:
         """This is about to be sent."""
@@ -749,8 +752,11 @@ cdef class Acceptor:
         if self.handler is None:
             exchange.fail(503, "no_handler")
             return 0
+        return self.hand(self.handler, exchange)
+
+    cdef int hand(self, object handler, Exchange exchange) except -1:
         try:
-            self.handler(exchange)
+            handler(exchange)
         except Exception as error:
             # One request's fault must not take the connection with it.
             if self.on_error is None:

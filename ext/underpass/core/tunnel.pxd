@@ -49,8 +49,12 @@ cdef class VisitorExchange(Exchange):
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
     cdef uint64_t number                # by which `acceptor.recent` knows it; 0: it does not
+    cdef public str refusal             # why it is sent again though there was an answer; None: there was none
+    cdef readonly int refusal_status
+    cdef public bytes set_cookie        # a Set-Cookie of the edge's own for the response; None: there is none
 
     cdef Fields visitor_response(self, Fields head, int status)
+    cdef bint refused(self, int status, str cause) except -1
 
 
 cdef class VisitorAcceptor(Acceptor):
@@ -60,6 +64,8 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public bytes scheme            # b"http" or b"https"
     cdef public bint compresses         # responses are coded for who accepts that, where it is of use
     cdef public bytes hsts              # Strict-Transport-Security for responses that have none; None: leave it
+    cdef public object again            # again(exchange): route one that is sent again; None: the handler does
+    cdef public dict refusals           # {cause of a connector: whether an application may have seen the request}
     cdef bytes location                 # the edge's own name, the tail of every ray
     cdef public RecentRequests recent   # remembers requests; None: nobody does
 

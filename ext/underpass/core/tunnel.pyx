@@ -25,7 +25,7 @@ from underpass.core.heads cimport parse_length, same_text
 from underpass.core.histogram cimport underpass_seconds
 from underpass.core.http1 cimport hide_nominated
 from underpass.core.output cimport Output
-from underpass.core.relay cimport Acceptor, Exchange, Side, continue_if_expected
+from underpass.core.relay cimport HARDLY_SEEN, UNSEEN, Acceptor, Exchange, Side, continue_if_expected
 
 import os
 
@@ -377,7 +377,8 @@ cdef bint has_broken_escape(const unsigned char* target, size_t size) noexcept:
 cdef class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector.
 
-    `ray` names it in logs, in the request to the origin and in the response.
+    `ray` names it in logs, in the request to the origin and in the response. `set_cookie` may be set: the value of a
+    Set-Cookie that is added to the application's response. `on_answer` is told of an application's response only.
     """
 
     @property
@@ -447,7 +448,10 @@ cdef class VisitorExchange(Exchange):
 
     cdef int retry_elsewhere(self) except -1:
         cdef VisitorExchange _alive = self
-        self.acceptor.accept(self)
+        if self.acceptor.again is None:
+            self.acceptor.accept(self)
+        else:
+            self.acceptor.hand(self.acceptor.again, self)
         return 1
 
     cdef int request_data(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -513,11 +517,21 @@ cdef class VisitorExchange(Exchange):
                 if not end:
                     self.outbound.abandon(0)
                 self.outbound = None
-            self.fail(status if meta is not NULL and status >= 400 else 502, cause)
+            status = status if meta is not NULL and status >= 400 else 502
+            if not self.refused(status, cause):
+                self.fail(status, cause)
             return 0
         if end:
             self.compresses = False
         return Exchange.response_head(self, head, status, end)
+
+    cdef bint refused(self, int status, str cause) except -1:
+        """Whether another may carry the request on, and has been asked to, when one has said that it cannot."""
+        cdef dict seen = self.acceptor.refusals
+        if seen is None or cause not in seen:
+            return False
+        self.refusal, self.refusal_status = cause, status
+        return self.sent_again(HARDLY_SEEN if seen[cause] else UNSEEN)
 
     cdef Fields incoming_response(self, Fields head, int status):
         return self.visitor_response(head, status)
@@ -584,6 +598,10 @@ cdef class VisitorExchange(Exchange):
             if self.request.value_bytes(T_METHOD) != b"HEAD" and accepts_gzip(self.request.get(b"accept-encoding", b"")):
                 describe_coded(response)
                 self.coding = Gzip()
+        if self.set_cookie is not None:
+            response.add_pair(b"Set-Cookie", self.set_cookie)
+        if self.on_answer is not None:
+            self.tell_answer(status, response)
         return response
 
     cdef int response_data(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -720,7 +738,10 @@ cdef class VisitorAcceptor(Acceptor):
     handler(exchange): route it. on_failure(exchange, status, cause): answer when no origin did. location: the
     edge's own short name, which ends every ray. `max_body` may be set: bytes of content a request may have, -1 for
     any number; more is answered with 413. So may `hsts`: a value of Strict-Transport-Security for responses that have
-    none (RFC 6797); only where the scheme is https. And `compresses`: see `contentcoding`.
+    none (RFC 6797); only where the scheme is https. And `compresses`: see `contentcoding`. And `again`: again(exchange)
+    routes a request that is sent again, in the place of the handler; and `refusals`: causes by which it is sent again
+    though a connector has answered, True for those that say it was hardly seen by an application, False for certainly
+    not. `again` finds such a cause in `refusal`, and has to `fail` with it if there is nobody else.
     """
 
     def __init__(self, handler, counters, on_error, on_failure, bytes client_address, bytes scheme,

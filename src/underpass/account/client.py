@@ -23,6 +23,7 @@ from underpass.account.models import (
     IpRoute,
     LoadBalancerRoute,
     Network,
+    Pool,
     Tunnel,
     VirtualNetwork,
     convert,
@@ -114,6 +115,14 @@ class AccountClient:
             {"client_id": str(connector_id)} if connector_id is not None else None,
         )
 
+    def drain(self, tunnel_id: uuid.UUID, which: uuid.UUID, *, undo: bool = False) -> None:
+        """Send a connector, or one connection, no new requests, or again as others."""
+        self._api.do(
+            f"{'end the draining of' if undo else 'drain'} {which} of the tunnel {tunnel_id}",
+            "DELETE" if undo else "POST",
+            f"{self._tunnels}/{tunnel_id}/connections/{which}/drain",
+        )
+
     def management_token(self, tunnel_id: uuid.UUID, resource: ManagementResource) -> str:
         what = f"get a management token of the tunnel {tunnel_id}"
         path = f"{self._tunnels}/{tunnel_id}/management/{resource.value}"
@@ -139,6 +148,39 @@ class AccountClient:
         what = f"add the route to the tunnel {tunnel_id}"
         path = f"{self._zone}/tunnels/{tunnel_id}/routes"
         return _result(what, self._api.call(what, "PUT", path, body=body), kind)
+
+    def pool(self, hostname: str) -> Pool | None:
+        """All tunnels that a hostname leads to; None if it leads nowhere."""
+        what = f"get the hostname {hostname}"
+        try:
+            envelope = self._api.call(what, "GET", self._hostname(hostname))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return _result(what, envelope, Pool)
+
+    def put_pool(self, pool: Pool) -> Pool:
+        """Lead a hostname to tunnels, if it is still at the revision of `pool`."""
+        what = f"lead {pool.hostname} to its tunnels"
+        body = {
+            "targets": [
+                {"tunnel_id": str(target.tunnel_id), "weight": target.weight}
+                for target in pool.targets
+            ],
+            "sticky": pool.sticky,
+            "pool": pool.pool,
+            "revision": pool.revision,
+        }
+        envelope = self._api.call(what, "PUT", self._hostname(pool.hostname), body=body)
+        return _result(what, envelope, Pool)
+
+    def delete_hostname(self, hostname: str) -> None:
+        """Lead a hostname nowhere any more."""
+        self._api.do(f"delete the hostname {hostname}", "DELETE", self._hostname(hostname))
+
+    def _hostname(self, hostname: str) -> str:
+        return f"{self._zone}/hostnames/{quote(hostname, safe='*')}"
 
     # Private networks.
 

@@ -26,6 +26,9 @@ __all__ = [
     "IpRoute",
     "LoadBalancerRoute",
     "Network",
+    "Pool",
+    "PoolTarget",
+    "Trouble",
     "Tunnel",
     "VirtualNetwork",
     "convert",
@@ -50,6 +53,8 @@ class Connection(Struct, frozen=True):
     is_pending_reconnect: bool = False
     origin_ip: str = ""
     opened_at: Moment = NEVER
+    is_draining: bool = False
+    """It gets no new requests. Said by edges of our own."""
 
     def __post_init__(self) -> None:
         if self.origin_ip:
@@ -95,6 +100,37 @@ class LoadBalancerRoute(Struct, frozen=True):
 
     load_balancer: str = ""
     pool: str = ""
+
+
+class PoolTarget(Struct, frozen=True):
+    """A tunnel that a hostname leads to, and its share. `connections` are its links, `draining`
+    those of them that get nothing new."""
+
+    tunnel_id: uuid.UUID = NO_ID
+    weight: int = 1
+    tunnel_name: str = ""
+    connections: int = 0
+    draining: int = 0
+
+
+class Trouble(Struct, frozen=True):
+    """A connector that could not reach its application."""
+
+    client_id: uuid.UUID = NO_ID
+    failures: int = 0
+    is_spared: bool = False
+
+
+class Pool(Struct, frozen=True):
+    """A hostname and all tunnels that it leads to, at an edge of our own. `sticky`: none, cookie or
+    address."""
+
+    hostname: str = ""
+    revision: int = 0
+    pool: str = ""
+    sticky: str = "none"
+    targets: list[PoolTarget] = []
+    trouble: list[Trouble] = []
 
 
 class IpRoute(Struct, frozen=True):

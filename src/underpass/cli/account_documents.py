@@ -16,6 +16,7 @@ from underpass.account.models import (
     Connector,
     CreatedTunnel,
     IpRoute,
+    Pool,
     Tunnel,
     VirtualNetwork,
 )
@@ -74,12 +75,15 @@ def _tunnel(tunnel: Tunnel, form: Form) -> Document:
 
 
 def _connection(connection: Connection, form: Form) -> Document:
+    # What cloudflared has no word for is said only where there is something to say.
+    draining = {form("is_draining", "isdraining"): True} if connection.is_draining else {}
     return {
         form("colo_name", "coloname"): connection.colo_name,
         "id": str(connection.id),
         form("is_pending_reconnect", "ispendingreconnect"): connection.is_pending_reconnect,
         form("origin_ip", "originip"): connection.origin_ip,
         form("opened_at", "openedat"): connection.opened_at,
+        **draining,
     }
 
 
@@ -125,6 +129,34 @@ def _route(route: IpRoute, form: Form) -> Document:
     return written
 
 
+def _pool(pool: Pool, _: Form) -> Document:
+    # cloudflared has no such thing, and so no other names for it in YAML.
+    return {
+        "hostname": pool.hostname,
+        "revision": pool.revision,
+        "pool": pool.pool,
+        "sticky": pool.sticky,
+        "targets": [
+            {
+                "tunnel_id": str(target.tunnel_id),
+                "tunnel_name": target.tunnel_name,
+                "weight": target.weight,
+                "connections": target.connections,
+                "draining": target.draining,
+            }
+            for target in pool.targets
+        ],
+        "trouble": [
+            {
+                "client_id": str(each.client_id),
+                "failures": each.failures,
+                "is_spared": each.is_spared,
+            }
+            for each in pool.trouble
+        ],
+    }
+
+
 def _virtual_network(network: VirtualNetwork, form: Form) -> Document:
     return {
         "id": str(network.id),
@@ -146,6 +178,7 @@ _WRITERS: Final[list[tuple[type[Any], Any]]] = [
     (Connector, _connector),
     (TunnelInfo, _info),
     (IpRoute, _route),
+    (Pool, _pool),
     (VirtualNetwork, _virtual_network),
     (Moment, _text),
     (str, _text),

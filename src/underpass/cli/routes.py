@@ -25,6 +25,7 @@ from underpass.cli.account import (
     output_option,
 )
 from underpass.cli.flags import GoOption
+from underpass.cli.pools import pool
 from underpass.cli.table import echo_table
 
 __all__ = ["route"]
@@ -69,14 +70,19 @@ def dns(
 @route.command("lb", params=account_settings())
 @click.argument("tunnel_reference", metavar="TUNNEL")
 @click.argument("hostname")
-@click.argument("pool")
+@click.argument("pool_name", metavar="POOL")
 @click.pass_context
-def lb(ctx: click.Context, /, tunnel_reference: str, hostname: str, pool: str, **_: object) -> None:
+def lb(
+    ctx: click.Context, /, tunnel_reference: str, hostname: str, pool_name: str, **_: object
+) -> None:
     """Lead a hostname to a tunnel, by a load balancer and its pool of origins."""
     account, _settings = account_of(ctx)
     tunnel_id = find_tunnel(account.client, tunnel_reference)
-    summary = lead_by_load_balancer(account.client, tunnel_id, hostname, pool)
+    summary = lead_by_load_balancer(account.client, tunnel_id, hostname, pool_name)
     _log.info(summary, extra={"tunnelID": str(tunnel_id)})
+
+
+route.add_command(pool)
 
 
 @route.group("ip", cls=AccountGroup, aliases={"list": "show"})

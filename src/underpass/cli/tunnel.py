@@ -53,6 +53,7 @@ _log = logging.getLogger("underpass.cli")
         "info": "underpass.cli.tunnels:info",
         "delete": "underpass.cli.tunnels:delete",
         "cleanup": "underpass.cli.tunnels:cleanup",
+        "drain": "underpass.cli.tunnels:drain",
         "token": "underpass.cli.tunnels:token",
         "route": "underpass.cli.routes:route",
         "vnet": "underpass.cli.vnets:vnet",

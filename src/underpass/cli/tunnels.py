@@ -30,7 +30,7 @@ from underpass.cli.table import echo_table
 from underpass.wire.credentials import Credentials, write_credentials_file
 from underpass.wire.printable import printable
 
-__all__ = ["cleanup", "create", "delete", "info", "list_", "show_created", "token"]
+__all__ = ["cleanup", "create", "delete", "drain", "info", "list_", "show_created", "token"]
 
 _log = logging.getLogger("underpass.cli")
 
@@ -344,6 +344,38 @@ def cleanup(
         raise AccountError(f"{failed} of {len(tunnel_ids)} tunnels could not be cleaned up")
 
 
+@click.command(
+    "drain",
+    cls=AccountCommand,
+    params=[
+        *account_settings(),
+        GoOption("undo", text="Let it have requests again.", boolean=True),
+    ],
+)
+@click.argument("tunnel_reference", metavar="NAME|UUID")
+@click.argument("which", metavar="ID...", nargs=-1, required=True)
+@click.pass_context
+def drain(
+    ctx: click.Context,
+    /,
+    tunnel_reference: str,
+    which: tuple[str, ...],
+    undo: bool | None,
+    **_: object,
+) -> None:
+    """Send connectors, or single connections, no new requests (at an edge of your own).
+
+    What they have under way they finish, and stay connected. IDs are those of `tunnel info`.
+    """
+    ids = [_id(ctx, each, "connector or a connection") for each in which]
+    account, _settings = account_of(ctx)
+    tunnel_id = find_tunnel(account.client, tunnel_reference)
+    for each in ids:
+        account.client.drain(tunnel_id, each, undo=bool(undo))
+        done = "gets requests again" if undo else "gets no new requests"
+        _log.info("%s %s", each, done, extra={"tunnelID": str(tunnel_id)})
+
+
 @click.command("token", cls=AccountCommand, params=account_settings("credentials-file"))
 @click.argument("tunnel_reference", metavar="NAME|UUID")
 @click.pass_context
@@ -389,4 +421,10 @@ def _places(connections: Sequence[Connection] | None, recent: bool) -> str:
         for connection in connections or ()
         if recent or not connection.is_pending_reconnect
     )
-    return ", ".join(f"{count}x{place}" for place, count in sorted(counts.items()))
+    draining = Counter(
+        connection.colo_name for connection in connections or () if connection.is_draining
+    )
+    return ", ".join(
+        f"{count}x{place}" + (f" ({draining[place]} draining)" if draining[place] else "")
+        for place, count in sorted(counts.items())
+    )

@@ -28,5 +28,8 @@ class RecentRequests:
         """The last requests, the newest first, also those that are under way: (unix time, method,
         host, path, status, seconds or None, request bytes, response bytes, ray, attempts, cause or
         None, told, context)."""
+    def forget(self, context: object, place: object) -> None:
+        """Keep `place` wherever `context` is kept, which then goes: what stands for it, and is
+        small."""
     def failures(self) -> list[_Record]:
         """Likewise those that failed, or were answered with 500 or more."""

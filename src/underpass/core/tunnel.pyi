@@ -62,7 +62,15 @@ class VisitorExchange(Exchange):
     """An exchange on the edge: a visitor's request, carried to a connector."""
 
     via_tunnel: bytes | None
-    """The id of the tunnel, as text, while another process of this edge is to carry the request."""
+    """The id of the tunnel, as text, while another process of this edge is to carry the request;
+    behind it, after a space, that of the connector, if it has to be that."""
+    refusal: str | None
+    """Why it is sent again though a connector has answered: see VisitorAcceptor.refusals."""
+    @property
+    def refusal_status(self) -> int:
+        """What the visitor gets if nobody else carries it on."""
+    set_cookie: bytes | None
+    """The value of a Set-Cookie that is added to the application's response."""
     hsts: bytes | None
     """Strict-Transport-Security if the response has none; at first the acceptor's."""
 
@@ -97,6 +105,12 @@ class VisitorAcceptor(Acceptor):
     """Strict-Transport-Security for responses that have none; None: they stay without."""
     recent: RecentRequests | None
     """Remembers the requests."""
+    again: Callable[[VisitorExchange], object] | None
+    """Routes a request that is sent again; None: the handler does. With a `refusal` it may find
+    nobody else, and then has to `fail` with that."""
+    refusals: dict[str, bool] | None
+    """Causes by which a request is sent again though a connector has answered: whether, then, an
+    application may have seen it."""
     compresses: bool
     """Responses are coded for who accepts that, where it is of use: see `contentcoding`."""
 
@@ -130,7 +144,8 @@ class PeerExchange(Exchange):
     def acceptor(self) -> PeerAcceptor: ...
     @property
     def tunnel(self) -> bytes:
-        """The id of the tunnel, as text; empty if there was none."""
+        """The id of the tunnel, as text, and perhaps of a connector: see `VisitorExchange`. Empty
+        if there was none."""
 
 class PeerAcceptor(Acceptor):
     """Makes a `PeerExchange` of every request from another process of this edge."""

@@ -20,8 +20,11 @@ from underpass.edge.dashboard.public import Ask, PublicDashboard
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import Gateway
+from underpass.edge.link_details import CarriedBy
+from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -77,6 +80,19 @@ class DataPath(Protocol):
         new requests."""
         ...
 
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """Send a connector's links, or one connection, nothing new, or again as others; `key` is
+        the id of either. Returns when that is so, with the number of links.
+
+        Raises:
+            TooManyLinks: so many are kept aside already.
+        """
+        ...
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """The connectors of a route that are in trouble."""
+        ...
+
     async def refresh(self) -> None:
         """Bring `figures` up to date."""
         ...
@@ -119,7 +135,7 @@ class LocalDataPath:
         ask_dashboard: Ask | None = None,
     ) -> None:
         self._service = service
-        self._router = router
+        self.router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self.certificates = CertificateFiles(
@@ -153,6 +169,8 @@ class LocalDataPath:
             access_log=access_log,
             recent=self._recent,
         )
+        if self._recent is not None:
+            self.listeners.on_link_gone = self._forget
         self.gateway.behave(manners, site_table(service.sites, manners))
         if service.management_hostname:
             router.reserve(service.management_hostname)
@@ -182,7 +200,7 @@ class LocalDataPath:
 
     def _is_served(self, hostname: str) -> bool:
         own = (self._service.management_hostname, self._service.dashboard.hostname)
-        return hostname in own or self._router.knows(hostname)
+        return hostname in own or self.router.knows(hostname)
 
     def change(self, service: Service) -> None:
         """See DataPath.apply."""
@@ -205,6 +223,14 @@ class LocalDataPath:
         """See DataPath."""
         self.close_links_of(tunnel_id, connector_id)
 
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """See DataPath."""
+        return self.router.set_aside(tunnel_id, key, aside=aside)
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath."""
+        return self.router.health(hostname)
+
     async def refresh(self) -> None:
         """See DataPath."""
 
@@ -215,6 +241,12 @@ class LocalDataPath:
     async def recent(self) -> Recent | None:
         """See DataPath."""
         return self.recent_here()
+
+    def _forget(self, link: EdgeLink) -> None:
+        """Of a link that is gone, what is remembered keeps the name alone."""
+        assert self._recent is not None
+        place = CarriedBy(link.tunnel_id, link.connector_id, link.conn_index)
+        self._recent.forget(link, place)
 
     def recent_here(self) -> Recent | None:
         """The last requests to this process."""

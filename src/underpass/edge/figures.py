@@ -50,7 +50,10 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
     """What one process has carried; workers' are added up."""
     gateway = path.gateway
     counters = gateway.counters
+    spared, spells = path.router.count_spared()
     return {
+        "underpass_edge_spared_connectors": spared,
+        "underpass_edge_connector_spells_total": spells,
         "underpass_edge_visitor_connections": gateway.connections,
         "underpass_edge_visitor_connections_total": dict(gateway.accepted),
         "underpass_edge_requests_total": counters.opened,
@@ -81,6 +84,7 @@ def edge_figures(
     soonest = sorted(certificates.items(), key=lambda each: each[1])[:MAX_CERTIFICATES]
     return {
         "underpass_edge_links": links,
+        "underpass_edge_draining_links": router.count_aside(),
         "underpass_edge_tunnels": {
             ("named",): registry.tunnel_count,
             ("quick",): registry.quick_tunnel_count,

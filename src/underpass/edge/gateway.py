@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
-from underpass.core.fields import Token
+from underpass.core.fields import Fields, Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.recent import RecentRequests
@@ -30,10 +30,13 @@ from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.manners import Manners
+from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
-from underpass.edge.router import NoLink, Router, UnknownHost
+from underpass.edge.router import Link, NoLink, Router, UnknownHost
 from underpass.edge.sites import HostnameTable
+from underpass.edge.store.records import Sticky
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -318,6 +321,8 @@ class Gateway:
         )
         acceptor.recent = self._recent
         self._tell(acceptor)
+        acceptor.again = self._route_again
+        acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
             visitor = VisitorHttp2(self, acceptor)
@@ -339,16 +344,84 @@ class Gateway:
             return
         link = self._router.route(exchange.authority)
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
-            exchange.context = link.carried_by
+            exchange.context = link
             if not link.forward(exchange):
                 self._route_by_another(link, exchange)
         elif isinstance(link, UnknownHost):
             if not any(own.take(exchange) for own in (self.management, self.dashboard) if own):
                 exchange.fail(404, "unknown_host")
+        elif isinstance(link, Pool):
+            self._route_by_pool(link, exchange)
         else:
             if isinstance(link, NoLink):
                 exchange.context = CarriedBy(link.tunnel_id)
             exchange.fail(503, "no_link")
+
+    def _route_by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
+        """The same where the request itself has a say."""
+        cookie = None
+        if pool.sticky is Sticky.COOKIE and exchange.request is not None:
+            cookie = cookie_in(exchange.request.get_all(b"cookie"))
+        link = pool.choose_for(exchange.visitor, cookie)
+        if isinstance(link, NoLink):
+            exchange.context = CarriedBy(link.tunnel_id)
+            exchange.fail(503, "no_link")
+            return
+        links = [link]
+        for link in links:
+            self._prepare(exchange, link, pool, cookie)
+            if _forward_exactly(link, exchange):
+                return
+            if len(links) == 1:
+                links += pool.alternatives(link)
+        exchange.fail(503, "link_full")
+
+    def _prepare(
+        self, exchange: VisitorExchange, link: Link, pool: Pool | None, cookie: bytes | None
+    ) -> None:
+        """Before a request that came with `cookie` goes down a link."""
+        exchange.context = link
+        exchange.set_cookie = exchange.on_answer = None
+        if pool is not None:
+            if pool.sticky is Sticky.COOKIE:
+                wanted = pool.cookie_for(link)
+                exchange.set_cookie = (
+                    None if wanted == cookie else _set_cookie(wanted, exchange.acceptor.scheme)
+                )
+            if pool.health.is_watching:
+                exchange.on_answer = _noting(pool, link)
+
+    def _route_again(self, exchange: VisitorExchange) -> None:
+        """Route a request whose link was lost, or whose connector could not carry it on."""
+        refused, cause = exchange.context, exchange.refusal
+        exchange.refusal = None
+        pool = self._router.route(exchange.authority)
+        if isinstance(pool, UnknownHost) or refused is None:
+            # Of the management host, whose requests are for one connector.
+            if cause is None:
+                self.route(exchange)
+            else:
+                exchange.fail(exchange.refusal_status, cause)
+            return
+        is_certain, on_answer = _is_certain(exchange), exchange.on_answer
+        others = [
+            link
+            for link in self._router.alternatives(exchange.authority, refused)
+            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE)
+        ]
+        # A connector's links are often lost together, and heard of one after the other.
+        others.sort(key=lambda link: link.connector_id == refused.connector_id)
+        for link in others:
+            self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
+            if _forward_exactly(link, exchange):
+                if cause in UNREACHABLE:
+                    self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
+                return
+        exchange.context, exchange.on_answer = refused, on_answer
+        if cause is not None:
+            exchange.fail(exchange.refusal_status, cause)
+        else:
+            exchange.fail(503, "link_full" if others else "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -386,9 +459,9 @@ class Gateway:
 
     def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""
-        for link in self._router.links_of(refused.tunnel_id):
-            if isinstance(link, EdgeLink | RemoteLink) and not link.draining:
-                exchange.context = link.carried_by
+        for link in self._router.alternatives(exchange.authority, refused):
+            if isinstance(link, EdgeLink | RemoteLink):
+                exchange.context = link
                 if link.forward(exchange):
                     return
         exchange.fail(503, "link_full")
@@ -396,6 +469,11 @@ class Gateway:
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
+            if cause in UNREACHABLE:
+                link = exchange.context
+                if isinstance(link, EdgeLink | RemoteLink):
+                    is_certain = _is_certain(exchange)
+                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -423,6 +501,7 @@ class Gateway:
 
     def _look(self) -> None:
         self.handshakes.tick()
+        self._router.tick()
         if self.access_log is not None:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
@@ -455,3 +534,42 @@ class Gateway:
         for server in self._servers:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 1.0)
+
+
+def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:
+    """Send a request down this link; where another process has it, down one of its connector."""
+    if isinstance(link, RemoteLink):
+        return link.forward_exactly(exchange)
+    return isinstance(link, EdgeLink) and link.forward(exchange)
+
+
+def _set_cookie(value: bytes, scheme: bytes) -> bytes:
+    secure = b"; Secure" if scheme == b"https" else b""
+    return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
+
+
+def _is_certain(exchange: VisitorExchange) -> bool:
+    """Whether a request has gone by the connector of its link, and not by another one that the same
+    process has: whoever is looked at goes by exactly that."""
+    return isinstance(exchange.context, EdgeLink) or exchange.on_answer is not None
+
+
+def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
+    """What is called when an application has answered by `link`."""
+
+    def answered(exchange: Exchange, status: int, fields: Fields) -> None:
+        pool.health.answered(link.connector_id)
+
+    return answered
+
+
+def _shares_fate(link: Link, refused: Link, *, by_connector: bool) -> bool:
+    """Whether what one link could not do is of no use to ask of another: if its connector said so,
+    of that one; if its process did, of those that have this tunnel there."""
+    if by_connector:
+        return link.connector_id == refused.connector_id
+    return link is refused or (
+        isinstance(link, RemoteLink)
+        and isinstance(refused, RemoteLink)
+        and (link.worker, link.tunnel_id) == (refused.worker, refused.tunnel_id)
+    )

@@ -44,8 +44,8 @@ class LinkDetails(Struct, frozen=True):
 
 
 class CarriedBy(Struct, frozen=True):
-    """Which link a request has been sent on by last: an exchange's `context`. It says no more, so
-    that what remembers requests does not keep links."""
+    """Which link a request was sent on by last, where the link itself is no more, or never was: in
+    the place of one in an exchange's `context`."""
 
     tunnel_id: UUID
     connector_id: UUID | None = None

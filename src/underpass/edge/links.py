@@ -15,7 +15,7 @@ from underpass.core.fields import Fields
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
-from underpass.edge.link_details import UNKNOWN_DETAILS, CarriedBy, LinkDetails
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
@@ -91,7 +91,6 @@ class EdgeLink(LinkConnection):
         self.conn_index = 0
         self.client_info: ClientInfo | None = None
         self.details = UNKNOWN_DETAILS
-        self.carried_by = CarriedBy(NOBODY)
         self.registration = LinkRegistration(
             registry,
             router,
@@ -127,7 +126,6 @@ class EdgeLink(LinkConnection):
         self.connection_id = connection_id
         self.conn_index = conn_index
         self.connector_id = client.client_id
-        self.carried_by = CarriedBy(tunnel_id, client.client_id, conn_index)
         self.client_info = client
         self.drops_trailers = FEATURE_REQUEST_TRAILERS not in client.features
         self.details = LinkDetails.of(connection_id, self.peer_ip, client)

@@ -135,7 +135,7 @@ class Management:
         # Those here before those of other workers, whose load is not known.
         for link in sorted(links, key=lambda link: (link.__class__ is not EdgeLink, link.load)):
             if isinstance(link, EdgeLink | RemoteLink):
-                exchange.context = link.carried_by
+                exchange.context = link
                 if link.forward(exchange):
                     return
         _refuse(exchange, NO_CONNECTOR, _REFUSED, "the tunnel has no such connector now")

@@ -93,18 +93,34 @@ class PeerListener:
                 self._path.parent.rmdir()
 
     def _carry(self, exchange: PeerExchange) -> None:
-        tunnel_id = UUID(exchange.tunnel.decode("ascii"))
-        links = [
-            link
-            for link in self._router.links_of(tunnel_id)
-            if isinstance(link, EdgeLink) and not link.draining
-        ]
+        tunnel, _, connector = exchange.tunnel.decode("ascii").partition(" ")
+        tunnel_id = UUID(tunnel)
         if exchange.authority == _MANAGEMENT:
             wanted = wanted_connector(exchange.path)
-            links = [link for link in links if wanted in (None, link.connector_id)]
-        links.sort(key=lambda link: link.load)
-        if not any(link.forward(exchange) for link in links):
-            exchange.fail(503, "link_full" if links else "no_link")
+            links = [
+                link
+                for link in self._router.links_of(tunnel_id)
+                if isinstance(link, EdgeLink)
+                and not link.draining
+                and wanted in (None, link.connector_id)
+            ]
+        else:
+            links = [link for link in self._router.serving(tunnel_id) if isinstance(link, EdgeLink)]
+        preferred = UUID(connector) if connector else None
+        lost = exchange.context
+        links.sort(
+            key=lambda link: (
+                # A connector's links are often lost together, and heard of one after the other.
+                link.connector_id == lost,
+                preferred not in (None, link.connector_id),
+                link.load,
+            )
+        )
+        for link in links:
+            exchange.context = link.connector_id
+            if link.forward(exchange):
+                return
+        exchange.fail(503, "link_full" if links else "no_link")
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         _log.error("unexpected error while taking a request of a worker", exc_info=error)

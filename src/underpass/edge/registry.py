@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 from underpass.edge.errors import QuickTunnelLimit, StoreError, Unauthorized
 from underpass.edge.router import Link, Router
 from underpass.edge.store import (
+    ABSENT,
     Account,
     ApiToken,
     AuditEntry,
@@ -32,7 +33,9 @@ from underpass.edge.store import (
     Record,
     Route,
     Snapshot,
+    Sticky,
     Store,
+    Target,
     Tunnel,
     VirtualNetwork,
 )
@@ -183,8 +186,12 @@ class Registry:
         )
 
     def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
-        """The tunnel's links that take requests."""
+        """The tunnel's links that are not about to end."""
         return tuple(link for link in self._router.links_of(tunnel_id) if not link.draining)
+
+    def aside(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """Those of them that get nothing new until somebody says otherwise."""
+        return self._router.aside(tunnel_id)
 
     @property
     def tunnel_count(self) -> int:
@@ -307,20 +314,48 @@ class Registry:
     async def put_route(
         self, hostname: str, tunnel_id: UUID, by: Author = THE_EDGE, *, pool: str = ""
     ) -> None:
-        """Lead a normalized hostname (or `*.suffix`) to a tunnel, wherever it led before.
+        """Lead a normalized hostname (or `*.suffix`) to one tunnel, wherever it led before.
 
         Raises:
             StoreError: as `Store.commit`.
         """
+        await self.lead(hostname, (Target(tunnel_id),), by, pool=pool)
+
+    async def lead(
+        self,
+        hostname: str,
+        targets: Sequence[Target],
+        by: Author = THE_EDGE,
+        *,
+        pool: str | None = None,
+        sticky: Sticky | None = None,
+        expected: int | None = None,
+    ) -> None:
+        """Lead a normalized hostname (or `*.suffix`) to tunnels of one account, wherever it led
+        before. None leaves what it is.
+
+        Args:
+            targets: one or more, no tunnel twice.
+            expected: the revision that its route has; ABSENT for none.
+
+        Raises:
+            Conflict: it has not.
+            StoreError: as `Store.commit`.
+        """
         route = self._routes.get(hostname)
+        found = ABSENT if route is None else route.revision
+        if expected is not None and expected != found:
+            raise Conflict(f"hostname {hostname}", expected, found)
         if route is None:
-            route = Route(hostname, tunnel_id, datetime.now(timezone.utc))
-        route = replace(route, tunnel_id=tunnel_id, pool=pool)
-        served = self._served.get(tunnel_id)
-        account = "" if served is None else served.tunnel.account_tag
-        await self.commit(
-            (route,), by.did("hostname.put", hostname, account, f"to tunnel {tunnel_id}")
+            route = Route(hostname, targets[0].tunnel_id, datetime.now(timezone.utc))
+        route = replace(
+            route.with_targets(targets),
+            pool=route.pool if pool is None else pool,
+            sticky=route.sticky if sticky is None else sticky,
         )
+        served = self._served.get(route.tunnel_id)
+        account = "" if served is None else served.tunnel.account_tag
+        await self.commit((route,), by.did("hostname.put", hostname, account, _where_to(route)))
 
     async def delete_route(self, hostname: str, by: Author = THE_EDGE) -> None:
         """Lead a hostname nowhere any more. One that led nowhere is no error.
@@ -496,7 +531,10 @@ class Registry:
 
     def _put_route(self, route: Route) -> None:
         self._routes[route.hostname] = route
-        self._router.put_route(route.hostname, route.tunnel_id)
+        if route.is_plain:
+            self._router.put_route(route.hostname, route.tunnel_id)
+        else:
+            self._router.put_pool(route.hostname, route.targets, route.sticky)
 
     def _forget_route(self, hostname: str) -> None:
         self._routes.pop(hostname, None)
@@ -509,6 +547,15 @@ def _fill(table: dict[Key, Any], rows: Iterable[tuple[Key, Any]]) -> None:
             table[key] = row
         else:
             table.pop(key, None)
+
+
+def _where_to(route: Route) -> str:
+    """In words, for the audit log."""
+    if route.is_plain:
+        return f"to tunnel {route.tunnel_id}"
+    targets = ", ".join(f"{target.tunnel_id} ({target.weight})" for target in route.targets)
+    sticky = "" if route.sticky is Sticky.NONE else f", sticky by {route.sticky.value}"
+    return f"to tunnels {targets}{sticky}"
 
 
 def _credentials_digest(account_tag: str, secret: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from underpass.core.tunnel import VisitorExchange
-from underpass.edge.link_details import UNKNOWN_DETAILS, CarriedBy, LinkDetails
+from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 
 __all__ = ["Presence", "RemoteLink"]
 
@@ -43,16 +43,23 @@ class RemoteLink:
         self.connector_id = connector_id
         self.conn_index = conn_index
         self.details = details
-        self.carried_by = CarriedBy(tunnel_id, connector_id, conn_index)
         self._text = str(tunnel_id).encode("ascii")
+        self._exact_text = b"%s %s" % (self._text, str(connector_id).encode("ascii"))
         self._carry = carry
         self._ask = ask
 
     def forward(self, exchange: VisitorExchange) -> bool:
         """Have that process carry `exchange` on, by any link of the tunnel. False if it cannot."""
+        return self._forward(exchange, self._text)
+
+    def forward_exactly(self, exchange: VisitorExchange) -> bool:
+        """The same by a link of this connector, if there is one left."""
+        return self._forward(exchange, self._exact_text)
+
+    def _forward(self, exchange: VisitorExchange, whose: bytes) -> bool:
         if self._carry is None:
             return False
-        exchange.via_tunnel = self._text
+        exchange.via_tunnel = whose
         try:
             return self._carry(exchange)
         finally:

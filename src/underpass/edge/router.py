@@ -1,23 +1,44 @@
 """From the authority of a request to a link that can carry it. Asked once per request.
 
-A hostname leads to a tunnel, a tunnel has the links that its connectors hold. Exact names come
-before wildcards, a longer wildcard before a shorter one; `*.suffix` matches any depth below
-`suffix`, not `suffix` itself. Among a tunnel's links the least loaded is taken, turn by turn when
-several are.
+A hostname leads to a tunnel, or to a pool of several (`pools.py`); a tunnel has the links that its
+connectors hold. Exact names come before wildcards, a longer wildcard before a shorter one;
+`*.suffix` matches any depth below `suffix`, not `suffix` itself. Among a tunnel's links the least
+loaded is taken, turn by turn when several are.
 
 The router belongs to one event loop and does no I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
+from underpass.edge.destinations import Destination, Link, NoLink, ids_of
 from underpass.edge.errors import EdgeError
 from underpass.edge.hostnames import MAX_AUTHORITY_LENGTH, hostname_of
-from underpass.edge.link_details import LinkDetails
+from underpass.edge.origin_health import ConnectorHealth
+from underpass.edge.pools import Pool
+from underpass.edge.store.records import Sticky, Target
+
+__all__ = [
+    "MANAGEMENT_HOST",
+    "MANAGEMENT_HOSTS",
+    "MAX_ASIDE",
+    "MAX_CACHED_AUTHORITIES",
+    "MAX_LINKS_PER_TUNNEL",
+    "MAX_WATCHED",
+    "UNKNOWN_HOST",
+    "DuplicateLink",
+    "Link",
+    "NoLink",
+    "RouteOutcome",
+    "Router",
+    "TooManyLinks",
+    "UnknownHost",
+]
 
 MAX_LINKS_PER_TUNNEL: Final = 128
 """Links one tunnel may hold: 32 connectors with the usual four. Bounds the search of `route`."""
@@ -26,6 +47,12 @@ MAX_CACHED_AUTHORITIES: Final = 4096
 """Spellings of served hosts whose tunnel is remembered (port, case, names under a wildcard): about
 1 MB at the longest. When full it is emptied, which costs each spelling one look-up."""
 
+MAX_ASIDE: Final = 2 * MAX_LINKS_PER_TUNNEL
+"""Connectors and connections of one tunnel that are kept aside."""
+
+MAX_WATCHED: Final = 1024
+"""Hostnames at once that have connectors in trouble; others' troubles are not noted meanwhile."""
+
 MANAGEMENT_HOST: Final = "management.argotunnel.com"
 
 MANAGEMENT_HOSTS: Final = frozenset({MANAGEMENT_HOST, "management.fed.argotunnel.com"})
@@ -33,51 +60,15 @@ MANAGEMENT_HOSTS: Final = frozenset({MANAGEMENT_HOST, "management.fed.argotunnel
 protocol §6.5), so no route, wildcard or not, may ever lead there."""
 
 
-class Link(Protocol):
-    """What the router needs of a live connection to a connector."""
-
-    draining: bool
-    """Set by `Router.drain`: no new requests."""
-
-    @property
-    def tunnel_id(self) -> UUID: ...
-
-    @property
-    def connector_id(self) -> UUID:
-        """The connector process (its `client_id`)."""
-        ...
-
-    @property
-    def conn_index(self) -> int:
-        """Numbers the links of one connector."""
-        ...
-
-    @property
-    def load(self) -> int:
-        """Requests in flight, or whatever else grows with work."""
-        ...
-
-    @property
-    def details(self) -> LinkDetails:
-        """What is told about it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class UnknownHost:
     """No route for the host. There is only `UNKNOWN_HOST`."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoLink:
-    """There is a route, but no connector that takes requests."""
-
-    tunnel_id: UUID
-
-
 UNKNOWN_HOST: Final = UnknownHost()
 
-RouteOutcome: TypeAlias = Link | NoLink | UnknownHost
+RouteOutcome: TypeAlias = Link | NoLink | UnknownHost | Pool
+"""A pool has to see the request: ask it with `choose_for`."""
 
 
 class DuplicateLink(EdgeError):  # noqa: N818 - what connectors know as EDUPCONN
@@ -94,52 +85,34 @@ class TooManyLinks(EdgeError):  # noqa: N818 - a limit, not a fault
     """The tunnel holds MAX_LINKS_PER_TUNNEL links."""
 
 
-class _Destination:
-    """A tunnel as the router sees it."""
-
-    __slots__ = ("draining", "elsewhere", "hostnames", "links", "no_link", "numbered", "turn")
-
-    def __init__(self, tunnel_id: UUID) -> None:
-        self.links: list[Link] = []
-        self.turn = 0
-        """Where in `links` the next search begins."""
-        self.no_link = NoLink(tunnel_id)
-        self.numbered: dict[tuple[UUID, int], Link] = {}
-        """The links again, by connector and index."""
-        self.draining: list[Link] = []
-        self.elsewhere: list[Link] = []
-        """Links that another process holds: they count, and serve while there are no others."""
-        self.hostnames: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        return len(self.links) + len(self.draining) + len(self.elsewhere)
-
-    def is_idle(self) -> bool:
-        return not (self.links or self.draining or self.elsewhere or self.hostnames)
-
-
 class Router:
     """Routes, links, and the way from one to the other.
 
     Args:
         on_link_added: called with a link that takes requests from now on.
         on_link_removed: called with it when it takes no more, draining or gone.
+        clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         on_link_added: Callable[[Link], None] | None = None,
         on_link_removed: Callable[[Link], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reserved = MANAGEMENT_HOSTS
         self._on_link_added = on_link_added
         self._on_link_removed = on_link_removed
-        self._destinations: dict[UUID, _Destination] = {}
-        self._exact: dict[str, _Destination] = {}
-        self._wildcards: dict[str, _Destination] = {}
+        self._destinations: dict[UUID, Destination] = {}
+        self._watched: dict[str, Pool] = {}
+        """Pools with a connector in trouble. Some are there for that time only, in the place of
+        the one tunnel that the route leads to."""
+        self._spells = 0
+        self._clock = clock
+        self._exact: dict[str, Destination | Pool] = {}
+        self._wildcards: dict[str, Destination | Pool] = {}
         """By suffix, without the `*.`."""
-        self._cache: dict[bytes, _Destination] = {}
+        self._cache: dict[bytes, Destination | Pool] = {}
         """By authority as spelt. Known hosts only: strangers' names must not fill it."""
 
     def route(self, authority: bytes) -> RouteOutcome:
@@ -153,34 +126,12 @@ class Router:
             if destination is None:
                 return UNKNOWN_HOST
         links = destination.links
-        count = len(links)
-        if count == 1:
-            return links[0]
-        if count == 0:
-            if destination.elsewhere:
-                return self._next_elsewhere(destination)
-            return destination.no_link
-        position = destination.turn
-        if position >= count:
-            position = 0
-        best = position
-        least = links[best].load
-        for _ in range(count - 1):
-            if not least:
-                break
-            position += 1
-            if position == count:
-                position = 0
-            load = links[position].load
-            if load < least:
-                best, least = position, load
-        destination.turn = best + 1
-        return links[best]
+        return links[0] if len(links) == 1 else destination.choose()
 
     def knows(self, hostname: str) -> bool:
         """Whether a route matches `hostname` (a name without port, in any case)."""
         name = hostname_of(hostname)
-        return name is not None and self._lookup(name) is not None
+        return name is not None and self._find(name) is not None
 
     def reserve(self, hostname: str) -> None:
         """Let no route lead from a normalized hostname: the edge answers for it."""
@@ -189,22 +140,97 @@ class Router:
 
     def put_route(self, hostname: str, tunnel_id: UUID) -> None:
         """Lead `hostname` (normalized; `*.suffix` for a wildcard) to a tunnel."""
+        self._put(hostname, self._destination(tunnel_id))
+
+    def put_pool(
+        self, hostname: str, targets: Sequence[Target], sticky: Sticky = Sticky.NONE
+    ) -> None:
+        """Lead it to several tunnels, or to one whose visitors stick."""
+        led = [(self._destination(target.tunnel_id), target.weight) for target in targets]
+        self._put(hostname, Pool(hostname, led, sticky, self._clock))
+
+    def _put(self, hostname: str, entry: Destination | Pool) -> None:
+        previous = self._put_in_place(hostname, entry)
+        if isinstance(entry, Pool) and hostname in self._watched:
+            entry.health = self._watched[hostname].health
+            entry.sees_requests = True
+            self._watched[hostname] = entry
+        else:
+            self._watched.pop(hostname, None)
+        for destination in _destinations_of(entry):
+            destination.hostnames.add(hostname)
+        if previous is not None:
+            kept = _destinations_of(entry)
+            for destination in _destinations_of(previous):
+                if destination not in kept:
+                    self._forget_route(hostname, destination)
+
+    def _put_in_place(self, hostname: str, entry: Destination | Pool) -> Destination | Pool | None:
         table, key = self._place(hostname)
-        destination = self._destination(tunnel_id)
         previous = table.get(key)
-        if previous is not None and previous is not destination:
-            self._forget_route(hostname, previous)
-        table[key] = destination
-        destination.hostnames.add(hostname)
+        table[key] = entry
         self._cache.clear()
+        return previous
 
     def delete_route(self, hostname: str) -> None:
         """Take a route away. One that does not exist is no error: deletions may be replayed."""
         table, key = self._place(hostname)
-        destination = table.pop(key, None)
-        if destination is not None:
-            self._forget_route(hostname, destination)
+        entry = table.pop(key, None)
+        self._watched.pop(hostname, None)
+        if entry is not None:
+            for destination in _destinations_of(entry):
+                self._forget_route(hostname, destination)
             self._cache.clear()
+
+    def alternatives(self, authority: bytes, refused: Link) -> Sequence[Link]:
+        """The links that may carry a request for `authority` which `refused` did not take."""
+        entry = self._cache.get(authority)
+        if isinstance(entry, Pool):
+            return entry.alternatives(refused)
+        destination = self._destinations.get(refused.tunnel_id)
+        return [] if destination is None else destination.alternatives(refused)
+
+    def unreachable(self, authority: bytes, link: Link, *, is_certain: bool) -> None:
+        """A connector has said that it could not reach the application: `link` is its, or, where
+        that is not certain, one of the same tunnel. Of no consequence where there is no other."""
+        name = hostname_of(authority)
+        found = None if name is None else self._find(name)
+        if found is None:
+            return
+        hostname, entry = found
+        pool = entry if isinstance(entry, Pool) else Pool(hostname, [(entry, 1)], clock=self._clock)
+        if not pool.has_choice():
+            return
+        if hostname not in self._watched:
+            if len(self._watched) >= MAX_WATCHED:
+                return
+            self._watched[hostname] = pool
+            if pool is not entry:
+                self._put_in_place(hostname, pool)
+        pool.sees_requests = True
+        spells = pool.health.spells
+        pool.health.failed(link.connector_id if is_certain else None)
+        self._spells += pool.health.spells - spells
+
+    def tick(self) -> None:
+        """Once a second: forget troubles that are over."""
+        for hostname, pool in tuple(self._watched.items()):
+            if not pool.health.is_watching:
+                del self._watched[hostname]
+                pool.sees_requests = pool.sticky is not Sticky.NONE
+                if pool.is_plain:
+                    self._put_in_place(hostname, pool.destinations[0])
+
+    def health(self, hostname: str) -> list[ConnectorHealth]:
+        """What is known of the connectors of a route, if any of them is in trouble."""
+        pool = self._watched.get(hostname)
+        return [] if pool is None else pool.health.known()
+
+    def count_spared(self) -> tuple[int, int]:
+        """How many connectors are spared now, each once for each hostname, and how often one began
+        to be spared so far."""
+        spared = sum(len(pool.health.spared()) for pool in self._watched.values())
+        return spared, self._spells
 
     def add_link(self, tunnel_id: UUID, link: Link) -> None:
         """Let a registered link take requests.
@@ -226,7 +252,8 @@ class Router:
         else:
             destination = self._destination(tunnel_id)
         destination.numbered[(link.connector_id, link.conn_index)] = link
-        destination.links.append(link)
+        aside = destination.keeps_aside(link)
+        (destination.aside_here if aside else destination.links).append(link)
         if self._on_link_added is not None:
             self._on_link_added(link)
 
@@ -235,14 +262,14 @@ class Router:
         destination = self._destination(link.tunnel_id)
         # If one here has the index too, the process that has all of them in its table decides.
         destination.numbered.setdefault((link.connector_id, link.conn_index), link)
-        destination.elsewhere.append(link)
+        aside = destination.keeps_aside(link)
+        (destination.aside_elsewhere if aside else destination.elsewhere).append(link)
 
     def drain(self, link: Link) -> None:
         """Send a link no new requests; it stays counted until `remove_link`."""
         link.draining = True
         destination = self._destinations.get(link.tunnel_id)
-        if destination is not None and link in destination.links:
-            self._take_out(link, destination)
+        if destination is not None and self._take_out(link, destination):
             destination.draining.append(link)
 
     def remove_link(self, link: Link) -> None:
@@ -250,13 +277,17 @@ class Router:
         destination = self._destinations.get(link.tunnel_id)
         if destination is None:
             return
-        if link in destination.links:
-            self._take_out(link, destination)
-        elif link in destination.draining:
-            destination.draining.remove(link)
-        elif link in destination.elsewhere:
-            destination.elsewhere.remove(link)
-            self._free_index(link, destination)
+        if not self._take_out(link, destination):
+            for links in (
+                destination.draining,
+                destination.elsewhere,
+                destination.aside_elsewhere,
+            ):
+                if link in links:
+                    links.remove(link)
+                    if links is not destination.draining:
+                        self._free_index(link, destination)
+                    break
         self._drop_if_idle(destination)
 
     def links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
@@ -264,70 +295,134 @@ class Router:
         destination = self._destinations.get(tunnel_id)
         if destination is None:
             return ()
-        return (*destination.links, *destination.draining, *destination.elsewhere)
+        return destination.all_links
+
+    def serving(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """Those of a tunnel's links that take requests, those of other processes last."""
+        destination = self._destinations.get(tunnel_id)
+        if destination is None:
+            return ()
+        return (*destination.links, *destination.elsewhere)
+
+    def aside(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """Those of a tunnel's links that are kept aside."""
+        destination = self._destinations.get(tunnel_id)
+        if destination is None:
+            return ()
+        return (*destination.aside_here, *destination.aside_elsewhere)
+
+    def kept_aside(self) -> Iterator[tuple[UUID, UUID]]:
+        """All that `set_aside` was told: tunnels, and ids of connectors or connections."""
+        for tunnel_id, destination in self._destinations.items():
+            for key in destination.aside_ids:
+                yield tunnel_id, key
+
+    def count_aside(self) -> int:
+        """How many links of all tunnels are kept aside."""
+        return sum(
+            len(each.aside_here) + len(each.aside_elsewhere) for each in self._destinations.values()
+        )
+
+    def set_aside(self, tunnel_id: UUID, key: UUID, *, aside: bool) -> int:
+        """Send the links of a connector, or one connection, nothing new, or again as others; what
+        comes later of that connector too. `key` is the id of either. How many links those are now.
+
+        Raises:
+            TooManyLinks: MAX_ASIDE are kept aside already.
+        """
+        destination = self._destinations.get(tunnel_id)
+        if destination is None:
+            return 0
+        if aside and key not in destination.aside_ids:
+            if len(destination.aside_ids) >= MAX_ASIDE:
+                # Some have gone, and never come back under the same id.
+                present = {each for link in destination.all_links for each in ids_of(link)}
+                destination.aside_ids &= present
+            if len(destination.aside_ids) >= MAX_ASIDE:
+                raise TooManyLinks(f"tunnel {tunnel_id} keeps {MAX_ASIDE} aside, as many as it may")
+            destination.aside_ids.add(key)
+        elif not aside:
+            destination.aside_ids.discard(key)
+        for serving, resting in (
+            (destination.links, destination.aside_here),
+            (destination.elsewhere, destination.aside_elsewhere),
+        ):
+            every = [*serving, *resting]
+            resting[:] = [link for link in every if destination.keeps_aside(link)]
+            serving[:] = [link for link in every if not destination.keeps_aside(link)]
+        return sum(key in ids_of(link) for link in destination.all_links)
 
     def count_links(self) -> tuple[int, int]:
         """How many links there are, and how many tunnels that have some."""
         counts = [destination.count for destination in self._destinations.values()]
         return sum(counts), sum(map(bool, counts))
 
-    def _take_out(self, link: Link, destination: _Destination) -> None:
-        destination.links.remove(link)
-        self._free_index(link, destination)
-        if self._on_link_removed is not None:
-            self._on_link_removed(link)
+    def _take_out(self, link: Link, destination: Destination) -> bool:
+        """From those of here that have not been drained; whether it was among them."""
+        for links in (destination.links, destination.aside_here):
+            if link in links:
+                links.remove(link)
+                self._free_index(link, destination)
+                if self._on_link_removed is not None:
+                    self._on_link_removed(link)
+                return True
+        return False
 
-    def _free_index(self, link: Link, destination: _Destination) -> None:
+    def _free_index(self, link: Link, destination: Destination) -> None:
         key = (link.connector_id, link.conn_index)
         if destination.numbered.get(key) is link:
             del destination.numbered[key]
 
-    def _next_elsewhere(self, destination: _Destination) -> Link:
-        """Turn by turn: how loaded they are is known to those who hold them."""
-        destination.turn = (destination.turn + 1) % len(destination.elsewhere)
-        return destination.elsewhere[destination.turn]
-
-    def _resolve(self, authority: bytes) -> _Destination | None:
+    def _resolve(self, authority: bytes) -> Destination | Pool | None:
         if len(authority) > MAX_AUTHORITY_LENGTH:
             return None
         name = hostname_of(authority)
-        destination = None if name is None else self._lookup(name)
-        if destination is not None:
-            if len(self._cache) >= MAX_CACHED_AUTHORITIES:
-                self._cache.clear()
-            self._cache[bytes(authority)] = destination
-        return destination
+        found = None if name is None else self._find(name)
+        if found is None:
+            return None
+        if len(self._cache) >= MAX_CACHED_AUTHORITIES:
+            self._cache.clear()
+        self._cache[bytes(authority)] = found[1]
+        return found[1]
 
-    def _lookup(self, name: str) -> _Destination | None:
+    def _find(self, name: str) -> tuple[str, Destination | Pool] | None:
+        """The route for a name: what it leads from, and to."""
         if name in self._reserved:
             return None
-        destination = self._exact.get(name)
-        if destination is not None or not self._wildcards:
-            return destination
+        entry = self._exact.get(name)
+        if entry is not None:
+            return name, entry
+        if not self._wildcards:
+            return None
         # Label by label; a name has at most 127.
         start = name.find(".")
         while start >= 0:
-            destination = self._wildcards.get(name[start + 1 :])
-            if destination is not None:
-                return destination
+            suffix = name[start + 1 :]
+            entry = self._wildcards.get(suffix)
+            if entry is not None:
+                return f"*.{suffix}", entry
             start = name.find(".", start + 1)
         return None
 
-    def _place(self, hostname: str) -> tuple[dict[str, _Destination], str]:
+    def _place(self, hostname: str) -> tuple[dict[str, Destination | Pool], str]:
         if hostname.startswith("*."):
             return self._wildcards, hostname[2:]
         return self._exact, hostname
 
-    def _destination(self, tunnel_id: UUID) -> _Destination:
+    def _destination(self, tunnel_id: UUID) -> Destination:
         destination = self._destinations.get(tunnel_id)
         if destination is None:
-            destination = self._destinations[tunnel_id] = _Destination(tunnel_id)
+            destination = self._destinations[tunnel_id] = Destination(tunnel_id)
         return destination
 
-    def _forget_route(self, hostname: str, destination: _Destination) -> None:
+    def _forget_route(self, hostname: str, destination: Destination) -> None:
         destination.hostnames.discard(hostname)
         self._drop_if_idle(destination)
 
-    def _drop_if_idle(self, destination: _Destination) -> None:
+    def _drop_if_idle(self, destination: Destination) -> None:
         if destination.is_idle():
             self._destinations.pop(destination.no_link.tunnel_id, None)
+
+
+def _destinations_of(entry: Destination | Pool) -> list[Destination]:
+    return entry.destinations if isinstance(entry, Pool) else [entry]

@@ -146,10 +146,13 @@ class Edge:
             self.registry,
             options.domain,
             public_port=self.https.port,
+            management_hostname=options.management,
             location=options.location,
             management_key_path=directory.management_key,
             close_links=path.close_links,
-            reserved=(options.management, *filter(None, (options.dashboard.hostname,))),
+            dashboard_hostname=options.dashboard.hostname,
+            set_aside=path.set_aside,
+            health=path.health,
         )
         started_at = datetime.now(timezone.utc).replace(microsecond=0)
         application = create_application(

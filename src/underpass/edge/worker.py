@@ -127,6 +127,11 @@ class EdgeWorker(Inside):
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
+        if isinstance(request, messages.SetAside):
+            self._router.set_aside(request.tunnel_id, request.key, aside=request.aside)
+            return None
+        if isinstance(request, messages.ReadHealth):
+            return self._router.health(request.hostname)
         if isinstance(request, messages.StopVisitors):
             if self._data_path is not None:
                 await self._data_path.stop_visitors(request.seconds)

@@ -25,9 +25,11 @@ __all__ = [
     "ReadChanges",
     "ReadConfiguration",
     "ReadFigures",
+    "ReadHealth",
     "ReadRecent",
     "ReadSnapshot",
     "Refresh",
+    "SetAside",
     "StopLinks",
     "StopVisitors",
     "SupervisorNotice",
@@ -75,6 +77,20 @@ class CloseLinks(Struct, frozen=True, tag=True):
     connector_id: UUID | None = None
 
 
+class SetAside(Struct, frozen=True, tag=True):
+    """See Router.set_aside. -> None"""
+
+    tunnel_id: UUID
+    key: UUID
+    aside: bool
+
+
+class ReadHealth(Struct, frozen=True, tag=True):
+    """The connectors of a route that are in trouble. -> list of ConnectorHealth"""
+
+    hostname: str
+
+
 class StopVisitors(Struct, frozen=True, tag=True):
     """Take no visitors; let requests under way finish for `seconds`. -> None"""
 
@@ -104,6 +120,8 @@ WorkerRequest = (
     | Refresh
     | Apply
     | CloseLinks
+    | SetAside
+    | ReadHealth
     | StopVisitors
     | StopLinks
     | ReadFigures

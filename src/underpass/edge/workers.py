@@ -23,6 +23,7 @@ from underpass.edge import worker_messages as messages
 from underpass.edge.dashboard.public import Ask, AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
+from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.recent import Recent, merged
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Router, TooManyLinks
@@ -250,18 +251,52 @@ class EdgeWorkers:
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See DataPath."""
-        request = messages.CloseLinks(tunnel_id, connector_id)
+        await self._tell_all(messages.CloseLinks(tunnel_id, connector_id))
+
+    async def set_aside(self, tunnel_id: UUID, key: UUID, aside: bool) -> int:
+        """See DataPath."""
+        # Here first: a worker that starts meanwhile is told what is known here.
+        count = self._router.set_aside(tunnel_id, key, aside=aside)
+        await self._tell_all(messages.SetAside(tunnel_id, key, aside))
+        return count
+
+    async def _tell_all(self, request: messages.CloseLinks | messages.SetAside) -> None:
         await asyncio.gather(
-            *(self._close_links(process, request) for process in self._processes.values())
+            *(self._have_done(process, request) for process in self._processes.values())
         )
 
-    async def _close_links(self, process: Process, request: messages.CloseLinks) -> None:
+    async def _have_done(
+        self, process: Process, request: messages.CloseLinks | messages.SetAside
+    ) -> None:
         try:
             await asyncio.wait_for(process.channel.call(request, type(None)), REFRESH_SECONDS)
         except ChannelError as error:
             _log.debug("a worker ended, and its links with it: %s", error)
         except asyncio.TimeoutError:
-            _log.warning("A worker process does not close links", extra={"pid": process.pid})
+            _log.warning(
+                "A worker process does not do as it is told",
+                extra={"pid": process.pid, "request": type(request).__name__},
+            )
+
+    async def health(self, hostname: str) -> list[ConnectorHealth]:
+        """See DataPath: of each connector what the worker says that knows the worst."""
+        told = await asyncio.gather(
+            *(self._read_health(process, hostname) for process in self._processes.values())
+        )
+        worst: dict[UUID, ConnectorHealth] = {}
+        for each in sorted((each for known in told for each in known), key=_badness):
+            worst[each.connector_id] = each
+        return list(worst.values())
+
+    async def _read_health(self, process: Process, hostname: str) -> list[ConnectorHealth]:
+        request = messages.ReadHealth(hostname)
+        try:
+            return await asyncio.wait_for(
+                process.channel.call(request, list[ConnectorHealth]), SCRAPE_SECONDS
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug("a worker did not tell how connectors are: %s", error)
+            return []
 
     # Links.
 
@@ -326,6 +361,8 @@ class EdgeWorkers:
                     link.details,
                 )
             )
+        for tunnel_id, key in tuple(self._router.kept_aside()):
+            await process.channel.call(messages.SetAside(tunnel_id, key, True), type(None))
         request = messages.Configure(
             number=worker,
             workers=len(self._seats),
@@ -402,3 +439,7 @@ class EdgeWorkers:
         except asyncio.TimeoutError:
             _log.warning("A worker process is ended as it is", extra={"pid": process.pid})
             process.kill()
+
+
+def _badness(health: ConnectorHealth) -> tuple[bool, int]:
+    return health.is_spared, health.failures

@@ -216,7 +216,18 @@ FAMILIES: Mapping[str, Family] = {
             "Connections whose TLS handshake never came to its end, by listener",
             ("listener",),
         ),
+        Family(
+            f"{_EDGE}_spared_connectors",
+            "gauge",
+            "Connectors that are spared because they cannot reach an application, once a hostname",
+        ),
+        Family(
+            f"{_EDGE}_connector_spells_total",
+            "counter",
+            "How often a connector began to be spared",
+        ),
         Family(f"{_EDGE}_links", "gauge", "Links that connectors hold"),
+        Family(f"{_EDGE}_draining_links", "gauge", "Links that get nothing new, as was asked for"),
         Family(f"{_EDGE}_tunnels", "gauge", "Tunnels, named or quick", ("kind",)),
         Family(f"{_EDGE}_tunnels_with_links", "gauge", "Tunnels that a connector serves"),
         Family(f"{_EDGE}_routes", "gauge", "Hostnames that lead to a tunnel"),

@@ -28,6 +28,7 @@ _PATH_PARTS: Final[dict[str, Schema]] = {
     "account_id": _ID,
     "zone_id": _ID,
     "tunnel_id": _UUID,
+    "connection_id": _UUID,
     "route_id": _UUID,
     "network_id": _UUID,
     "resource": {"type": "string", "enum": list(RESOURCES)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Final
 from uuid import UUID, uuid4
@@ -15,9 +15,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from underpass.edge.accounts import MAX_NAME, check_name
 from underpass.edge.api.endpoint import Call, Endpoint, Page, Paging
 from underpass.edge.api.requests import Refusal
+from underpass.edge.destinations import ids_of
 from underpass.edge.management_token import RESOURCES
 from underpass.edge.registry import TUNNEL_SECRET_BYTES
-from underpass.edge.router import Link
+from underpass.edge.router import Link, TooManyLinks
 from underpass.edge.store import Tunnel
 from underpass.wire.credentials import Credentials
 
@@ -66,7 +67,7 @@ class Cleanup(Struct, frozen=True):
 
 
 class ConnectionResult(Struct, frozen=True):
-    """A link. `id` names it in the connector's log, too."""
+    """A link. `id` names it in the connector's log, too. One that is draining gets no requests."""
 
     id: UUID
     colo_name: str
@@ -75,6 +76,15 @@ class ConnectionResult(Struct, frozen=True):
     opened_at: datetime
     client_id: UUID
     client_version: str
+    is_draining: bool
+
+
+class Drained(Struct, frozen=True):
+    """A connector or a connection, and how many connections that are."""
+
+    id: UUID
+    is_draining: bool
+    connections: int
 
 
 class TunnelResult(Struct, frozen=True, kw_only=True):
@@ -241,6 +251,28 @@ async def _cleanup(call: Call) -> None:
     await call.control.close_links(tunnel.id, connector_id)
 
 
+async def _drain(call: Call) -> Drained:
+    return await _set_aside(call, True)
+
+
+async def _undrain(call: Call) -> Drained:
+    return await _set_aside(call, False)
+
+
+async def _set_aside(call: Call, aside: bool) -> Drained:
+    tunnel, key = call.tunnel(), call.uuid("connection_id")
+    links = [link for link in call.control.registry.links_of(tunnel.id) if key in ids_of(link)]
+    # One that is not connected right now is let back in all the same.
+    if aside and not links:
+        raise Refusal(404, f"tunnel {tunnel.name} has no connector and no connection {key}")
+    await call.record(f"tunnel.{'drain' if aside else 'undrain'}", tunnel.id, str(key))
+    try:
+        count = await call.control.set_aside(tunnel.id, key, aside)
+    except TooManyLinks as error:
+        raise Refusal(409, str(error)) from None
+    return Drained(key, aside, count)
+
+
 async def _management_token(call: Call) -> str:
     tunnel = call.tunnel()
     resource = call.path["resource"]
@@ -263,7 +295,9 @@ def _shown(call: Call, tunnel: Tunnel) -> TunnelResult:
     )
 
 
-def _connections(call: Call, links: Iterable[Link]) -> list[ConnectionResult]:
+def _connections(call: Call, links: Sequence[Link]) -> list[ConnectionResult]:
+    registry = call.control.registry
+    aside = {link.tunnel_id: registry.aside(link.tunnel_id) for link in links}
     return [
         ConnectionResult(
             link.details.connection_id,
@@ -273,6 +307,7 @@ def _connections(call: Call, links: Iterable[Link]) -> list[ConnectionResult]:
             link.details.opened_at,
             link.connector_id,
             link.details.version,
+            any(link is each for each in aside[link.tunnel_id]),
         )
         for link in links
     ]
@@ -303,6 +338,22 @@ ENDPOINTS: Final = (
         _cleanup,
         type(None),
         query=Cleanup,
+    ),
+    Endpoint(
+        "POST",
+        _ONE + "/connections/{connection_id}/drain",
+        "tunnels",
+        "drain a connector or a connection",
+        _drain,
+        Drained,
+    ),
+    Endpoint(
+        "DELETE",
+        _ONE + "/connections/{connection_id}/drain",
+        "tunnels",
+        "end the draining of a connector or a connection",
+        _undrain,
+        Drained,
     ),
     Endpoint(
         "POST",

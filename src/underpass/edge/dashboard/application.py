@@ -50,6 +50,7 @@ PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("GET", _TUNNEL, tunnels.show_tunnel),
     ("POST", f"{_TUNNEL}/delete", tunnels.delete_tunnel),
     ("POST", f"{_TUNNEL}/connections", tunnels.close_connections),
+    ("POST", f"{_TUNNEL}/drain", tunnels.drain),
     ("POST", f"{_TUNNEL}/token", tunnels.show_run_command),
     ("GET", f"{HOME}/hostnames", tunnels.show_hostnames),
     ("POST", f"{HOME}/hostnames", tunnels.add_hostname),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from underpass.edge.api.endpoint import refusing
 from underpass.edge.api.requests import Refusal
 from underpass.edge.dashboard.visits import Visit
+from underpass.edge.hostname_claims import is_owner
 from underpass.edge.hostnames import covers, hostname_of
 from underpass.edge.recent import Recent, RequestRecord
 from underpass.edge.store import Account
@@ -48,7 +49,6 @@ async def show_overview(visit: Visit) -> Response:
     tunnels = sorted(registry.tunnels_of(account.id), key=lambda tunnel: tunnel.name)
     links = {tunnel.id: registry.links_of(tunnel.id) for tunnel in tunnels}
     connectors = {link.connector_id for several in links.values() for link in several}
-    own = {tunnel.id for tunnel in tunnels}
     recent = await recent_of(visit)
     return visit.page(
         "overview.html",
@@ -56,7 +56,7 @@ async def show_overview(visit: Visit) -> Response:
         down=[tunnel for tunnel in tunnels if not links[tunnel.id]],
         links=sum(map(len, links.values())),
         connectors=len(connectors),
-        hostnames=sum(route.tunnel_id in own for route in registry.routes),
+        hostnames=sum(is_owner(registry, account, route) for route in registry.routes),
         totals=await _totals(visit) if len(registry.accounts) == 1 else None,
         failures=None if recent is None else recent.failures[:SHOWN_IN_OVERVIEW],
         ends=next(iter(sorted(_certificates(visit), key=lambda row: row.ends)), None),
@@ -159,8 +159,10 @@ class _Certificate:
 def _certificates(visit: Visit) -> Iterator[_Certificate]:
     """Certificates that are there for hostnames of the account; others are made when needed."""
     registry = visit.dashboard.control.registry
-    own = {tunnel.id for tunnel in registry.tunnels_of(visit.signed_in.account.id)}
-    hostnames = sorted(route.hostname for route in registry.routes if route.tunnel_id in own)
+    account = visit.signed_in.account
+    hostnames = sorted(
+        route.hostname for route in registry.routes if is_owner(registry, account, route)
+    )
     for name, ends in visit.dashboard.parts.certificates().items():
         served = [hostname for hostname in hostnames if _serves(name, hostname)]
         if served or name == "ca":

@@ -15,6 +15,7 @@ from underpass.edge.api.requests import Refusal, parse_uuid
 from underpass.edge.api.tunnels import Cleanup, Deletion, NewTunnel
 from underpass.edge.dashboard.overview import recent_of
 from underpass.edge.dashboard.visits import HOME, Visit
+from underpass.edge.hostname_claims import is_owner
 from underpass.edge.router import Link
 from underpass.edge.store import Route, Tunnel
 from underpass.wire.causes import CAUSES
@@ -24,6 +25,7 @@ __all__ = [
     "close_connections",
     "create_tunnel",
     "delete_tunnel",
+    "drain",
     "remove_hostname",
     "show_hostnames",
     "show_run_command",
@@ -34,6 +36,7 @@ __all__ = [
 _TUNNELS = "/accounts/{account_id}/cfd_tunnel"
 _TUNNEL = _TUNNELS + "/{tunnel_id}"
 _ROUTES = "/zones/{zone_id}/tunnels/{tunnel_id}/routes"
+_POOLS = "/zones/{zone_id}/hostnames"
 
 FAILURES_SHOWN = 20
 
@@ -44,6 +47,8 @@ class Connector:
 
     id: UUID
     links: list[Link] = field(default_factory=list)
+    aside: int = 0
+    """How many of them get nothing new."""
 
     @property
     def workers(self) -> str:
@@ -131,6 +136,19 @@ async def close_connections(visit: Visit) -> Response:
     return visit.redirect(f"{HOME}/tunnels/{tunnel_id}")
 
 
+async def drain(visit: Visit) -> Response:
+    """Send a connector nothing new, or send it requests again."""
+    tunnel_id = visit.request.path_params["tunnel_id"]
+    await visit.do(
+        "DELETE" if visit.field("end") == "yes" else "POST",
+        _TUNNEL + "/connections/{connection_id}/drain",
+        account_id=_account(visit),
+        tunnel_id=tunnel_id,
+        connection_id=visit.field("client_id"),
+    )
+    return visit.redirect(f"{HOME}/tunnels/{tunnel_id}")
+
+
 async def show_run_command(visit: Visit) -> Response:
     """What runs a connector of a tunnel, with its token. Asking for it is written down."""
     tunnel = _tunnel(visit)
@@ -143,13 +161,21 @@ async def show_run_command(visit: Visit) -> Response:
 async def show_hostnames(visit: Visit) -> Response:
     """All names that lead to a tunnel of the account."""
     registry = visit.dashboard.control.registry
-    tunnels = {tunnel.id: tunnel for tunnel in registry.tunnels_of(visit.signed_in.account.id)}
-    routes = [route for route in registry.routes if route.tunnel_id in tunnels]
+    account = visit.signed_in.account
+    tunnels = {tunnel.id: tunnel for tunnel in registry.tunnels_of(account.id)}
+    routes = [route for route in registry.routes if is_owner(registry, account, route)]
     routes.sort(key=lambda route: route.hostname)
     return visit.page(
         "hostnames.html",
         rows=[
-            (route, tunnels[route.tunnel_id], bool(registry.links_of(route.tunnel_id)))
+            (
+                route,
+                [
+                    (tunnels[target.tunnel_id], target.weight, registry.links_of(target.tunnel_id))
+                    for target in route.targets
+                    if target.tunnel_id in tunnels
+                ],
+            )
             for route in routes
         ],
         tunnels=sorted(tunnels.values(), key=lambda tunnel: tunnel.name),
@@ -179,14 +205,15 @@ async def add_hostname(visit: Visit) -> Response:
 
 
 async def remove_hostname(visit: Visit) -> Response:
-    """Lead it nowhere."""
-    await visit.do(
-        "DELETE",
-        _ROUTES + "/{hostname}",
-        zone_id=visit.signed_in.account.zone_id,
-        tunnel_id=visit.field("tunnel_id"),
-        hostname=visit.field("hostname"),
-    )
+    """Lead it nowhere, or not to one of its tunnels any more."""
+    parts = {
+        "zone_id": visit.signed_in.account.zone_id,
+        "hostname": visit.field("hostname"),
+    }
+    if tunnel_id := visit.field("tunnel_id"):
+        await visit.do("DELETE", _ROUTES + "/{hostname}", tunnel_id=tunnel_id, **parts)
+    else:
+        await visit.do("DELETE", _POOLS + "/{hostname}", **parts)
     return visit.redirect(_back(visit))
 
 
@@ -215,7 +242,9 @@ def _connectors(visit: Visit, tunnel: Tunnel) -> list[Connector]:
     connectors: dict[UUID, Connector] = {}
     for link in visit.dashboard.control.registry.links_of(tunnel.id):
         connectors.setdefault(link.connector_id, Connector(link.connector_id)).links.append(link)
+    aside = visit.dashboard.control.registry.aside(tunnel.id)
     for connector in connectors.values():
+        connector.aside = sum(any(link is each for each in aside) for link in connector.links)
         connector.links.sort(key=lambda link: link.conn_index)
     return sorted(connectors.values(), key=lambda connector: connector.id)
 
@@ -223,7 +252,7 @@ def _connectors(visit: Visit, tunnel: Tunnel) -> list[Connector]:
 def _routes(visit: Visit, tunnel: Tunnel) -> list[Route]:
     routes = visit.dashboard.control.registry.routes
     return sorted(
-        (route for route in routes if route.tunnel_id == tunnel.id),
+        (route for route in routes if route.leads_to(tunnel.id)),
         key=lambda route: route.hostname,
     )
 

@@ -40,6 +40,8 @@ from underpass.edge.store.records import (
     NetworkRoute,
     Record,
     Route,
+    Sticky,
+    Target,
     Tunnel,
     VirtualNetwork,
 )
@@ -59,11 +61,13 @@ __all__ = [
     "Record",
     "Route",
     "Snapshot",
+    "Sticky",
     "Store",
     "StoreCorrupt",
     "StoreError",
     "StoreTooNew",
     "StoreUnavailable",
+    "Target",
     "Tunnel",
     "VirtualNetwork",
 ]
@@ -155,8 +159,8 @@ class Store(Protocol):
         """Put all `records` in one change, write down `entry` with it; the revision of the change.
 
         A record with `deleted_at` is deleted, and with it all that hangs on it: a tunnel's routes,
-        network routes and configuration; a virtual network's routes. Without records only the entry
-        is written.
+        network routes and configuration; a virtual network's routes. A route that leads to other
+        tunnels too goes on without the one. Without records only the entry is written.
 
         Raises:
             Conflict: a row is not at the revision that its record has; or the id of a tunnel was

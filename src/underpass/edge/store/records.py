@@ -6,7 +6,9 @@ as it was read, ABSENT for one that is not there yet. Times are aware, UTC, whol
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -32,17 +34,64 @@ class Tunnel:
     revision: int = ABSENT
 
 
+class Sticky(enum.Enum):
+    """By what a visitor is led where it was led before."""
+
+    NONE = "none"
+    COOKIE = "cookie"
+    ADDRESS = "address"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of the tunnels that a hostname leads to."""
+
+    tunnel_id: UUID
+    weight: int = 1
+    """Its share, in proportion to those of the others. 0: only while no other can be reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A hostname (or `*.suffix`) that leads to a tunnel."""
+    """A hostname (or `*.suffix`) that leads to a tunnel, or to a pool of several."""
 
     hostname: str
     tunnel_id: UUID
+    """The first target."""
     created_at: datetime
     deleted_at: datetime | None = None
     revision: int = ABSENT
     pool: str = ""
     """The pool's name when the route was made as a load balancer's."""
+    weight: int = 1
+    """Of the first target."""
+    others: tuple[Target, ...] = ()
+    """The targets beside the first, each another tunnel."""
+    sticky: Sticky = Sticky.NONE
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All targets; at least one."""
+        return (Target(self.tunnel_id, self.weight), *self.others)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to choose."""
+        return not self.others and self.sticky is Sticky.NONE
+
+    def leads_to(self, tunnel_id: UUID) -> bool:
+        """Whether the tunnel is a target."""
+        return any(target.tunnel_id == tunnel_id for target in self.targets)
+
+    def with_targets(self, targets: Sequence[Target]) -> Route:
+        """The same leading to others; one or more, no tunnel twice."""
+        first, *others = targets
+        return replace(self, tunnel_id=first.tunnel_id, weight=first.weight, others=tuple(others))
+
+    def without(self, tunnel_id: UUID) -> Route | None:
+        """The same without a target; None when no other is left."""
+        left = [target for target in self.targets if target.tunnel_id != tunnel_id]
+        return self.with_targets(left) if left else None
 
 
 @dataclass(frozen=True, slots=True)

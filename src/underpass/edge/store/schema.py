@@ -13,7 +13,11 @@ from importlib import resources
 APPLICATION_ID = 0x756E6470
 """Marks the file as ours in SQLite's header: "undp"."""
 
-MIGRATIONS = ("0001_tunnels_and_routes.sql", "0002_accounts_and_networks.sql")
+MIGRATIONS = (
+    "0001_tunnels_and_routes.sql",
+    "0002_accounts_and_networks.sql",
+    "0003_pools.sql",
+)
 """File names in order; the position counted from one is the schema they lead to."""
 
 

@@ -365,7 +365,7 @@ def _put(
         raise Conflict(f"{table.what} {key}", record.revision, found)
     row = table.row(record, revision)
     if record.deleted_at is None:
-        _check_references(connection, table, row)
+        _check_references(connection, table, record)
         _check_unique(connection, table, row, key)
     if found == ABSENT and not table.reusable:
         used = connection.execute(
@@ -374,6 +374,12 @@ def _put(
         ).fetchone()
         if used is not None:
             raise Conflict(f"{table.what} {key}", ABSENT, used[0])
+    _write(connection, table, row)
+    if record.deleted_at is not None:
+        _end_dependents(connection, table, key, revision, now)
+
+
+def _write(connection: sqlite3.Connection, table: Table[Any], row: dict[str, Any]) -> None:
     names = [f":{column}" for column in table.columns]
     changed = ", ".join(f"{column} = :{column}" for column in table.columns[1:])
     connection.execute(
@@ -381,16 +387,11 @@ def _put(
         f" ON CONFLICT ({table.key}) DO UPDATE SET {changed}",
         row,
     )
-    if record.deleted_at is not None:
-        _end_dependents(connection, table, key, revision, now)
 
 
-def _check_references(
-    connection: sqlite3.Connection, table: Table[Any], row: dict[str, Any]
-) -> None:
-    for reference in table.references:
-        (other,) = [other for other in TABLES if other.name == reference.table]
-        key = row[reference.column]
+def _check_references(connection: sqlite3.Connection, table: Table[Any], record: Any) -> None:
+    for name, key in table.references_of(record):
+        (other,) = [other for other in TABLES if other.name == name]
         if _live_revision(connection, other, key) == ABSENT:
             raise Missing(other.what, key)
 
@@ -416,12 +417,29 @@ def _end_dependents(
     for other in TABLES:
         for reference in other.references:
             if reference.table == table.name:
+                if other.shared:
+                    _take_out(connection, other, reference.column, key, revision)
                 erased = "".join(f", {column} = x''" for column in other.erased)
                 connection.execute(
                     f"UPDATE {other.name} SET deleted_at = ?, revision = ?{erased}"
                     f" WHERE {reference.column} = ? AND deleted_at IS NULL",
                     (now, revision, key),
                 )
+
+
+def _take_out(
+    connection: sqlite3.Connection, table: Table[Any], column: str, key: str, revision: int
+) -> None:
+    """Have rows that lead to others as well do without a tunnel."""
+    rows = connection.execute(
+        f"SELECT {table.all_columns} FROM {table.name} WHERE deleted_at IS NULL"
+        f" AND {table.shared} <> '[]' AND ({column} = ?1 OR {table.shared} LIKE '%' || ?1 || '%')",
+        (key,),
+    )
+    for record in table.records(iter(rows.fetchall())):
+        left = record.without(UUID(key))
+        if left is not None:
+            _write(connection, table, table.row(left, revision))
 
 
 def _purge_audit(connection: sqlite3.Connection, tombstone_limit: int) -> None:

@@ -20,6 +20,8 @@ from underpass.edge.store.records import (
     NetworkRoute,
     Record,
     Route,
+    Sticky,
+    Target,
     Tunnel,
     VirtualNetwork,
 )
@@ -64,6 +66,14 @@ def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else convert(value)
 
 
+def _targets_text(targets: Sequence[Target]) -> str:
+    return json.dumps([[str(target.tunnel_id), target.weight] for target in targets])
+
+
+def _targets(text: str) -> tuple[Target, ...]:
+    return tuple(Target(UUID(tunnel_id), weight) for tunnel_id, weight in json.loads(text))
+
+
 _Conversion = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 _CONVERSIONS: dict[object, _Conversion] = {
@@ -75,6 +85,8 @@ _CONVERSIONS: dict[object, _Conversion] = {
     datetime: (microseconds, time_of),
     datetime | None: (_optional(microseconds), _optional(time_of)),
     tuple[str, ...]: (json.dumps, lambda text: tuple(json.loads(text))),
+    tuple[Target, ...]: (_targets_text, _targets),
+    Sticky: (lambda sticky: sticky.value, Sticky),
 }
 """To the database and back, by a field's type."""
 
@@ -93,6 +105,8 @@ class Table(Generic[RecordT]):
     Args:
         what: the kind, for messages.
         references: to rows that have to exist.
+        shared: column with further targets, tunnels that have to exist too. The end of one of the
+            tunnels that such a row leads to is its end only if there is no other.
         unique: columns that no two living rows share, and what to call them together; the last
             column is told.
         lazy: columns that are read only when asked for.
@@ -107,6 +121,7 @@ class Table(Generic[RecordT]):
         what: str,
         *,
         references: Sequence[Reference] = (),
+        shared: str = "",
         unique: Sequence[tuple[tuple[str, ...], str]] = (),
         lazy: frozenset[str] = frozenset(),
         erased: Sequence[str] = (),
@@ -116,6 +131,7 @@ class Table(Generic[RecordT]):
         self.record = record
         self.what = what
         self.references = references
+        self.shared = shared
         self.unique = unique
         self.erased = erased
         self.reusable = reusable
@@ -133,6 +149,14 @@ class Table(Generic[RecordT]):
     def key_of(self, record: RecordT) -> str:
         """The record's key as it is stored."""
         return str(getattr(record, self.key))
+
+    def references_of(self, record: RecordT) -> Iterator[tuple[str, str]]:
+        """The tables and keys of the rows that have to exist for a record."""
+        for reference in self.references:
+            yield reference.table, str(getattr(record, reference.column))
+        if self.shared:
+            for target in getattr(record, self.shared):
+                yield TUNNELS.name, str(target.tunnel_id)
 
     def row(self, record: RecordT, revision: int) -> dict[str, Any]:
         """The row of a record that is put at `revision`."""
@@ -168,7 +192,12 @@ TUNNELS = Table(
     erased=("secret",),
 )
 ROUTES = Table(
-    "route", Route, "route", references=(Reference("tunnel_id", "tunnel"),), reusable=True
+    "route",
+    Route,
+    "route",
+    references=(Reference("tunnel_id", "tunnel"),),
+    shared="others",
+    reusable=True,
 )
 VIRTUAL_NETWORKS = Table(
     "virtual_network",
