@@ -455,6 +455,51 @@ class TestTunnels:
 
         run(scenario)
 
+    def test_a_hostname_of_several_tunnels_shows_all(self, run: Run) -> None:
+        async def scenario(edge: ControlledEdge) -> None:
+            tenant = await edge.tenant("ada", "example.test")
+            first, second = await tenant.tunnel("first"), await tenant.tunnel("second")
+            targets = [{"tunnel_id": first, "weight": 3}, {"tunnel_id": second, "weight": 1}]
+            assert (
+                await tenant.zone("PUT", "hostnames/app.example.test", {"targets": targets})
+            ).result
+            person = await administrator(edge, tenant)
+            text = text_of(await person("/dashboard/hostnames"))
+            assert "first weight 3" in text
+            assert "second weight 1" in text
+            page = await person(f"/dashboard/tunnels/{second}")
+            assert "among 2 tunnels" in text_of(page)
+            await person.send(page, "/dashboard/hostnames/delete")
+            route = edge.registry.route("app.example.test")
+            assert route is not None
+            assert [str(target.tunnel_id) for target in route.targets] == [first]
+            page = await person("/dashboard/hostnames")
+            await person.send(page, "/dashboard/hostnames/delete")
+            assert edge.registry.route("app.example.test") is None
+
+        run(scenario)
+
+    def test_a_connector_is_drained_and_let_back_in(self, run: Run) -> None:
+        async def scenario(edge: ControlledEdge) -> None:
+            tenant = await edge.tenant("ada")
+            tunnel = await tenant.tunnel("web")
+            link = edge.link(tunnel)
+            person = await administrator(edge, tenant)
+            at = f"/dashboard/tunnels/{tunnel}"
+            page = await person(at)
+            assert "Send it nothing new" in text_of(page)
+            assert (await person.send(page, f"{at}/drain")).headers["location"] == at
+            page = await person(at)
+            assert "Drained : it gets nothing new" in text_of(page)
+            assert (await person.send(page, f"{at}/drain")).status == 303
+            assert "Drained" not in text_of(await person(at))
+            assert (await edge.actions())[-2:] == ["tunnel.drain", "tunnel.undrain"]
+            unknown = [*_token_of(page), ("client_id", "x")]
+            assert (await person.ask("POST", f"{at}/drain", unknown)).status == 400
+            assert link.connector_id
+
+        run(scenario)
+
     def test_a_hostname_is_led_elsewhere_only_if_that_is_meant(self, run: Run) -> None:
         async def scenario(edge: ControlledEdge) -> None:
             tenant = await edge.tenant("ada", "example.test")
