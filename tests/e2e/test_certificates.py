@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import ssl
@@ -14,9 +16,12 @@ import trustme
 from cryptography import x509
 from peers.curl import Curl
 from peers.origin import Origin
-from peers.patience import eventually
+from peers.patience import PATIENCE, eventually
 from peers.pebble import Pebble
 from peers.processes import ConnectorProcess, EdgeProcess, new_tunnel, running
+from peers.servers import free_port
+
+from underpass.edge.tls_alpn import TlsAlpnProofs
 
 NAME = "app.public-site.dev"
 OTHER = "other.public-site.dev"
@@ -191,6 +196,114 @@ class TestAcme:
             line = edge.wait_for("cannot obtain a certificate")
             assert "cannot be asked" in str(line["error"])
             assert "Underpass" in issuer(served(edge, NAME))
+
+
+IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+
+
+class TestTlsAlpn:
+    """Proofs in handshakes: port 80 need not be reached."""
+
+    @contextmanager
+    def edge(
+        self, tmp_path: Path, *names: str, workers: int = 1, more: str = ""
+    ) -> Iterator[EdgeProcess]:
+        """One that Pebble finds by TLS alone."""
+        new_tunnel(tmp_path / "data", *names)
+        port = free_port()
+        with Pebble(tmp_path, tls_port=port).serving() as pebble:
+            acme = {**pebble.settings, "challenge": "tls-alpn-01"}
+            (tmp_path / "edge.yml").write_text(f"acme: {json.dumps(acme)}\n{more}")
+            edge = EdgeProcess(
+                tmp_path / "data",
+                https=f"127.0.0.1:{port}",
+                more=[f"--config={tmp_path / 'edge.yml'}", f"--workers={workers}"],
+            )
+            with running(edge):
+                yield edge
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_name_is_proved(self, tmp_path: Path, workers: int) -> None:
+        with self.edge(tmp_path, NAME, OTHER, workers=workers) as edge:
+            for name in (NAME, OTHER):
+                edge.wait_for("obtained a certificate", name_wanted=name)
+                eventually(lambda: "Pebble" in issuer(served(edge, name)), "it is served")  # noqa: B023
+            assert not list((tmp_path / "data" / "challenges").iterdir())
+
+    def test_the_management_hostname_is_proved_too(self, tmp_path: Path) -> None:
+        manage = "manage.public-site.dev"
+        more = f"management-hostname: {manage}\npassthrough: [{OTHER}]\n"
+        with self.edge(tmp_path, NAME, OTHER, more=more) as edge:
+            edge.wait_for("obtained a certificate", name_wanted=manage)
+            eventually(lambda: "Pebble" in issuer(served(edge, manage)), "it is served")
+            # It is asked about last; by then so were all but what is passed through.
+            edge.wait_for("obtained a certificate", name_wanted=NAME)
+            assert OTHER not in edge.log
+
+    def test_a_proof_is_shown_to_those_who_come_for_it(self, tmp_path: Path) -> None:
+        """And to nobody else; nobody is refused."""
+        with self.edge(tmp_path, NAME) as edge:
+            edge.wait_for("obtained a certificate", name_wanted=NAME)
+            proofs = TlsAlpnProofs(tmp_path / "data" / "challenges")
+            proofs.publish(NAME, "token.thumbprint")
+            chosen, proof = shown(edge, NAME, "acme-tls/1")
+            assert chosen == "acme-tls/1"
+            extension = proof.extensions.get_extension_for_oid(IDENTIFIER)
+            assert extension.critical
+            assert isinstance(extension.value, x509.UnrecognizedExtension)
+            digest = hashlib.sha256(b"token.thumbprint").digest()
+            assert extension.value.value == b"\x04\x20" + digest
+            names = proof.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            assert names.value.get_values_for_type(x509.DNSName) == [NAME]
+            for offered, expected in (
+                (("acme-tls/1", "h2"), "h2"),
+                (("h2", "acme-tls/1"), "h2"),
+                (("http/1.1",), "http/1.1"),
+                ((), None),
+            ):
+                chosen, certificate = shown(edge, NAME, *offered)
+                assert (chosen, IDENTIFIER in oids(certificate)) == (expected, False)
+            # Names that nothing is pending for.
+            for name in (OTHER, "challenges", f"{NAME}.pem"):
+                chosen, certificate = shown(edge, name, "acme-tls/1")
+                assert (chosen, IDENTIFIER in oids(certificate)) == (None, False)
+            proofs.remove(NAME)
+            chosen, certificate = shown(edge, NAME, "acme-tls/1")
+            assert (chosen, IDENTIFIER in oids(certificate)) == (None, False)
+
+    def test_an_authority_that_comes_to_somebody_else(self, tmp_path: Path) -> None:
+        new_tunnel(tmp_path / "data", NAME)
+        with Pebble(tmp_path).serving() as pebble:
+            acme = {**pebble.settings, "challenge": "tls-alpn-01"}
+            (tmp_path / "edge.yml").write_text(f"acme: {json.dumps(acme)}\n")
+            edge = EdgeProcess(tmp_path / "data", more=[f"--config={tmp_path / 'edge.yml'}"])
+            with running(edge):
+                line = edge.wait_for("cannot obtain a certificate", name_wanted=NAME)
+                assert "its --https listener reached on port 443" in str(line["error"])
+                assert not list((tmp_path / "data" / "challenges").iterdir())
+
+
+def shown(edge: EdgeProcess, name: str, *protocols: str) -> tuple[str | None, x509.Certificate]:
+    """What a client is shown who offers these protocols, and which is agreed on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    with (
+        socket.create_connection(("127.0.0.1", edge.https_port), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secure,
+    ):
+        der = secure.getpeercert(binary_form=True)
+        chosen = secure.selected_alpn_protocol()
+        if chosen == "acme-tls/1":
+            assert secure.recv(1) == b"", "it is closed after the handshake"
+    assert der is not None
+    return chosen, x509.load_der_x509_certificate(der)
+
+
+def oids(certificate: x509.Certificate) -> set[x509.ObjectIdentifier]:
+    return {extension.oid for extension in certificate.extensions}
 
 
 class TestRedirect:

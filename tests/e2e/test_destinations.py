@@ -30,8 +30,8 @@ from peers.websocket_bridge import websocket_bridge
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
 from underpass.wire.credentials import write_credentials_file
+from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
 DOMAIN = "example.test"
 HOSTS = ("bastion", "mode", "fenced", "socks", "no-rules", "fixed", "nobody", "v1", "v2", "unix")

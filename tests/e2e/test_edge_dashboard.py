@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import ssl
+import threading
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
@@ -146,11 +147,19 @@ def test_a_login_that_waits_holds_no_stop_up(configured: EdgeProcess) -> None:
                 f"localhost:{edge.https_port}", timeout=PATIENCE, context=trusting
             ),
         ]
+        answers: list[int] = []
         for connection in waiting:
             connection.request("GET", f"/login/transfer/{key}")
+        readers = [
+            threading.Thread(target=lambda it=it: answers.append(it.getresponse().status))
+            for it in waiting
+        ]
+        for reader in readers:
+            reader.start()
         for address in (f"http://{edge.api}", f"https://localhost:{edge.https_port}"):
             # What has come after those has been answered.
             assert Person(address, edge.ca)("GET", "/healthz")[0] == 200
-    for connection in waiting:
-        assert connection.getresponse().status == 202
+    for reader, connection in zip(readers, waiting, strict=True):
+        reader.join(PATIENCE)
         connection.close()
+    assert answers == [202, 202]

@@ -119,12 +119,14 @@ def ask(
 
 
 @pytest.fixture
-def split(data_dir: Path) -> Iterator[Split]:
+def split(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Split]:
+    """Parametrized indirectly by what the edge is told beside."""
     credentials = new_tunnel(data_dir, HOSTNAME)
     sockets = data_dir.parent / "t"
     sockets.mkdir()
     with Origin() as origin:
-        edge = EdgeProcess(data_dir, more=["--workers=2"], environment={"TMPDIR": str(sockets)})
+        more = ["--workers=2", *getattr(request, "param", ())]
+        edge = EdgeProcess(data_dir, more=more, environment={"TMPDIR": str(sockets)})
         yield Split(edge, credentials, origin)
     eventually(lambda: not list(sockets.iterdir()), "the workers' sockets are gone")
 
@@ -235,6 +237,39 @@ def test_trailers_and_early_hints_cross(split: Split) -> None:
             b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200" in said
         )
         assert said.endswith(b"final\n")
+
+
+@pytest.mark.parametrize(
+    ("split", "path", "expected"),
+    [
+        (["--first-byte-timeout=1"], "/hang", "timeout_first_byte"),
+        (["--request-timeout=1"], "/hang", "timeout_total"),
+        (["--request-timeout=1"], "/trickle?key=never", None),
+        (["--idle-timeout=1"], "/trickle?key=never", None),
+    ],
+    indirect=["split"],
+)
+def test_patience_is_the_same_across_workers(split: Split, path: str, expected: str | None) -> None:
+    """Where the link is in the visitor's worker, and where it is not."""
+    connector = split.connector()
+    with running(connector, split.edge):
+        connector.ready()
+        holder = split.holder()
+        for worker in (holder, 1 - holder):
+            with split.visitors(worker, 1) as (visitor,):
+                once_up(lambda: ask(visitor, "/hello")[0])
+                visitor.request("GET", path, headers={"Host": HOSTNAME, "Accept": "a/json"})
+                response = visitor.getresponse()
+                if expected is not None:
+                    assert (response.status, response.getheader("underpass-cause")) == (
+                        504,
+                        expected,
+                    )
+                else:
+                    assert response.status == 200
+                    with pytest.raises(http.client.IncompleteRead) as broken:
+                        response.read()
+                    assert broken.value.partial == b"half"
 
 
 def test_pages_are_those_of_one_process(split: Split) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import trustme
 import yaml
+from peers.bad_visitor import get, raw_visitor
 from peers.curl import Answer, Curl
 from peers.forward_proxy import ForwardProxy
+from peers.hinting_origin import HINTS, HintingOrigin
+from peers.http2_client import Http2Client, visitor_context
 from peers.origin import Origin
 from peers.patience import PATIENCE, soon
 from peers.processes import ConnectorProcess, EdgeProcess, new_tunnel, running
@@ -255,6 +258,40 @@ class TestHttp2Origin:
             answers = world.curl("one").several(["/hello"] * 5)
             assert [answer.body for answer in answers] == [b"hello\n"] * 5
             assert origin.connections == 1
+
+    def test_early_hints_come_early(self, world: World) -> None:
+        """To visitors of HTTP/1.1 and HTTP/2, while the origin has not made up its mind."""
+
+        async def scenario(origin: HintingOrigin) -> None:
+            visitor = await Http2Client.connect(
+                "127.0.0.1",
+                world.edge.https_port,
+                server_name="one.apps.test",
+                context=visitor_context(),
+            )
+            try:
+                async with raw_visitor(world.edge.http_port) as other:
+                    stream = await visitor.get(b"one.apps.test", b"/")
+                    await other.send(get("one.apps.test", "/"))
+                    await stream.until(lambda s: s.interim)
+                    assert stream.interim == [[(b":status", b"103"), *HINTS]]
+                    assert await other.head() == (
+                        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n"
+                        b"Link: </b.js>; rel=preload\r\n\r\n"
+                    )
+                    assert stream.status == 0, "there is no response yet"
+                    origin.decide()
+                    await stream.finished()
+                    assert (stream.status, bytes(stream.data)) == (200, b"final\n")
+                    assert await other.status() == 200
+            finally:
+                await visitor.close()
+
+        with (
+            HintingOrigin(world.context("127.0.0.1")).serving() as origin,
+            world.serving(f"https://127.0.0.1:{origin.port}", http2Origin=True, caPool=world.ca),
+        ):
+            asyncio.run(scenario(origin))
 
 
 class TestProxies:

@@ -13,6 +13,7 @@ from peers.bad_visitor import get, raw_visitor
 from peers.http2_client import Http2Client, head, visitor_context
 from peers.patience import PATIENCE, soon
 from peers.stage import Stage
+from rig.hellos import hello_for
 
 from underpass.edge import gateway
 
@@ -527,6 +528,22 @@ def test_a_broken_frame_ends_its_connection(scene: Stage, frame: bytes) -> None:
         assert visitor.gone_away not in (None, 0)
 
     http2(scene, scenario)
+
+
+def test_a_server_name_that_is_none(scene: Stage) -> None:
+    """It is refused, and nothing is written for it: it may come a million times."""
+    hello = hello_for("aaaaaaaa.example.test")
+
+    async def scenario() -> None:
+        tunnel_port = int(scene.edge.tunnels[0].rpartition(":")[2])
+        for port in (scene.edge.https_port, tunnel_port):
+            for label in (b"\xff\xfeaaaaaa", b"aaa\0aaaa"):
+                async with raw_visitor(port) as visitor:
+                    await visitor.send(hello.replace(b"aaaaaaaa", label))
+                    await visitor.rest()
+
+    asyncio.run(scenario())
+    assert "UnicodeDecodeError" not in scene.edge.log
 
 
 def test_garbage_after_the_preface(scene: Stage) -> None:

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from underpass.connector.services.jump import jump_destination
-from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
 from underpass.connector.services.socks5 import Socks5Error, SocksTarget, read_request
+from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
 MAX_HANDSHAKE = 519
 

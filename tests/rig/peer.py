@@ -27,14 +27,24 @@ class Peer:
         self.closed = False
         self.aborted = False
         self.lost = False
+        self.said_end = False
 
     # What the endpoint calls.
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "write after close"
+        assert not self.said_end, "write after the end"
         assert data, "empty write"
         self.written += data
         self.writes += 1
+
+    def write_eof(self) -> None:
+        assert not self.closed, "end after close"
+        assert not self.said_end, "ended twice"
+        self.said_end = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def close(self) -> None:
         assert not self.closed, "closed twice"

@@ -33,6 +33,7 @@ FIELDS = {
     "error-pages": "error_pages",
     "hostnames": "sites",
     "access-log": "access_log",
+    "trusted-hops": "trusted_hops",
 }
 """Keys that are called otherwise among the options."""
 
@@ -81,6 +82,7 @@ def test_the_table_has_every_key_and_no_other(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Section, "refuse_unknown", note)
     text = "acme: {}\ncertificates: [{chain: a}]\nhostnames: {a: {}}\n"
+    text += "tcp: [{listen: ':1', hostname: a.example}]\n"
     read_edge_file(parse_yaml(text, "edge.yml"), PAGE)
     assert set(ROWS) == known
 

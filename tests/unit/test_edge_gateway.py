@@ -183,7 +183,7 @@ class TestSteering:
                 manners=Manners.of(COMMON),
             )
             exchange: Any = visit
-            (gateway._route_again if again else gateway.route)(exchange)
+            (gateway.route_again if again else gateway.route)(exchange)
 
         asyncio.run(main())
         return asked, told

@@ -9,8 +9,10 @@ import pytest
 from underpass.edge import options_file
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.options_file import EdgeFile, find_edge_file, load_edge_file, read_edge_file
+from underpass.edge.passthrough import Passthrough
 from underpass.edge.sites import Site
 from underpass.edge.timeouts import Timeouts
+from underpass.edge.trusted_hops import TrustedHops
 from underpass.ops.document import ConfigError, parse_yaml
 
 BASE = Path("/etc/underpass")
@@ -45,9 +47,12 @@ listen:
 certificates:
   - chain: site.pem
   - {chain: /a/chain.pem, key: key.pem}
-acme: {email: ops@example.com, dns-hook: hook, roots: roots.pem, directory: "https://ca/d"}
+acme: {email: ops@example.com, dns-hook: hook, roots: roots.pem, directory: "https://ca/d",
+       challenge: tls-alpn-01}
 redirect: true
 hsts: 3600
+trusted-hops: [10.0.0.0/8, "2001:db8::1"]
+passthrough: [secret.example.com, "*.vault.example.com"]
 max-body: 100MB
 timeouts: {first-byte: 30s, idle: 5m, total: 1h}
 """)
@@ -66,9 +71,13 @@ timeouts: {first-byte: 30s, idle: 5m, total: 1h}
             (BASE / "site.pem", BASE / "site.pem"),
             (Path("/a/chain.pem"), BASE / "key.pem"),
         ),
-        acme=AcmeOptions("https://ca/d", "ops@example.com", BASE / "roots.pem", "hook"),
+        acme=AcmeOptions(
+            "https://ca/d", "ops@example.com", BASE / "roots.pem", "hook", "tls-alpn-01"
+        ),
         redirect=True,
         hsts_seconds=3600,
+        trusted_hops=TrustedHops(("10.0.0.0/8", "2001:db8::1")),
+        passthrough=Passthrough(("secret.example.com", "*.vault.example.com")),
         max_body=100_000_000,
         timeouts=Timeouts(30, 300, 3600),
     )
@@ -155,6 +164,12 @@ access-log: {file: "-", format: combined, query: mask}
         ("certificates: {chain: k}", "certificates: expected a list, found a mapping"),
         ("certificates: [{chain: c, keys: k}]", "did you mean 'key'?"),
         ("acme: {directory: 'http://a'}", "acme.directory: 'http://a' is not an https address"),
+        ("acme: {challenge: tls-sni-01}", "acme.challenge: ACME challenge 'tls-sni-01': choose"),
+        ("acme: {challenge: dns-01}", "acme.challenge: ACME challenge dns-01 needs a DNS hook"),
+        ("trusted-hops: 10.0.0.0/8", "trusted-hops: expected a list of strings"),
+        ("trusted-hops: [10.0.0.1/8]", "trusted-hops: '10.0.0.1/8' is no network"),
+        ("passthrough: [a..b]", "passthrough: hostname 'a..b' has the malformed label"),
+        ("passthrough: [A.example]", "passthrough: write a.example, not A.example"),
         ("acme: true", "acme: expected a mapping, found the boolean true"),
         ("error-pages: /nowhere", "error-pages: /nowhere has no error pages"),
         ("hostnames: [a]", "hostnames: expected a mapping, found a list"),

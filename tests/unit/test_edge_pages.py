@@ -24,6 +24,7 @@ STATUS = {
     PageKind.FORBIDDEN: 403,
     PageKind.UNKNOWN_HOST: 404,
     PageKind.PAYLOAD_TOO_LARGE: 413,
+    PageKind.MISDIRECTED: 421,
     PageKind.HEADER_TOO_LARGE: 431,
     PageKind.NOT_SUPPORTED: 501,
     PageKind.LOOP: 508,

@@ -236,3 +236,18 @@ def test_nothing_is_left(then: str) -> None:
         assert alive(Exchange, StreamClient, Client) == before
     finally:
         gc.enable()
+
+
+def test_a_flood_of_pings_is_not_answered_without_end() -> None:
+    """From a visitor who takes no answer: they would all have to wait at the connector."""
+    opening = Opening()
+    opening.connect()
+    opening.connection.go_on()
+    opening.client.side.keeps_credit = True
+    for _ in range(100):
+        opening.client.side.write(frame(b"x" * 125, PING) * 100)
+    assert 200_000 < len(opening.client.body) < 300_000
+    opening.client.side.take(len(opening.client.body))
+    before = len(opening.client.body)
+    opening.client.side.write(frame(b"again", PING))
+    assert opening.client.body[before:] == server_frame(b"again", 10)

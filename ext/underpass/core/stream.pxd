@@ -6,6 +6,10 @@ from underpass.core.endpoint cimport Endpoint
 from underpass.core.relay cimport Exchange, Side
 
 
+# Bytes from one end that an exchange may hold before that end is not read any further.
+cdef int64_t SOURCE_CREDIT
+
+
 cdef class StreamSide(Side):
     cdef StreamClient connection
     cdef int64_t unreleased

@@ -8,7 +8,6 @@ from underpass.core.fields cimport Fields
 from underpass.core.frames cimport CONNECT_ERROR, INTERNAL_ERROR
 from underpass.core.relay cimport SEEN, Exchange
 
-# Bytes from the origin an exchange may hold before it is not read any further.
 cdef int64_t SOURCE_CREDIT = 262144
 
 

@@ -15,6 +15,10 @@ cpdef enum Kind:
     CONFIGURATION = 4
 
 
+# The next of a row of numbers that do not repeat; `state` begins at random.
+cdef uint64_t next_random(uint64_t* state) noexcept
+
+
 cdef class OriginExchange(Exchange):
     # On the connector: inbound is a stream of a link, outbound an origin.
     cdef readonly int kind

@@ -262,12 +262,11 @@ cdef int join_cookies(Fields fields) except -1:
 cdef uint64_t ray_state = 0
 
 
-cdef uint64_t next_ray() noexcept:
+cdef uint64_t next_random(uint64_t* state) noexcept:
     """splitmix64 over a random start: unique in a process for 2^64 requests."""
-    global ray_state
     cdef uint64_t z
-    ray_state += <uint64_t>0x9E3779B97F4A7C15
-    z = ray_state
+    state[0] += <uint64_t>0x9E3779B97F4A7C15
+    z = state[0]
     z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
     return z ^ (z >> 31)
@@ -595,7 +594,8 @@ cdef class VisitorExchange(Exchange):
             response.add_pair(HSTS, self.hsts)
         if self.compresses and status == 200 and not upgraded and may_code(response):
             response.add_pair(b"Vary", b"Accept-Encoding")
-            if self.request.value_bytes(T_METHOD) != b"HEAD" and accepts_gzip(self.request.get(b"accept-encoding", b"")):
+            if (self.request.value_bytes(T_METHOD) != b"HEAD"
+                    and accepts_gzip(self.request.get(b"accept-encoding", b""))):
                 describe_coded(response)
                 self.coding = Gzip()
         if self.set_cookie is not None:
@@ -781,7 +781,7 @@ cdef class VisitorAcceptor(Acceptor):
         exchange.max_body = -1
         exchange.hsts = self.hsts
         exchange.compresses = self.compresses
-        exchange.ray = hex16(next_ray()) + b"-" + self.location
+        exchange.ray = hex16(next_random(&ray_state)) + b"-" + self.location
         exchange.times_out = True
         return exchange
 

@@ -1,9 +1,20 @@
-# WebSocket framing toward a visitor's client (RFC 6455), in front of a raw byte stream to an origin.
+# WebSocket framing (RFC 6455), and a raw byte stream to an origin behind it.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from underpass.core.relay cimport Exchange
 from underpass.core.stream cimport StreamClient
+
+cdef enum:
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+cdef enum:
+    NORMAL_CLOSURE = 1000
 
 cdef enum WebSocketEvent:
     WS_MORE = 0         # all input is used up
@@ -30,6 +41,7 @@ cdef class WebSocketReader:
     cdef bint message_is_text
     cdef bint in_payload
     cdef bint broken
+    cdef bint from_server               # frames are not masked; else all are
 
     cdef int next(self, const unsigned char** data, Py_ssize_t* size) except -1
     cdef int start_frame(self) noexcept
@@ -39,6 +51,9 @@ cdef class WebSocketReader:
 cdef class WebSocketStream(StreamClient):
     cdef WebSocketReader reader
     cdef bint close_sent
+    cdef public bint half_closes        # the visitor's close frame ends its own direction alone (HALF_CLOSE)
+    cdef bint end_seen                  # it has come
+    cdef bint end_said                  # and has been passed on to the origin
 
     cdef int send_frame(self, Exchange exchange, uint8_t opcode, const unsigned char* data, Py_ssize_t size) except -1
     cdef int end_messages(self, Exchange exchange, uint32_t code) except -1

@@ -12,23 +12,21 @@ from libc.string cimport memcpy
 
 from underpass.core.output cimport Octets
 from underpass.core.relay cimport Exchange
-from underpass.core.stream cimport StreamClient
+from underpass.core.stream cimport SOURCE_CREDIT, StreamClient
 
 cdef enum:
-    CONTINUATION = 0
-    TEXT = 1
-    BINARY = 2
-    CLOSE = 8
-    PING = 9
-    PONG = 10
-
-cdef enum:
-    NORMAL_CLOSURE = 1000
     PROTOCOL_ERROR = 1002
+
+# The subprotocol of a client that means by its close frame that it will send no more, and goes on to read: what
+# RFC 6455 has no word for, and TCP has. Who agrees to it says so in the answer to the handshake.
+HALF_CLOSE = b"half-close.underpass"
 
 
 cdef class WebSocketReader:
-    """Takes a client's frames apart where they were read. A broken stream stays broken."""
+    """Takes a client's frames, or a server's, apart where they were read. A broken stream stays broken."""
+
+    def __init__(self, bint from_server=False):
+        self.from_server = from_server
 
     cdef int next(self, const unsigned char** data, Py_ssize_t* size) except -1:
         cdef Py_ssize_t part
@@ -91,15 +89,15 @@ cdef class WebSocketReader:
         opcode = self.head[0] & 15
         length = self.head[1] & 127
         if self.head_size == 2:
-            # No extension was negotiated, and a client's frames are masked.
-            if self.head[0] & 0x70 or not self.head[1] & 0x80:
+            # No extension was negotiated; a client's frames are masked, a server's are not (§5.1).
+            if self.head[0] & 0x70 or (self.head[1] & 0x80 != 0) == self.from_server:
                 return -1
             if opcode >= CLOSE:
                 if opcode > PONG or length > 125 or not self.head[0] & 0x80:
                     return -1
             elif opcode > BINARY or (opcode == CONTINUATION) != self.in_message:
                 return -1
-        wanted = 2 + 4 + (2 if length == 126 else 8 if length == 127 else 0)
+        wanted = 2 + (0 if self.from_server else 4) + (2 if length == 126 else 8 if length == 127 else 0)
         if self.head_size < wanted:
             return 0
         if length >= 126:
@@ -109,7 +107,8 @@ cdef class WebSocketReader:
                 length = (length << 8) | self.head[2 + i]
             if length >> 63:
                 return -1
-        memcpy(self.mask, self.head + self.head_size - 4, 4)
+        if not self.from_server:
+            memcpy(self.mask, self.head + self.head_size - 4, 4)
         self.opcode = opcode
         self.left = length
         if opcode < CLOSE:
@@ -125,6 +124,9 @@ cdef class WebSocketReader:
         cdef unsigned char turned[8]
         cdef uint64_t mask, word
         cdef int k
+        if self.from_server:
+            memcpy(place, data, <size_t>size)
+            return
         for k in range(8):
             turned[k] = self.mask[(self.mask_at + <uint64_t>k) & 3]
         memcpy(&mask, turned, 8)
@@ -177,7 +179,7 @@ cdef class WebSocketStream(StreamClient):
         cdef WebSocketReader reader = self.reader
         cdef Exchange exchange = self.current.exchange if self.current is not None else None
         cdef int event
-        while exchange is not None and not self.close_sent:
+        while exchange is not None and not self.close_sent and not self.end_seen:
             event = reader.next(&data, &size)
             if event == WS_MORE:
                 return 0
@@ -186,11 +188,30 @@ cdef class WebSocketStream(StreamClient):
                     reader.unmask(self.out.reserve(reader.size))
                     self.out.advance(reader.size)
             elif event == WS_PING:
-                self.send_frame(exchange, PONG, reader.control, reader.control_size)
+                # Who takes no answers gets none: they would all have to wait here.
+                if self.current is not None and self.current.unreleased < SOURCE_CREDIT:
+                    self.current.unreleased += 2 + reader.control_size
+                    self.send_frame(exchange, PONG, reader.control, reader.control_size)
             elif event == WS_CLOSE:
+                if self.half_closes and self.feed is None:
+                    self.end_seen = True
+                    self.wake()
+                    return 0
                 return self.end_messages(exchange, NORMAL_CLOSURE)
             else:
                 return self.end_messages(exchange, PROTOCOL_ERROR)
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef WebSocketStream _alive = self
+        StreamClient.flush(self)
+        if (self.end_seen and not self.end_said and not self.closed and self.transport is not None
+                and self.out.size == 0):
+            self.end_said = True
+            if self.half_close:
+                self.transport.write_eof()
+            else:
+                self.close_after_flush()
         return 0
 
     cdef int give_response(self, Exchange exchange, const unsigned char* data, Py_ssize_t size) except -1:

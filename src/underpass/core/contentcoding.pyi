@@ -1,3 +1,4 @@
+# ruff: noqa: PYI021 (docstrings here are what editors show for compiled modules)
 """Content coding of responses (RFC 9110 §8.4.1): gzip, where the operator asks for it."""
 
 LEVEL: int

@@ -6,10 +6,17 @@ from typing import Literal
 from underpass.core.endpoint import Turn
 from underpass.core.stream import StreamClient
 
-class WebSocketReader:
-    """Takes a client's frames apart where they were read. A broken stream stays broken."""
+HALF_CLOSE: bytes
+"""The subprotocol of a client that means by its close frame that it will send no more, and goes on
+to read; who agrees to it says so in the answer to the handshake."""
 
-    def __init__(self) -> None: ...
+class WebSocketReader:
+    """Takes a client's frames, or a server's, apart where they were read.
+
+    A broken stream stays broken.
+    """
+
+    def __init__(self, from_server: bool = False) -> None: ...
     def feed(
         self, data: bytes | bytearray | memoryview
     ) -> list[
@@ -22,6 +29,9 @@ class WebSocketReader:
 
 class WebSocketStream(StreamClient):
     """A byte stream whose visitor speaks WebSocket. Text messages are thrown away."""
+
+    half_closes: bool
+    """The visitor's close frame ends its own direction alone: see HALF_CLOSE."""
 
     def __init__(self, turn: Turn) -> None: ...
     def ping(self) -> None:

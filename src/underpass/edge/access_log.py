@@ -80,6 +80,11 @@ class AccessLog:
 
         return observe
 
+    def note_stream(self, exchange: VisitorExchange, hostname: str) -> None:
+        """A visitor's TCP connection has ended, which was carried as it is to `hostname`."""
+        host = hostname.encode("ascii")
+        self._over(exchange, "tcp", "tcp", [b"", host, None, b"", None, None])
+
     def _over(
         self, exchange: VisitorExchange, scheme: str, protocol: str, kept: list[bytes | None]
     ) -> None:

@@ -26,7 +26,8 @@ from josepy.jwk import JWK, JWKEC
 from underpass.edge.certificates import write_private
 from underpass.edge.challenges import Challenges
 from underpass.edge.errors import CertificateError
-from underpass.edge.options import AcmeOptions
+from underpass.edge.options import DNS_01, HTTP_01, TLS_ALPN_01, AcmeOptions
+from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.version import VERSION
 
 __all__ = ["AcmeAuthority"]
@@ -41,17 +42,51 @@ NETWORK_SECONDS: Final = 30
 """For each request."""
 
 
+class _TlsAlpnResponse(challenges.KeyAuthorizationChallengeResponse):
+    typ = TLS_ALPN_01
+
+
+@challenges.Challenge.register
+class _TlsAlpn(challenges.KeyAuthorizationChallenge):
+    """What the library had once: RFC 8737."""
+
+    typ = TLS_ALPN_01
+    response_cls = _TlsAlpnResponse
+
+    def validation(self, account_key: JWK, **_: Any) -> str:
+        return str(self.key_authorization(account_key))
+
+
+_ADVICE: Final = {
+    HTTP_01: "does the name lead to this edge, and is its --http listener reached on port 80?",
+    TLS_ALPN_01: "does the name lead to this edge, and is its --https listener reached on port "
+    "443, with nothing before it that ends TLS?",
+    DNS_01: "has the DNS hook made a record that everybody can see?",
+}
+
+_WAYS: Final = {HTTP_01: challenges.HTTP01, TLS_ALPN_01: _TlsAlpn, DNS_01: challenges.DNS01}
+
+
 class AcmeAuthority:
     """One account at one authority.
 
     Args:
         account_key: file of the account's key, made when missing. The account is found by its key.
+        by_http: where proofs are put that are fetched by HTTP.
+        by_tls: where those are put that are looked for in a TLS handshake.
     """
 
-    def __init__(self, options: AcmeOptions, account_key: Path, published: Challenges) -> None:
+    def __init__(
+        self,
+        options: AcmeOptions,
+        account_key: Path,
+        by_http: Challenges,
+        by_tls: TlsAlpnProofs,
+    ) -> None:
         self._options = options
         self._account_key = account_key
-        self._published = published
+        self._by_http = by_http
+        self._by_tls = by_tls
         self._client: client.ClientV2 | None = None
         self._key: JWK | None = None
 
@@ -63,7 +98,7 @@ class AcmeAuthority:
         try:
             return self._obtain(name)
         except errors.ValidationError as error:
-            raise CertificateError(_validation_trouble(name, error)) from error
+            raise CertificateError(self._validation_trouble(name, error)) from error
         except messages.Error as error:
             raise CertificateError(f"the authority refuses: {error.detail or error.typ}") from error
         except (errors.Error, requests.RequestException, JoseError) as error:
@@ -106,8 +141,11 @@ class AcmeAuthority:
                 domain = authorization.body.identifier.value
                 if isinstance(challenge.chall, challenges.HTTP01):
                     token = challenge.chall.encode("token")
-                    undo.append(partial(self._published.remove, token))
-                    self._published.publish(token, proof)
+                    undo.append(partial(self._by_http.remove, token))
+                    self._by_http.publish(token, proof)
+                elif isinstance(challenge.chall, _TlsAlpn):
+                    undo.append(partial(self._by_tls.remove, domain))
+                    self._by_tls.publish(domain, proof)
                 else:
                     record = challenge.chall.validation_domain_name(domain)
                     undo.append(partial(self._hook, "cleanup", record, proof))
@@ -119,12 +157,14 @@ class AcmeAuthority:
                 step()
 
     def _choose(self, authorization: Any) -> Any:
-        wanted = challenges.DNS01 if self._options.dns_hook else challenges.HTTP01
+        # Nothing else proves a wildcard (RFC 8555 §7.1.3).
+        way = DNS_01 if authorization.body.wildcard else self._options.way
+        wanted = _WAYS[way]
         for challenge in authorization.body.challenges:
             if isinstance(challenge.chall, wanted):
                 return challenge
         raise CertificateError(
-            f"the authority offers no {wanted.typ} challenge for "
+            f"the authority offers no {way} challenge for "
             f"{authorization.body.identifier.value}"
             + ("" if self._options.dns_hook else "; a wildcard needs a DNS hook")
         )
@@ -147,6 +187,19 @@ class AcmeAuthority:
             raise CertificateError(
                 f"the DNS hook {command[0]} {what} ended with {done.returncode}: {said or 'silent'}"
             )
+
+    def _validation_trouble(self, name: str, error: errors.ValidationError) -> str:
+        reasons = [
+            str(challenge.error.detail)
+            for authorization in error.failed_authzrs
+            for challenge in authorization.body.challenges
+            if challenge.error is not None
+        ]
+        way = DNS_01 if name.startswith("*.") else self._options.way
+        return (
+            f"the authority could not see that {name} is ours: "
+            f"{'; '.join(reasons) or 'no reason given'} ({_ADVICE[way]})"
+        )
 
     def _account(self) -> tuple[client.ClientV2, JWK]:
         """The client of our account, made when there is none."""
@@ -199,17 +252,3 @@ class AcmeAuthority:
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise CertificateError(f"{path} is not an elliptic-curve key")
         return loaded
-
-
-def _validation_trouble(name: str, error: errors.ValidationError) -> str:
-    reasons = [
-        str(challenge.error.detail)
-        for authorization in error.failed_authzrs
-        for challenge in authorization.body.challenges
-        if challenge.error is not None
-    ]
-    return (
-        f"the authority could not see that {name} is ours: "
-        f"{'; '.join(reasons) or 'no reason given'} "
-        "(does the name lead to this edge, and is its --http listener reached on port 80?)"
-    )

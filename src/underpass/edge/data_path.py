@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from underpass.core.recent import RecentRequests
@@ -18,24 +18,37 @@ from underpass.edge.challenges import Challenges
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.dashboard.public import Ask, PublicDashboard
 from underpass.edge.data_directory import DataDirectory
+from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
-from underpass.edge.gateway import Gateway
+from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
 from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
 from underpass.edge.origin_health import ConnectorHealth
+from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.sites import COMMON, Site
+from underpass.edge.tcp_listeners import TcpListeners
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
+from underpass.edge.tcp_streams import TcpStreams
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
+from underpass.edge.tls_alpn import TlsAlpnProofs
+from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
+
+PASSTHROUGH_GROUP: Final = "passthrough"
+"""What logs and metrics call streams of TLS that ends elsewhere."""
+
+PASSTHROUGH_LIMITS: Final = StreamLimits(connections=MAX_CONNECTIONS, per_client=256)
+"""As many visitors as there may be otherwise; browsers need a few connections each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,12 @@ class Service:
     """By which connectors' management services are asked; empty: by none."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people: at which name, and whether the last requests are remembered for them."""
+    trusted_hops: TrustedHops = NO_HOPS
+    passthrough: Passthrough = NO_PASSTHROUGH
+    tls_alpn: bool = False
+    """Names are proved to an ACME authority in TLS handshakes."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports, with the addresses that they have come to listen on."""
 
     @property
     def certificate_paths(self) -> list[tuple[Path, Path]]:
@@ -91,6 +110,12 @@ class DataPath(Protocol):
 
     async def health(self, hostname: str) -> list[ConnectorHealth]:
         """The connectors of a route that are in trouble."""
+        ...
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """Have these public ports and no others: see `TcpListeners.apply`."""
         ...
 
     async def refresh(self) -> None:
@@ -138,6 +163,7 @@ class LocalDataPath:
         self.router = router
         self._authority = authority
         self._scratch = scratch = directory.scratch
+        self._challenges = directory.challenges
         self.certificates = CertificateFiles(
             service.certificate_paths,
             directory.certificates,
@@ -183,12 +209,25 @@ class LocalDataPath:
                 service.dashboard.hostname, service.secure_port, ask_dashboard
             )
 
+        self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
+        self._tcp_listeners = TcpListeners(
+            self.turn,
+            self.streams,
+            Beginnings(service.trusted_hops),
+            seconds=HANDSHAKE_SECONDS,
+        )
+
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""
         await self.listeners.start(tunnels)
 
-    async def start_visitors(self, http: socket.socket, https: socket.socket) -> None:
-        """Take visitors on bound sockets."""
+    async def start_visitors(
+        self,
+        http: socket.socket,
+        https: socket.socket,
+        tcp: Mapping[str, socket.socket],
+    ) -> None:
+        """Take visitors on bound sockets; `tcp` has those of the public ports by name."""
         context = public_listener_context(
             self._authority,
             self._scratch,
@@ -196,24 +235,43 @@ class LocalDataPath:
             self._is_served,
             self.certificates.find,
         )
-        await self.gateway.start(http, https, context)
+        await self.gateway.start(http, https, context, self._beginnings(self._service))
+        await self.apply_tcp(self._service.tcp, tcp)
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """See DataPath."""
+        await self._tcp_listeners.apply(routes, sockets)
+
+    def _beginnings(self, service: Service) -> Beginnings:
+        return Beginnings(
+            service.trusted_hops,
+            TlsAlpnProofs(self._challenges) if service.tls_alpn else None,
+            service.passthrough,
+            self._pass_through,
+        )
+
+    def _pass_through(self, hostname: str, address: str) -> asyncio.BaseProtocol:
+        group = self.streams.group(PASSTHROUGH_GROUP, PASSTHROUGH_LIMITS)
+        return self.streams.accepting(hostname, group, client=address)
 
     def _is_served(self, hostname: str) -> bool:
         own = (self._service.management_hostname, self._service.dashboard.hostname)
         return hostname in own or self.router.knows(hostname)
 
-    def change(self, service: Service) -> None:
-        """See DataPath.apply."""
+    async def apply(self, service: Service) -> None:
+        """See DataPath."""
         manners = Manners.of(service.common)
         sites = site_table(service.sites, manners)
         self.certificates.replace(service.certificate_paths)
         self.gateway.behave(manners, sites)
         self.listeners.allow(service.common.timeouts)
         self._service = service
-
-    async def apply(self, service: Service) -> None:
-        """See DataPath."""
-        self.change(service)
+        await self.gateway.begin_with(self._beginnings(service))
+        await self._tcp_listeners.begin_with(Beginnings(service.trusted_hops))
+        if not service.passthrough:
+            self.streams.drop_group(PASSTHROUGH_GROUP)
 
     def close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """See TunnelListeners."""
@@ -258,7 +316,8 @@ class LocalDataPath:
 
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
-        await self.gateway.stop(seconds)
+        self._tcp_listeners.close()
+        await asyncio.gather(self.gateway.stop(seconds), self.streams.stop(seconds))
 
     async def stop_links(self, seconds: float) -> None:
         """See DataPath."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from underpass.ops.metrics import Labelled, Snapshot, histogram_values
+from underpass.ops.metrics import Snapshot, histogram_values
 from underpass.wire.causes import CAUSES, Speaker, hop_of
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from underpass.edge.data_path import LocalDataPath
     from underpass.edge.registry import Registry
     from underpass.edge.router import Router
+    from underpass.edge.tcp_streams import TcpStreams
 
 __all__ = ["MAX_CERTIFICATES", "ApiCalls", "TellingWho", "edge_figures", "traffic_figures"]
 
@@ -35,7 +36,7 @@ class TellingWho:
         """A connector has told why a request failed."""
         self._told[cause if cause in CAUSES else "other"] += 1
 
-    def failures(self, counters: Counters) -> Labelled:
+    def failures(self, counters: Counters) -> Counter[tuple[str, str]]:
         """All failures, by cause and hop."""
         failures: Counter[tuple[str, str]] = Counter()
         for cause, count in counters.causes().items():
@@ -51,6 +52,12 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
     gateway = path.gateway
     counters = gateway.counters
     spared, spells = path.router.count_spared()
+    streams = path.streams
+    failures = gateway.telling.failures(counters)
+    failures.update(streams.telling.failures(streams.counters()))
+    if streams.refused:
+        cause = "too_many_connections"
+        failures[cause, hop_of(cause, Speaker.EDGE).value] += streams.refused
     return {
         "underpass_edge_spared_connectors": spared,
         "underpass_edge_connector_spells_total": spells,
@@ -61,7 +68,7 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
         "underpass_edge_responses_total": {
             (str(status),): count for status, count in counters.statuses().items()
         },
-        "underpass_request_failures_total": gateway.telling.failures(counters),
+        "underpass_request_failures_total": failures,
         "underpass_edge_request_bytes_total": counters.request_bytes,
         "underpass_edge_response_bytes_total": counters.response_bytes,
         "underpass_edge_first_byte_seconds": histogram_values([((), counters.first_byte)]),
@@ -69,6 +76,29 @@ def traffic_figures(path: LocalDataPath) -> Snapshot:
         "underpass_edge_tls_handshake_failures_total": {
             ("https",): gateway.handshakes.failed,
             ("tunnel",): path.listeners.handshakes.failed,
+        },
+        **_stream_figures(streams),
+    }
+
+
+def _stream_figures(streams: TcpStreams) -> Snapshot:
+    """By public port: names are the operator's, and no more than MAX_ROUTES."""
+    groups = streams.groups
+    return {
+        "underpass_edge_tcp_streams_total": {
+            (group.name,): group.counters.opened for group in groups
+        },
+        "underpass_edge_tcp_active_streams": {
+            (group.name,): group.counters.active for group in groups
+        },
+        "underpass_edge_tcp_refused_total": {(group.name,): group.refused for group in groups},
+        "underpass_edge_tcp_bytes_total": {
+            (group.name, direction): count
+            for group in groups
+            for direction, count in (
+                ("in", group.counters.request_bytes),
+                ("out", group.counters.response_bytes),
+            )
         },
     }
 

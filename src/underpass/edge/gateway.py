@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -23,20 +24,22 @@ from underpass.core.recent import RecentRequests
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
+from underpass.edge.entrance import ORDINARY, Beginnings, Entrance
 from underpass.edge.figures import TellingWho
 from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
 from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
-from underpass.edge.listening import BACKLOG
 from underpass.edge.manners import Manners
 from underpass.edge.origin_health import REFUSALS, UNREACHABLE
 from underpass.edge.pages import Failure, PageKind, render
+from underpass.edge.passthrough import NO_PASSTHROUGH
 from underpass.edge.pools import COOKIE, Pool, cookie_in
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Link, NoLink, Router, UnknownHost
 from underpass.edge.sites import HostnameTable
 from underpass.edge.store.records import Sticky
+from underpass.edge.visitor_address import plain_address
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -80,6 +83,7 @@ _PAGES: Final = {
     404: PageKind.UNKNOWN_HOST,
     408: PageKind.BAD_REQUEST,
     413: PageKind.PAYLOAD_TOO_LARGE,
+    421: PageKind.MISDIRECTED,
     431: PageKind.HEADER_TOO_LARGE,
     501: PageKind.NOT_SUPPORTED,
     503: PageKind.NO_LINK,
@@ -188,16 +192,21 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
 class Doorman(asyncio.BufferedProtocol):
     """Waits for the handshake to say which protocol is spoken, and hands over to it."""
 
-    def __init__(self, gateway: Gateway, scheme: bytes) -> None:
+    def __init__(
+        self, gateway: Gateway, scheme: bytes, address: str | None, began: int | None
+    ) -> None:
         self._gateway = gateway
         self._scheme = scheme
-        self._began = gateway.handshakes.begin() if scheme == b"https" else 0
+        self._address = address
+        if began is None:
+            began = gateway.handshakes.begin() if scheme == b"https" else 0
+        self._began = began
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._scheme == b"https":
             self._gateway.handshakes.completed(self._began)
         # uvloop's transports are not registered as asyncio's.
-        self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme)
+        self._gateway.welcome(cast("asyncio.Transport", transport), self._scheme, self._address)
 
     def get_buffer(self, sizehint: int) -> bytearray:
         raise RuntimeError("the doorman has handed over")
@@ -250,7 +259,8 @@ class Gateway:
         self._manners = manners
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
-        self._servers: list[asyncio.AbstractServer] = []
+        self._entrances: list[Entrance] = []
+        self._passthrough = NO_PASSTHROUGH
         self._visitors: set[Visitor] = set()
         self._stopping = False
         self._emptied = asyncio.Event()
@@ -277,51 +287,71 @@ class Gateway:
         acceptor.hsts = self._manners.hsts if acceptor.scheme == b"https" else None
 
     async def start(
-        self, plain: socket.socket, secure: socket.socket, context: ssl.SSLContext
+        self,
+        plain: socket.socket,
+        secure: socket.socket,
+        context: ssl.SSLContext,
+        beginnings: Beginnings = ORDINARY,
     ) -> None:
         """Begin to accept on bound sockets."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(lambda: Doorman(self, b"http"), sock=plain, backlog=BACKLOG)
-        )
-        self._servers.append(
-            await loop.create_server(
-                lambda: Doorman(self, b"https"),
-                sock=secure,
-                backlog=BACKLOG,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        self._passthrough = beginnings.passthrough
+        for scheme, listener, security, handshakes in (
+            (b"http", plain, None, None),
+            (b"https", secure, context, self.handshakes),
+        ):
+            entrance = Entrance(
+                listener,
+                partial(Doorman, self, scheme),
+                context=security,
+                handshakes=handshakes,
+                seconds=HANDSHAKE_SECONDS,
+                beginnings=beginnings,
             )
-        )
+            self._entrances.append(entrance)
+            await entrance.open()
 
-    def welcome(self, transport: asyncio.Transport, scheme: bytes) -> None:
-        """A visitor has connected."""
+    async def begin_with(self, beginnings: Beginnings) -> None:
+        """Look at connections that come from now on in this way."""
+        self._passthrough = beginnings.passthrough
+        for entrance in self._entrances:
+            await entrance.change(beginnings)
+
+    def welcome(
+        self, transport: asyncio.Transport, scheme: bytes, address: str | None = None
+    ) -> None:
+        """A visitor has connected; from `address`, if the socket does not know better."""
         if len(self._visitors) >= MAX_CONNECTIONS:
             transport.abort()
             return
         tls = transport.get_extra_info("ssl_object")
         has_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         route: Callable[[VisitorExchange], None]
-        route = self.route if scheme == b"https" else self.route_plain
+        if scheme == b"http":
+            route = self.route_plain
+        elif self._passthrough:
+            route = self._route_unless_passed_through
+        else:
+            route = self.route
         failed = self._failed
         if self.access_log is not None:
             spoken = scheme.decode("ascii"), "HTTP/2.0" if has_http2 else "HTTP/1.1"
             route = self.access_log.observing(*spoken, route)
             failed = self.access_log.observing(*spoken, failed)
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]).partition("%")[0].encode("ascii") if peer else b"0.0.0.0"
+        if address is None:
+            peer = transport.get_extra_info("peername")
+            address = str(peer[0]) if peer else "0.0.0.0"  # noqa: S104 - nobody's, bound by nobody
         acceptor = VisitorAcceptor(
             route,
             self.counters,
             self._unexpected,
             failed,
-            address,
+            plain_address(address).encode("ascii"),
             scheme,
             self._location,
         )
         acceptor.recent = self._recent
         self._tell(acceptor)
-        acceptor.again = self._route_again
+        acceptor.again = self.route_again
         acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
@@ -391,7 +421,7 @@ class Gateway:
             if pool.health.is_watching:
                 exchange.on_answer = _noting(pool, link)
 
-    def _route_again(self, exchange: VisitorExchange) -> None:
+    def route_again(self, exchange: VisitorExchange) -> None:
         """Route a request whose link was lost, or whose connector could not carry it on."""
         refused, cause = exchange.context, exchange.refusal
         exchange.refusal = None
@@ -437,7 +467,20 @@ class Gateway:
             if host is not None and self._router.knows(host):
                 exchange.respond(308, ((b"location", self._secure(host, path)),))
                 return
-        self.route(exchange)
+        if self._passthrough:
+            self._route_unless_passed_through(exchange)
+        else:
+            self.route(exchange)
+
+    def _route_unless_passed_through(self, exchange: VisitorExchange) -> None:
+        """The same where some hostnames' TLS ends at the application: what has come to the edge for
+        one of them is no bytes for it. Browsers that take a connection for all names of its
+        certificate then make another (RFC 9110 §15.5.20)."""
+        host = hostname_of(exchange.authority)
+        if host is not None and self._passthrough.covers(host):
+            exchange.fail(421, "passed_through")
+        else:
+            self.route(exchange)
 
     def _manners_for(self, exchange: VisitorExchange) -> Manners:
         return self._manners if self._sites is None else self._sites.find(exchange.authority)
@@ -466,14 +509,17 @@ class Gateway:
                     return
         exchange.fail(503, "link_full")
 
+    def not_reached(self, exchange: VisitorExchange, cause: str) -> None:
+        """A connector has said why there is no answer, before anything else is done about it."""
+        link = exchange.context
+        if cause in UNREACHABLE and isinstance(link, EdgeLink | RemoteLink):
+            is_certain = _is_certain(exchange)
+            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
-            if cause in UNREACHABLE:
-                link = exchange.context
-                if isinstance(link, EdgeLink | RemoteLink):
-                    is_certain = _is_certain(exchange)
-                    self._router.unreachable(exchange.authority, link, is_certain=is_certain)
+            self.not_reached(exchange, cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -502,6 +548,8 @@ class Gateway:
     def _look(self) -> None:
         self.handshakes.tick()
         self._router.tick()
+        for entrance in self._entrances:
+            entrance.look()
         if self.access_log is not None:
             self.access_log.flush()
         for visitor in tuple(self._visitors):
@@ -512,14 +560,16 @@ class Gateway:
 
     def _look_whether_empty(self) -> None:
         # What has been accepted is served: a TLS handshake that is under way becomes a visitor.
-        if not self._visitors and not self.handshakes.recent:
+        if self._visitors or self.handshakes.recent:
+            return
+        if not any(entrance.is_expecting for entrance in self._entrances):
             self._emptied.set()
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""
         self._stopping = True
-        for server in self._servers:
-            server.close()
+        for entrance in self._entrances:
+            entrance.close()
         for visitor in tuple(self._visitors):
             if not visitor.is_fresh:
                 visitor.shut_down()
@@ -528,12 +578,13 @@ class Gateway:
         if not self._emptied.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), seconds)
+        for entrance in self._entrances:
+            entrance.abort()
         for visitor in tuple(self._visitors):
             visitor.abort()
         self.turn.on_tick.discard(self._look)
-        for server in self._servers:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(server.wait_closed(), 1.0)
+        for entrance in self._entrances:
+            await entrance.wait_closed()
 
 
 def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Mapping, MutableMapping
 from typing import Final, TypeAlias
@@ -46,7 +47,12 @@ def listen(address: Address) -> socket.socket:
 
 
 INHERITED_NAMES: Final = ("https", "http", "tunnel", "api")
-"""What a service manager may call the sockets that it hands over; there may be several tunnels."""
+"""What a service manager may call the sockets that it hands over; there may be several tunnels.
+Those of public ports are called `tcp-PORT`, as `TcpRoute.name` has it."""
+
+TCP_PREFIX: Final = "tcp-"
+
+_TCP_NAME: Final = re.compile(r"tcp-[1-9][0-9]{0,4}", re.ASCII)
 
 MAX_INHERITED: Final = 64
 """Sockets that may be handed over."""
@@ -65,7 +71,7 @@ def take_inherited(
     The variables that tell of them are taken out of `environment`: they are not for children.
 
     Raises:
-        ListenError: one is none of INHERITED_NAMES, there are two of one name, or it is no TCP
+        ListenError: one is none of these names, there are two of one name, or it is no TCP
             socket that listens.
     """
     process, count, names = (
@@ -82,10 +88,10 @@ def take_inherited(
             f"socket unit a FileDescriptorName= of {', '.join(INHERITED_NAMES)}"
         )
     for name in told:
-        if name not in INHERITED_NAMES:
+        if name not in INHERITED_NAMES and not _TCP_NAME.fullmatch(name):
             raise ListenError(
                 f"a socket named {name!r} is handed over: its unit's FileDescriptorName= has to "
-                f"be one of {', '.join(INHERITED_NAMES)}"
+                f"be one of {', '.join(INHERITED_NAMES)}, or tcp-PORT"
             )
         if name != "tunnel" and told.count(name) > 1:
             raise ListenError(f"two sockets named {name!r} are handed over: there can be one")

@@ -10,16 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.errors import EdgeError, OptionsError
 from underpass.edge.hostnames import normalize_hostname
+from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.sites import Site
 from underpass.edge.timeouts import DEFAULT_TIMEOUTS, Timeouts
+from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.processors import available_processors
 from underpass.ops.sizes import parse_size
+
+if TYPE_CHECKING:
+    from underpass.edge.tcp_routes import TcpRoute
 
 DEFAULT_DOMAIN = "localhost"
 """Browsers, curl and systemd-resolved resolve every name below it to loopback (RFC 6761 §6.3)."""
@@ -28,6 +33,9 @@ DEFAULT_LOCATION = "local01"
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 """The authority that is asked unless another is named (RFC 8555 §7.1.1)."""
+
+HTTP_01, TLS_ALPN_01, DNS_01 = CHALLENGES = ("http-01", "tls-alpn-01", "dns-01")
+"""How an authority can be shown that a name is ours (RFC 8555 §8, RFC 8737)."""
 
 MAX_WORKERS = 64
 """Worker processes; each is connected to all others."""
@@ -89,13 +97,31 @@ class AcmeOptions:
 
     `email` may be empty. `authority_roots` is a PEM file that the authority itself is verified
     with, for one of one's own. `dns_hook` is a command line; without one, names are proved by
-    HTTP, which cannot be done for wildcards.
+    HTTP, which cannot be done for wildcards. `challenge` chooses otherwise, for all but those.
+
+    Raises:
+        OptionsError: there is no such challenge, or one by DNS without a hook.
     """
 
     directory: str = LETS_ENCRYPT
     email: str = ""
     authority_roots: Path | None = None
     dns_hook: str = ""
+    challenge: str = ""
+    """One of CHALLENGES; empty: by DNS if there is a hook, else by HTTP."""
+
+    def __post_init__(self) -> None:
+        if self.challenge not in ("", *CHALLENGES):
+            raise OptionsError(
+                f"ACME challenge {self.challenge!r}: choose one of {', '.join(CHALLENGES)}"
+            )
+        if self.challenge == DNS_01 and not self.dns_hook:
+            raise OptionsError(f"ACME challenge {DNS_01} needs a DNS hook")
+
+    @property
+    def way(self) -> str:
+        """How names that are no wildcards are proved: one of CHALLENGES."""
+        return self.challenge or (DNS_01 if self.dns_hook else HTTP_01)
 
 
 def default_data_dir() -> Path:
@@ -159,13 +185,24 @@ class EdgeOptions:
     """Hostnames with settings of their own."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people."""
+    trusted_hops: TrustedHops = NO_HOPS
+    """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
+    passthrough: Passthrough = NO_PASSTHROUGH
+    """Hostnames whose TLS ends at the application."""
+    tcp: tuple[TcpRoute, ...] = ()
+    """Public ports that carry bytes to a hostname's tunnel as they are."""
 
     def __post_init__(self) -> None:
         if not self.tunnels:
             raise OptionsError("an edge needs at least one tunnel address")
         fixed: set[Address] = set()
-        metrics = () if self.metrics is None else (self.metrics,)
-        for address in (self.https, self.http, self.api, *self.tunnels, *metrics):
+        others = [] if self.metrics is None else [self.metrics]
+        if self.tcp:
+            from underpass.edge.tcp_routes import check_routes  # they need Address
+
+            check_routes(self.tcp)
+            others.extend(route.address for route in self.tcp)
+        for address in (self.https, self.http, self.api, *self.tunnels, *others):
             if address.port and address in fixed:
                 raise OptionsError(f"address {address} is given to two listeners")
             fixed.add(address)

@@ -25,8 +25,11 @@ from underpass.edge.options import (
     check_hsts,
     parse_workers,
 )
+from underpass.edge.passthrough import Passthrough
 from underpass.edge.sites import COMMON, Site
+from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.timeouts import Timeouts
+from underpass.edge.trusted_hops import TrustedHops
 from underpass.ops.access_log_options import CHOICES, AccessLogOptions
 from underpass.ops.directories import config_directories
 from underpass.ops.document import ConfigError, Document, FileState, Section, load_yaml
@@ -42,7 +45,14 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "compress", "hostnames", "dashboard"),
+        *("error-pages", "compress", "hostnames", "tcp", "trusted-hops", "passthrough"),
+        "dashboard",
+    }
+)
+_TCP_KEYS: Final = frozenset(
+    {
+        *("listen", "hostname", "proxy-protocol", "connections", "connections-per-client"),
+        *("connect-timeout", "idle-timeout"),
     }
 )
 _SITE_KEYS: Final = frozenset(
@@ -137,6 +147,8 @@ class _Reader:
         yield from self._listeners(root.section("listen"))
         yield "certificates", self._certificates(root)
         yield "acme", self._acme(root)
+        yield "trusted_hops", _list(root, "trusted-hops", TrustedHops)
+        yield "passthrough", _list(root, "passthrough", Passthrough)
         common = Site("", **self._manners(root, COMMON))
         yield "timeouts", common.timeouts
         yield "max_body", common.max_body
@@ -146,6 +158,7 @@ class _Reader:
         yield "compress", common.compress
         yield "sites", self._sites(root, common)
         yield "dashboard", self._dashboard(root)
+        yield "tcp", self._tcp(root)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
         section.refuse_unknown(frozenset({"https", "http", "tunnel", "api", "metrics"}))
@@ -174,15 +187,17 @@ class _Reader:
         if "acme" not in root.values:
             return None
         section = root.section("acme")
-        section.refuse_unknown(frozenset({"email", "directory", "roots", "dns-hook"}))
+        section.refuse_unknown(frozenset({"email", "directory", "roots", "dns-hook", "challenge"}))
         directory = section.string("directory") or LETS_ENCRYPT
         if not directory.startswith("https://"):
             raise section.error("directory", f"{directory!r} is not an https address")
-        return AcmeOptions(
-            directory,
-            section.string("email") or "",
-            self._path(section, "roots"),
-            section.string("dns-hook") or "",
+        roots, hook = self._path(section, "roots"), section.string("dns-hook") or ""
+        challenge = section.string("challenge") or ""
+        return _checked(
+            section,
+            "challenge",
+            lambda way: AcmeOptions(directory, section.string("email") or "", roots, hook, way),
+            challenge,
         )
 
     def _dashboard(self, root: Section) -> DashboardOptions | None:
@@ -209,6 +224,33 @@ class _Reader:
             entry.refuse_unknown(_SITE_KEYS)
             sites[name] = Site(name, **self._manners(entry, common))
         return tuple(sites.values())
+
+    def _tcp(self, root: Section) -> tuple[TcpRoute, ...] | None:
+        """Public ports."""
+        routes = []
+        for entry in root.sections("tcp"):
+            entry.refuse_unknown(_TCP_KEYS)
+            address = _parsed(entry, "listen", Address.parse)
+            hostname = entry.string("hostname")
+            if address is None or hostname is None:
+                missing = "hostname" if hostname is None else "listen"
+                raise entry.error(
+                    missing, "is missing: a public port has an address and a hostname"
+                )
+            limits = {
+                "connections": entry.integer("connections"),
+                "per_client": entry.integer("connections-per-client"),
+                "connect_seconds": entry.duration("connect-timeout"),
+                "idle_seconds": entry.duration("idle-timeout"),
+            }
+            told = {name: value for name, value in limits.items() if value is not None}
+            proxy_protocol = entry.string("proxy-protocol") or ""
+            try:
+                limit = StreamLimits(**told)  # type: ignore[arg-type]  # integers and durations
+                routes.append(TcpRoute(address, hostname, limit, proxy_protocol))
+            except OptionsError as error:
+                raise entry.error("listen", str(error)) from None
+        return tuple(routes) or None
 
     def _manners(self, section: Section, common: Site) -> dict[str, Any]:
         """What can be set for all hostnames, and for one."""
@@ -259,6 +301,11 @@ def _checked(section: Section, key: str, parse: Callable[[Any], T], value: objec
         return parse(value)
     except (EdgeError, HostnameError, ValueError) as error:
         raise section.error(key, str(error)) from None
+
+
+def _list(section: Section, key: str, made: Callable[[tuple[str, ...]], T]) -> T | None:
+    texts = section.strings(key)
+    return None if texts is None else _checked(section, key, made, tuple(texts))
 
 
 def _workers(root: Section) -> int | None:

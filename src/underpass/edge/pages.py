@@ -35,6 +35,7 @@ class PageKind(Enum):
     FORBIDDEN = "forbidden"
     UNKNOWN_HOST = "unknown-host"
     PAYLOAD_TOO_LARGE = "payload-too-large"
+    MISDIRECTED = "misdirected"
     HEADER_TOO_LARGE = "header-too-large"
     NOT_SUPPORTED = "not-supported"
     LOOP = "loop"
@@ -112,6 +113,12 @@ _TEXTS: Final = {
         "This upload is too large",
         "The request has a larger body than may be sent here.",
         "Send less at once, or ask the owner of the application to raise the limit.",
+    ),
+    PageKind.MISDIRECTED: _Text(
+        421,
+        "This came by the wrong connection",
+        "The application under this name ends TLS itself, and this was sent to somebody else.",
+        "Open the address again, with https.",
     ),
     PageKind.HEADER_TOO_LARGE: _Text(
         431,

@@ -27,15 +27,19 @@ from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer, ask_a
 from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
+from underpass.edge.errors import EdgeError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import Inherited, bound_address, listen
-from underpass.edge.options import AcmeOptions, Address, EdgeOptions
+from underpass.edge.listening import TCP_PREFIX, Inherited, bound_address, listen
+from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
+from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
 from underpass.edge.status import RunningEdge, reachable
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
+from underpass.edge.tcp_routes import TcpRoute
+from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
 from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
@@ -50,7 +54,7 @@ log = logging.getLogger("underpass.edge")
 APPLIED: Final = frozenset(
     {
         *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
-        *("certificates", "acme"),
+        *("certificates", "acme", "trusted_hops", "passthrough", "tcp"),
     }
 )
 """Fields of `EdgeOptions` that a running edge takes over."""
@@ -77,6 +81,7 @@ class Edge:
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
+        self._ports = PublicPorts(self._open_port, lambda _name, listener: listener.close())
         self.listeners: TunnelListeners
         self.gateway: Gateway
         self.registry: Registry
@@ -124,6 +129,8 @@ class Edge:
         )
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
+        self._closing.callback(self._close_ports)
+        self._ports.listen(options.tcp)
 
         self.authority = CertificateAuthority.open(directory)
         self._certificates = CertificateFiles(options.certificates, directory.certificates)
@@ -197,6 +204,10 @@ class Edge:
             access_log=options.access_log,
             management_hostname=options.management,
             dashboard=options.dashboard,
+            trusted_hops=options.trusted_hops,
+            passthrough=options.passthrough,
+            tls_alpn=options.acme is not None and options.acme.way == TLS_ALPN_01,
+            tcp=self.tcp,
         )
 
     async def reload(self, options: EdgeOptions) -> tuple[str, ...]:
@@ -215,10 +226,19 @@ class Edge:
         assert self._path is not None
         assert self._directory is not None
         self._certificates.replace(wanted.certificates)
-        await self._path.apply(self._service(wanted))
+        # The one thing that a system may refuse, so it comes first.
+        await self.apply_tcp(wanted.tcp)
+        try:
+            await self._path.apply(self._service(wanted))
+        except EdgeError:
+            await self.apply_tcp(old.tcp)
+            raise
         self.options = wanted
         self._configured_at = time.time()
-        if (old.acme, old.certificates) != (wanted.acme, wanted.certificates):
+        if any(
+            getattr(old, name) != getattr(wanted, name)
+            for name in ("acme", "certificates", "passthrough")
+        ):
             await self._keep_no_certificates()
             self._keep_certificates(self._directory)
         return waiting
@@ -248,7 +268,7 @@ class Edge:
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
         await path.start_links(tunnels)
-        await path.start_visitors(http, https)
+        await path.start_visitors(http, https, self._ports.listeners)
         return path
 
     async def _serve_in_workers(
@@ -273,6 +293,7 @@ class Edge:
             https=https,
             tunnels=tunnels,
             ask_dashboard=self._ask_dashboard,
+            tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
@@ -369,18 +390,23 @@ class Edge:
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            if options.dashboard.hostname:
-                yield options.dashboard.hostname
-            for hostname in self.registry.hostnames:
+            own = filter(None, (options.management, options.dashboard.hostname))
+            for hostname in (*self.registry.hostnames, *own):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1
                 )
-                if not (below and acme.dns_hook):
+                # What is passed through has its application's.
+                if not (below and acme.dns_hook) and not options.passthrough.covers(hostname):
                     yield hostname
 
         return CertificateKeeper(
-            AcmeAuthority(acme, directory.acme_account_key, Challenges(directory.challenges)),
+            AcmeAuthority(
+                acme,
+                directory.acme_account_key,
+                Challenges(directory.challenges),
+                TlsAlpnProofs(directory.challenges),
+            ),
             CertificateFiles(options.certificates, directory.certificates),
             wanted,
             wildcards=bool(acme.dns_hook),
@@ -401,6 +427,27 @@ class Edge:
                 listeners.append(listen(address))
                 self._closing.callback(listeners[-1].close)
         return listeners
+
+    @property
+    def tcp(self) -> tuple[TcpRoute, ...]:
+        """Its public ports, with the addresses that they listen on."""
+        return self._ports.routes
+
+    async def apply_tcp(self, routes: tuple[TcpRoute, ...]) -> None:
+        """Have these public ports and no others: see `PublicPorts.change`."""
+        assert self._path is not None
+        await self._ports.change(routes, self._path.apply_tcp)
+
+    def _open_port(self, name: str, address: Address) -> socket.socket:
+        handed_over = self._inherited.get(name)
+        return handed_over.pop() if handed_over else listen(address)
+
+    def _close_ports(self) -> None:
+        self._ports.close()
+        for name, listeners in self._inherited.items():
+            if name.startswith(TCP_PREFIX):
+                for listener in listeners:  # no route has wanted it
+                    listener.close()
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self.options.workers == 1:

@@ -17,11 +17,13 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import sys
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from underpass.edge.certificates import TUNNEL_SERVER_NAMES, CertificateAuthority, Leaf
 
@@ -98,10 +100,30 @@ def public_listener_context(
     return context
 
 
+class _StrangeNames:
+    """Python writes a traceback to standard error for each server name that is not ASCII: as many
+    as a stranger likes. The handshake has been refused then, which is all there is to do."""
+
+    def __init__(self, others: Callable[[Any], object]) -> None:
+        self._others = others
+
+    def __call__(self, unraisable: Any) -> None:
+        is_name = isinstance(unraisable.object, bytes)
+        if not (is_name and isinstance(unraisable.exc_value, UnicodeDecodeError)):
+            self._others(unraisable)
+
+    @classmethod
+    def leave_alone(cls) -> None:
+        """From now on, in this process. Twice is once."""
+        if not isinstance(sys.unraisablehook, cls):
+            sys.unraisablehook = cls(sys.unraisablehook)
+
+
 def _serving(
     choose: Callable[[str | None], ssl.SSLContext],
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], int | None]:
     """A server-name callback that hands each connection the context for the name it asked for."""
+    _StrangeNames.leave_alone()
 
     def serve(
         connection: ssl.SSLObject, server_name: str | None, context: ssl.SSLContext

@@ -30,6 +30,7 @@ from underpass.edge.store import (
     StoreUnavailable,
 )
 from underpass.ops.workers.channel import Channel, ChannelError
+from underpass.ops.workers.descriptors import receive_sockets
 from underpass.ops.workers.inside import Inside, run_worker
 
 __all__ = ["EdgeWorker", "main"]
@@ -115,15 +116,21 @@ class EdgeWorker(Inside):
         self._links: dict[Link, int] = {}
         self._data_path: LocalDataPath | None = None
         self._peer_listener: PeerListener | None = None
+        self._descriptors: socket.socket | None = None
+        self._changing = asyncio.Lock()
 
     async def answer(self, request: Any) -> Any:
         """Do what is asked; see `worker_messages` for what each request is answered with."""
         if isinstance(request, messages.Configure):
-            return await self._configure(request)
+            async with self._changing:
+                return await self._configure(request)
+        if isinstance(request, messages.ApplyTcp):
+            async with self._changing:
+                return await self._apply_tcp(request)
         if isinstance(request, messages.Refresh):
             return await self._refresh()
         if isinstance(request, messages.Apply):
-            return self._apply(request.service)
+            return await self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
             return None
@@ -205,9 +212,23 @@ class EdgeWorker(Inside):
                         data_path.turn, socket_path(peers, worker), service.common.timeouts
                     )
             await data_path.start_links([_inherited(number) for number in request.tunnels])
-            await data_path.start_visitors(_inherited(request.http), _inherited(request.https))
+            self._descriptors = socket.socket(fileno=request.descriptors)
+            await data_path.start_visitors(
+                _inherited(request.http),
+                _inherited(request.https),
+                receive_sockets(self._descriptors),
+            )
         except (EdgeError, OSError) as error:
             return messages.Done(str(error) or type(error).__name__)
+        return messages.Done()
+
+    async def _apply_tcp(self, request: messages.ApplyTcp) -> messages.Done:
+        # One that could not be configured is replaced.
+        if self._data_path is not None and self._descriptors is not None:
+            try:
+                await self._data_path.apply_tcp(request.routes, receive_sockets(self._descriptors))
+            except OSError as error:
+                return messages.Done(str(error))
         return messages.Done()
 
     async def _stop_links(self, seconds: float) -> None:
@@ -216,10 +237,10 @@ class EdgeWorker(Inside):
         # Nothing comes from there, or is to go there, now that all visitors are gone.
         await asyncio.gather(*(peer.close() for peer in self._peers.values()))
 
-    def _apply(self, service: Service) -> messages.Done:
+    async def _apply(self, service: Service) -> messages.Done:
         try:
             if self._data_path is not None:
-                self._data_path.change(service)
+                await self._data_path.apply(service)
         except EdgeError as error:
             return messages.Done(str(error))
         for peer in self._peers.values():

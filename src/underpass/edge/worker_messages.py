@@ -9,12 +9,14 @@ from msgspec import Struct
 from underpass.edge.dashboard.public import AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
+from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 
 __all__ = [
     "Abort",
     "Alive",
     "Apply",
+    "ApplyTcp",
     "CloseLinks",
     "Configure",
     "Done",
@@ -45,7 +47,8 @@ class Configure(Struct, frozen=True, tag=True):
     """Become worker `number` of `workers`, and serve. -> Done
 
     `http`, `https` and `tunnels` are descriptors of listening sockets that the process was started
-    with; `peers` is the directory of the workers' own sockets.
+    with; `peers` is the directory of the workers' own sockets; by `descriptors` come the sockets of
+    public ports (`ops.workers.descriptors`).
     """
 
     number: int
@@ -56,7 +59,14 @@ class Configure(Struct, frozen=True, tag=True):
     http: int
     https: int
     tunnels: tuple[int, ...]
+    descriptors: int
     service: Service
+
+
+class ApplyTcp(Struct, frozen=True, tag=True):
+    """Have these public ports and no others; the sockets of new ones have been sent. -> Done"""
+
+    routes: tuple[TcpRoute, ...]
 
 
 class Refresh(Struct, frozen=True, tag=True):
@@ -119,6 +129,7 @@ WorkerRequest = (
     Configure
     | Refresh
     | Apply
+    | ApplyTcp
     | CloseLinks
     | SetAside
     | ReadHealth

@@ -13,6 +13,7 @@ import logging
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from underpass.edge.recent import Recent, merged
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Router, TooManyLinks
 from underpass.edge.store import Store
+from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.metrics import Snapshot
 from underpass.ops.workers.channel import ChannelError
+from underpass.ops.workers.descriptors import DescriptorSender
 from underpass.ops.workers.logs import LogLine, LogLinesLost, write_line, write_loss
 from underpass.ops.workers.process import WorkerProcess
 from underpass.ops.workers.seat import Process, Seat, WorkerRefusedError
@@ -115,6 +118,7 @@ class EdgeWorkers:
         https: socket.socket,
         tunnels: list[socket.socket],
         ask_dashboard: Ask | None = None,
+        tcp: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.store = store
         self.ask_dashboard = ask_dashboard
@@ -124,10 +128,12 @@ class EdgeWorkers:
         self._http = http
         self._https = https
         self._tunnels = tunnels
+        self._tcp = dict(tcp or {})
         self._presence = Presence()
         self._stopping = False
         # Told of everything: those that run, and those that are about to.
         self._processes: dict[int, Process] = {}
+        self._senders = [DescriptorSender() for _ in range(count)]
         self._tallies = [Tally() for _ in range(count)]
         # Not in the data directory: a path of more than about 100 bytes is none to a socket.
         self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
@@ -146,10 +152,13 @@ class EdgeWorkers:
         """A new process for a seat. Raises OSError."""
         if self._stopping:
             raise OSError("the edge is stopping")
+        # What its predecessor has not taken is not for this one.
+        self._senders[worker].close()
+        sender = self._senders[worker] = DescriptorSender()
         return await WorkerProcess.start(
             "underpass.edge.worker",
             _Ear(self, worker),
-            [listener.fileno() for listener in (self._http, self._https, *self._tunnels)],
+            [end.fileno() for end in (self._http, self._https, *self._tunnels, sender.theirs)],
         )
 
     async def open(self) -> None:
@@ -245,6 +254,43 @@ class EdgeWorkers:
         if error:
             _log.error(
                 "A worker process did not take over a change, and is ended",
+                extra={"worker": worker, "error": error},
+            )
+            process.kill()
+
+    async def apply_tcp(
+        self, routes: Sequence[TcpRoute], sockets: Mapping[str, socket.socket]
+    ) -> None:
+        """See DataPath. A worker that cannot is replaced by one that begins with them."""
+        new = {name: sockets[name] for name in sockets if sockets[name] is not self._tcp.get(name)}
+        self._tcp = dict(sockets)
+        self._service = replace(self._service, tcp=tuple(routes))
+        request = messages.ApplyTcp(self._service.tcp)
+        await asyncio.gather(
+            *(
+                self._apply_tcp(worker, process, request, new)
+                for worker, process in self._processes.items()
+            )
+        )
+
+    async def _apply_tcp(
+        self,
+        worker: int,
+        process: Process,
+        request: messages.ApplyTcp,
+        new: Mapping[str, socket.socket],
+    ) -> None:
+        try:
+            self._senders[worker].send(new)
+            done = await asyncio.wait_for(
+                process.channel.call(request, messages.Done), REFRESH_SECONDS
+            )
+            error = done.error
+        except (ChannelError, OSError, asyncio.TimeoutError) as raised:
+            error = str(raised) or type(raised).__name__
+        if error:
+            _log.error(
+                "A worker process did not take over public ports, and is ended",
                 extra={"worker": worker, "error": error},
             )
             process.kill()
@@ -372,9 +418,11 @@ class EdgeWorkers:
             http=self._http.fileno(),
             https=self._https.fileno(),
             tunnels=tuple(listener.fileno() for listener in self._tunnels),
+            descriptors=self._senders[worker].theirs.fileno(),
             service=self._service,
         )
         try:
+            self._senders[worker].send(self._tcp)
             done = await process.channel.call(request, messages.Done)
             if done.error:
                 raise WorkerRefusedError(done.error)
@@ -400,8 +448,8 @@ class EdgeWorkers:
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
         self._stopping = True
-        self._http.close()
-        self._https.close()
+        for listener in (self._http, self._https, *self._tcp.values()):
+            listener.close()
         await self._stop(messages.StopVisitors(seconds), seconds)
 
     async def stop_links(self, seconds: float) -> None:
@@ -414,6 +462,8 @@ class EdgeWorkers:
         """End every worker."""
         self._stopping = True
         await asyncio.gather(*(seat.close(self._finish) for seat in self._seats))
+        for sender in self._senders:
+            sender.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     async def _finish(self, process: Process) -> None:

@@ -210,6 +210,20 @@ FAMILIES: Mapping[str, Family] = {
             "histogram",
             "From a visitor's request head to the end of its response; WebSockets not counted",
         ),
+        Family(f"{_EDGE}_tcp_streams_total", "counter", "Streams of a public port", ("route",)),
+        Family(f"{_EDGE}_tcp_active_streams", "gauge", "Streams of a public port now", ("route",)),
+        Family(
+            f"{_EDGE}_tcp_bytes_total",
+            "counter",
+            "What a public port's visitors sent (in) and were sent (out)",
+            ("route", "direction"),
+        ),
+        Family(
+            f"{_EDGE}_tcp_refused_total",
+            "counter",
+            "Connections turned away at a public port's limits",
+            ("route",),
+        ),
         Family(
             f"{_EDGE}_tls_handshake_failures_total",
             "counter",

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from underpass.connector.data_path import DataPath, build_data_path
@@ -60,9 +61,10 @@ async def tunnel(
     idle_connections: int = 1,
     links: int = 1,
     ingress: Ingress | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[Tunnel]:
     """Begin a tunnel to `origin_url`, or with the rules of `ingress`; at the end everything is
-    stopped in good order."""
+    stopped in good order. `more` are options of the edge."""
     any_port = "127.0.0.1:0"
     options = EdgeOptions.parse(
         data_dir=data_dir,
@@ -71,6 +73,7 @@ async def tunnel(
         tunnels=(any_port,),
         api=any_port,
         timeouts=timeouts,
+        **more,
     )
     edge = Edge(options)
     await edge.start()

@@ -29,9 +29,10 @@ urllib.request.urlopen(f"http://{sys.argv[1]}/{path}", body, timeout=30).close()
 
 
 class Pebble:
-    """An authority that finds every name at 127.0.0.1, and its proofs at one port."""
+    """An authority that finds every name at 127.0.0.1, and its proofs at one port, or another with
+    TLS."""
 
-    def __init__(self, directory: Path, http_port: int) -> None:
+    def __init__(self, directory: Path, http_port: int = 1, tls_port: int = 1) -> None:
         if shutil.which("pebble") is None or shutil.which("pebble-challtestsrv") is None:
             pytest.skip("there is no ACME authority (Debian's package pebble)")
         self._directory = directory
@@ -51,7 +52,7 @@ class Pebble:
                         "certificate": str(directory / "pebble.pem"),
                         "privateKey": str(directory / "pebble.pem"),
                         "httpPort": http_port,
-                        "tlsPort": 1,
+                        "tlsPort": tls_port,
                     }
                 }
             )
@@ -66,6 +67,14 @@ class Pebble:
             f"--acme-directory=https://127.0.0.1:{self._port}/dir",
             f"--acme-roots={self.roots}",
         ]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The same for an edge's configuration file."""
+        return {
+            "directory": f"https://127.0.0.1:{self._port}/dir",
+            "roots": str(self.roots),
+        }
 
     @property
     def dns_arguments(self) -> list[str]:

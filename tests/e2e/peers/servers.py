@@ -112,7 +112,7 @@ def sshd(directory: Path) -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory / 'host'}\n"
         f"AuthorizedKeysFile {directory / 'authorized_keys'}\nPidFile none\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "PermitRootLogin prohibit-password\nMaxStartups 100\n"
+        "PermitRootLogin prohibit-password\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
     )
     arguments = [server, "-D", "-e", "-f", str(configuration)]
     with serving(arguments, port, directory / "sshd.log"):

@@ -29,6 +29,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from msgspec import Struct
 
 from underpass.connector.origin_request import OriginRequest
+from underpass.ops.keep_alive import keep_alive
 
 __all__ = ["SHUTDOWN", "Dialer", "OriginDialError", "Permit", "Tls", "host_and_port"]
 
@@ -49,9 +50,6 @@ MAX_NAMED: Final = 3
 
 QUEUE_DELAY: Final = 0.01
 """Seconds between attempts on a unix socket whose queue of connections is full."""
-
-LONGEST_KEEP_ALIVE: Final = 32767
-"""Seconds; Linux takes no more."""
 
 NO_LIMIT: Final = 1e6
 """Seconds given to asyncio's own timeout of a handshake, which cannot be switched off."""
@@ -275,7 +273,8 @@ class Dialer:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _keep_alive(sock, self._keep_alive)
+            if self._keep_alive >= 0:
+                keep_alive(sock, self._keep_alive)
             await self._loop.sock_connect(sock, where)
         except BaseException:
             sock.close()
@@ -369,20 +368,6 @@ def _let_go(transport: asyncio.Transport, sock: socket.socket) -> None:
     held = transport.get_extra_info("socket")
     if held is None or held.fileno() < 0:
         sock.detach()
-
-
-def _keep_alive(sock: socket.socket, period: float) -> None:
-    """TCP keep-alive: seconds, 0 for the system's own times, negative for none."""
-    if period < 0:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if not period:
-        return
-    seconds = min(max(round(period), 1), LONGEST_KEEP_ALIVE)
-    for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):  # the second is macOS's first
-        number = getattr(socket, option, None)
-        if number is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, number, seconds)
 
 
 def _words(error: Exception) -> str:

@@ -44,6 +44,11 @@ class Acknowledgement(Struct, frozen=True):
     status: int
     fields: tuple[tuple[bytes, bytes], ...]
 
+    def agreeing(self, subprotocol: bytes) -> Acknowledgement:
+        """The same, with one of the subprotocols that were offered."""
+        field = (b"sec-websocket-protocol", subprotocol)
+        return Acknowledgement(self.status, (*self.fields, field))
+
 
 def acknowledge(key: bytes | None) -> Acknowledgement:
     """The answer to a client that sent `key`, or none because it wants no WebSocket handshake

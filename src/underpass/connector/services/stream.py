@@ -21,7 +21,7 @@ from underpass.connector.services.dial import (
 from underpass.connector.services.handshake import MALFORMED_KEY, Acknowledgement, acknowledge
 from underpass.core.fields import Token
 from underpass.core.tunnel import OriginExchange
-from underpass.core.websocket import WebSocketStream
+from underpass.core.websocket import HALF_CLOSE, WebSocketStream
 from underpass.wire.turns import LoopTurn
 
 __all__ = ["StreamConnection", "StreamOrigin", "Visit", "address_of"]
@@ -51,6 +51,8 @@ class Visit(Struct, frozen=True):
     name: str
     """What the log calls the destination."""
     introduction: Introduction | None
+    half_closes: bool = False
+    """Its close frame ends its own direction alone."""
 
 
 class StreamConnection(WebSocketStream, asyncio.BufferedProtocol):
@@ -59,6 +61,7 @@ class StreamConnection(WebSocketStream, asyncio.BufferedProtocol):
     def __init__(self, turn: LoopTurn, visit: Visit, open_streams: set[StreamConnection]) -> None:
         super().__init__(turn)
         self._visit = visit
+        self.half_closes = visit.half_closes
         self._open_streams = open_streams
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -122,7 +125,12 @@ class StreamOrigin:
             exchange.context = str(error)
             exchange.fail(502, "bad_destination")
             return
-        visit = Visit(exchange, acknowledgement, host, port, name, self._introduction(exchange))
+        half_closes = exchange.header(Token.T_SEC_WEBSOCKET_PROTOCOL) == HALF_CLOSE
+        if half_closes:
+            acknowledgement = acknowledgement.agreeing(HALF_CLOSE)
+        visit = Visit(
+            exchange, acknowledgement, host, port, name, self._introduction(exchange), half_closes
+        )
         task = self._loop.create_task(self._serve(visit))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -168,7 +176,7 @@ class StreamOrigin:
         version = self._proxy_protocol
         if not version:
             return None
-        from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
+        from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
         source = visitor_address(exchange.header(Token.T_CF_CONNECTING_IP))
         return lambda host, port: proxy_header(version, source, host, port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from underpass.connector.services.proxy_protocol import proxy_header, visitor_address
+from underpass.wire.proxy_protocol import proxy_header, visitor_address
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 
