@@ -150,16 +150,17 @@ def test_a_login_that_waits_holds_no_stop_up(configured: EdgeProcess) -> None:
         answers: list[int] = []
         for connection in waiting:
             connection.request("GET", f"/login/transfer/{key}")
-        readers = [
-            threading.Thread(target=lambda it=it: answers.append(it.getresponse().status))
-            for it in waiting
-        ]
+
+        def read(connection: http.client.HTTPConnection) -> None:
+            answers.append(connection.getresponse().status)
+            connection.close()
+
+        readers = [threading.Thread(target=read, args=(it,)) for it in waiting]
         for reader in readers:
             reader.start()
         for address in (f"http://{edge.api}", f"https://localhost:{edge.https_port}"):
             # What has come after those has been answered.
             assert Person(address, edge.ca)("GET", "/healthz")[0] == 200
-    for reader, connection in zip(readers, waiting, strict=True):
+    for reader in readers:
         reader.join(PATIENCE)
-        connection.close()
     assert answers == [202, 202]
