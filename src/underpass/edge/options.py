@@ -221,6 +221,14 @@ class EdgeOptions:
                 f"location {self.location!r}: use 1 to 32 lower-case letters, digits and hyphens"
             )
 
+        name = self.dashboard.hostname
+        if name and name == self.management:
+            raise OptionsError(f"{name} is given to the dashboard and to management services")
+        if name and self.passthrough.covers(name):
+            raise OptionsError(
+                f"{name} is given to the dashboard, whose TLS ends here, and passed through"
+            )
+
     @property
     def common(self) -> Site:
         """How requests are dealt with whose hostname has no settings of its own."""
