@@ -25,6 +25,7 @@ from underpass.core.hpack import Encoder
 from underpass.core.http1client import Http1Client, OriginPool
 from underpass.core.http1server import Http1Server
 from underpass.core.http2client import Http2Client, Http2Pool
+from underpass.core.recent import RecentRequests
 from underpass.core.relay import Counters
 from underpass.core.tunnel import OriginAcceptor, OriginExchange, VisitorAcceptor, VisitorExchange
 from underpass.edge.router import Router
@@ -308,11 +309,13 @@ class Edge:
         self._acceptor = VisitorAcceptor(
             self._route, self.counters, None, None, b"192.0.2.7", b"https"
         )
+        self._acceptor.recent = RecentRequests()
 
     def _route(self, exchange: VisitorExchange) -> None:
         # As `edge.gateway` does it.
         link = self.router.route(exchange.authority)
         if link.__class__ is _Link:
+            exchange.context = link
             link.forward(exchange)
 
     def http1(self) -> tuple[Http1Server, Transport]:

@@ -21,7 +21,8 @@ def wheel_faults(names: set[str]) -> list[str]:
         if not any(re.fullmatch(rf"underpass/core/{module}\..*(so|pyd)", name) for name in names)
     ]
     wanted = {"underpass/py.typed", "underpass/version.py"}
-    for pattern in ("**/*.pyi", "**/*.sql", "**/*.pem", "**/*.py"):
+    kinds = ("pyi", "sql", "pem", "py", "html", "css", "js", "svg", "txt")
+    for pattern in (f"**/*.{kind}" for kind in kinds):
         wanted |= {
             path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").glob(pattern)
         }

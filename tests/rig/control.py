@@ -16,8 +16,11 @@ from underpass.edge.accounts import Accounts
 from underpass.edge.api.application import create_application
 from underpass.edge.api.authorization import Guesses
 from underpass.edge.api.control import Control
+from underpass.edge.dashboard.parts import Parts
+from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.link_details import LinkDetails
 from underpass.edge.origin_health import ConnectorHealth
+from underpass.edge.recent import Recent
 from underpass.edge.registry import Author, Registry
 from underpass.edge.router import Router
 from underpass.edge.store import Account, AuditRecord
@@ -91,8 +94,11 @@ class ControlledEdge:
     control: Control
     clock: Clock
     application: Any
+    parts: Parts
     closed: list[tuple[UUID, UUID | None]] = field(default_factory=list)
     """Whose links were to be closed."""
+    recent: Recent | None = None
+    """What is remembered of requests."""
 
     async def ask(self, method: str, target: str, body: Any = None, **more: Any) -> Answer:
         return await ask(self.application, method, target, body, **more)
@@ -112,12 +118,19 @@ class ControlledEdge:
         self.router.add_link(link.tunnel_id, link)
         return link
 
+    async def remembered(self) -> Recent | None:
+        return self.recent
+
     async def actions(self) -> list[str]:
         """What the audit log says was done, the oldest first."""
         return [record.entry.action for record in reversed(await self.audit())]
 
     async def audit(self) -> Sequence[AuditRecord]:
         return await self.store.audit(limit=1000)
+
+
+async def _no_figures() -> dict[str, Any]:
+    return {}
 
 
 @contextlib.asynccontextmanager
@@ -147,8 +160,26 @@ async def controlled_edge(directory: Path, guesses: Guesses | None = None) -> As
             health=health,
         )
         control.accounts = Accounts(registry, clock=clock)
-        application = create_application(control, guesses)
-        yield ControlledEdge(store, router, registry, control, clock, application, closed)
+        transfers = Transfers()
+        parts = Parts(
+            sessions=directory / "sessions",
+            sign_in_links=directory / "sign-in-links",
+            transfers=transfers,
+            audit=store.audit,
+            recent=lambda: edge.remembered(),
+            figures=_no_figures,
+            certificates=lambda: {"ca": clock.now + timedelta(days=3650)},
+            addresses=lambda: {"api": "http://127.0.0.1:8081", "tunnel": "127.0.0.1:7844"},
+            ca_certificate=directory / "ca.pem",
+            hostname="",
+            version="0.0",
+            started_at=clock.now,
+            workers=1,
+        )
+        application = create_application(control, guesses, parts)
+        edge = ControlledEdge(store, router, registry, control, clock, application, parts, closed)
+        yield edge
+        await transfers.close()
     finally:
         await store.close()
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from underpass.account import login as account_login
 from underpass.account.certificate import OriginCertificate
 from underpass.account.errors import ApiError
 from underpass.account.models import (
@@ -518,12 +519,12 @@ class TestLogin:
     @pytest.mark.parametrize(
         ("arguments", "site"),
         [
-            ([], login_module.CLOUDFLARE),
-            (["--fedramp"], login_module.FEDRAMP),
-            (["-f", "--loginURL", "x"], login_module.FEDRAMP),
+            ([], account_login.CLOUDFLARE),
+            (["--fedramp"], account_login.FEDRAMP),
+            (["-f", "--loginURL", "x"], account_login.FEDRAMP),
             (
                 ["-loginURL", "https://a", "--callbackURL=https://b/"],
-                login_module.LoginSite("https://a", "https://b/"),
+                account_login.LoginSite("https://a", "https://b/"),
             ),
         ],
         ids=str,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from underpass.edge.dashboard.options import DashboardOptions
 from underpass.edge.errors import EdgeError, OptionsError
 from underpass.edge.options import (
     MAX_HSTS_SECONDS,
@@ -15,6 +16,7 @@ from underpass.edge.options import (
     EdgeOptions,
     default_data_dir,
 )
+from underpass.edge.passthrough import Passthrough
 from underpass.edge.timeouts import Timeouts
 
 
@@ -165,3 +167,19 @@ def test_how_long_browsers_remember_is_checked() -> None:
         with pytest.raises(OptionsError, match=f"--hsts {seconds}"):
             EdgeOptions.parse(data_dir="/d", hsts_seconds=seconds)
     assert EdgeOptions.parse(data_dir="/d", hsts_seconds=MAX_HSTS_SECONDS).hsts_seconds
+
+
+def test_the_dashboard_has_a_name_of_its_own() -> None:
+    parsed = EdgeOptions.parse(dashboard=DashboardOptions("Dash.Example.COM."))
+    assert parsed.dashboard.hostname == "dash.example.com"
+    with pytest.raises(OptionsError, match="the dashboard's hostname: "):
+        DashboardOptions("*.example.com")
+    with pytest.raises(OptionsError, match="given to the dashboard and to management services"):
+        EdgeOptions.parse(
+            dashboard=DashboardOptions("a.example.com"), management_hostname="a.example.com"
+        )
+    with pytest.raises(OptionsError, match="whose TLS ends here, and passed through"):
+        EdgeOptions.parse(
+            dashboard=DashboardOptions("a.example.com"),
+            passthrough=Passthrough(("*.example.com",)),
+        )

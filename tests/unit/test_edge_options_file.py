@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from underpass.edge import options_file
+from underpass.edge.dashboard.options import DashboardOptions
 from underpass.edge.options import AcmeOptions, Address, EdgeOptions
 from underpass.edge.options_file import EdgeFile, find_edge_file, load_edge_file, read_edge_file
 from underpass.edge.passthrough import Passthrough
@@ -113,6 +114,12 @@ hostnames:
         Site("plain.example.com", allowed, 5_000_000, False, 60),
     )
     assert said.common == Site("", allowed, 5_000_000, False, 60)
+
+
+def test_the_dashboard_may_have_a_name_and_no_memory() -> None:
+    said = options("dashboard: {hostname: Dash.Example.com, recent-requests: false}").dashboard
+    assert said == DashboardOptions("dash.example.com", recent_requests=False)
+    assert options("dashboard:").dashboard == DashboardOptions()
 
 
 def test_what_is_about_logs_has_the_names_of_flags() -> None:

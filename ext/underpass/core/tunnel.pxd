@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from underpass.core.contentcoding cimport Gzip
 from underpass.core.fields cimport Fields
+from underpass.core.recent cimport RecentRequests
 from underpass.core.relay cimport Acceptor, Counters, Exchange, Side
 
 cpdef enum Kind:
@@ -51,6 +52,7 @@ cdef class VisitorExchange(Exchange):
     cdef Gzip coding                    # what the response's content goes through; None: it goes as it is
     cdef int hints                      # early hints that have been passed on
     cdef bytes websocket_key            # ours, for an application, of a WebSocket over HTTP/2
+    cdef uint64_t number                # by which `acceptor.recent` knows it; 0: it does not
     cdef public str refusal             # why it is sent again though there was an answer; None: there was none
     cdef readonly int refusal_status
     cdef public bytes set_cookie        # a Set-Cookie of the edge's own for the response; None: there is none
@@ -69,6 +71,7 @@ cdef class VisitorAcceptor(Acceptor):
     cdef public object again            # again(exchange): route one that is sent again; None: the handler does
     cdef public dict refusals           # {cause of a connector: whether an application may have seen the request}
     cdef bytes location                 # the edge's own name, the tail of every ray
+    cdef public RecentRequests recent   # remembers requests; None: nobody does
 
 
 cdef class EdgeExchange(Exchange):

@@ -633,6 +633,13 @@ cdef class VisitorExchange(Exchange):
             head.add_pair(HSTS, self.hsts)
         return head
 
+    cdef int over_with(self) except -1:
+        cdef VisitorExchange _alive = self
+        Exchange.over_with(self)
+        if self.number and self.acceptor.recent is not None:
+            self.acceptor.recent.ended(self, self.number, self.told)
+        return 0
+
     def limit_body(self, int64_t size):
         """Allow the request `size` bytes of content, -1 for any number. False when it has said that it has more: then
         it has been answered with 413."""
@@ -748,6 +755,10 @@ cdef class VisitorAcceptor(Acceptor):
 
     cdef int accept(self, Exchange exchange) except -1:
         cdef Field* path = exchange.request.find(T_PATH)
+        cdef VisitorExchange visitors = <VisitorExchange>exchange
+        # (One that is sent again comes here again.)
+        if self.recent is not None and not visitors.number:
+            visitors.number = self.recent.begun(visitors, visitors.ray, path)
         if path is not NULL and has_broken_escape(exchange.request.value(path), path.value_size):
             # As nginx, Apache and Go do: one application would see another path in it than the next.
             exchange.fail(400, "bad_path")

@@ -24,6 +24,7 @@ from underpass.account.errors import LoginError
 from underpass.ops.http_request import Answer, RequestError, request, require_http_url
 from underpass.ops.login_polling import LOGIN_SECONDS, poll_for_login
 from underpass.version import VERSION
+from underpass.wire.login_transfer import LOGIN_PATH, TRANSFER_PATH, confirmation_code
 from underpass.wire.printable import printable
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FEDRAMP",
     "Login",
     "LoginSite",
+    "login_site",
 ]
 
 _log = logging.getLogger(__name__)
@@ -39,12 +41,14 @@ _log = logging.getLogger(__name__)
 class LoginSite(Struct, frozen=True):
     """Where to log in: the page for the browser, and what callback addresses begin with.
 
-    `endpoint` is put into the certificate.
+    `endpoint` is put into the certificate. `shows_code`: the page shows the login's code, which
+    has to be the one that the command shows.
     """
 
     page: str
     callback: str
     endpoint: str = ""
+    shows_code: bool = False
 
 
 CLOUDFLARE: Final = LoginSite(
@@ -55,6 +59,32 @@ FEDRAMP: Final = LoginSite(
     "https://login.fed.cloudflareaccess.org/",
     FED_ENDPOINT,
 )
+
+
+def login_site(
+    page: str | None, callback: str | None, *, fedramp: bool = False, api_url: str | None = None
+) -> LoginSite:
+    """Where to log in, of what a command is given: a page, a transfer service, the account API. An
+    edge of one's own has all three at one address, so that one of them will do."""
+    if fedramp:
+        return FEDRAMP
+    if page is None and callback is None:
+        if api_url is None or _is_cloudflares(api_url):
+            return CLOUDFLARE
+        base = api_url.rstrip("/")
+        return LoginSite(base + LOGIN_PATH, base + TRANSFER_PATH, shows_code=True)
+    if page is not None and callback is None and not _is_cloudflares(page):
+        beside = page.partition("?")[0].rstrip("/").removesuffix(LOGIN_PATH)
+        return LoginSite(page, beside + TRANSFER_PATH, shows_code=True)
+    return LoginSite(page or CLOUDFLARE.page, callback or CLOUDFLARE.callback)
+
+
+def _is_cloudflares(address: str) -> bool:
+    try:
+        host = urlsplit(address).hostname or ""
+    except ValueError:
+        return False
+    return host == "cloudflare.com" or host.endswith(".cloudflare.com")
 
 
 class Login:
@@ -69,7 +99,10 @@ class Login:
             require_http_url(callback)
         except ValueError as error:
             raise LoginError(f"--callbackURL {site.callback!r}: {error}") from None
-        self._callback = callback + _public_key()
+        key = _public_key()
+        self.code = confirmation_code(key)
+        """What a page that `shows_code` has to show."""
+        self._callback = callback + key
         self.url = _page_url(site.page, self._callback)
 
     def wait(

@@ -110,6 +110,8 @@ def _status_rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "Visitors", f"https://{edge.https}  http://{edge.http}"
         yield "Connectors", ", ".join(edge.tunnels)
         yield "API", f"http://{edge.api}"
+        if edge.dashboard is not None:
+            yield "Dashboard", edge.dashboard
         if edge.metrics is not None:
             yield "Operators", f"http://{edge.metrics}"
     if status.figures is not None:
@@ -181,6 +183,20 @@ def restore(data_dir: str | None, force: bool, file: Path) -> None:
         click.echo(f"What was there is in {kept}")
 
 
+@edge.command("sign-in")
+@_DATA_DIR
+@click.option("--account", default="", metavar="NAME", help="Whose; needless when there is one.")
+def sign_in(data_dir: str | None, account: str) -> None:
+    """Print a link that signs a browser in to the dashboard, once, within ten minutes.
+
+    Whoever opens it manages everything of the account: give it to nobody else.
+    """
+    from underpass.edge.administration import make_sign_in_link
+
+    with _failing():
+        click.echo(make_sign_in_link(_directory(data_dir), account))
+
+
 @edge.group()
 def account() -> None:
     """Accounts: who may have tunnels here."""
@@ -234,7 +250,7 @@ def token() -> None:
     "scopes",
     multiple=True,
     metavar="SCOPE",
-    help="What it allows: read, tunnels, routes; repeatable. Without it, everything.",
+    help="What it allows: read, tunnels, routes, tokens; repeatable. Without it, all but tokens.",
 )
 @click.option(
     "--hostname",
@@ -262,14 +278,14 @@ def create_token(
     """Make an API token, and show it this once."""
 
     async def work(edge: Administration) -> tuple[str, str, bytes]:
-        from underpass.edge.accounts import SCOPES
+        from underpass.edge.accounts import DEFAULT_SCOPES
 
         expires_at = None if days is None else datetime.now(timezone.utc) + timedelta(days=days)
         made, text = await edge.accounts.create_token(
             edge.accounts.account(account),
             name,
             edge.author,
-            scopes=scopes or SCOPES,
+            scopes=scopes or DEFAULT_SCOPES,
             hostnames=hostnames,
             expires_at=expires_at,
         )

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from underpass.account.certificate import CERTIFICATE_FILE, write_certificate
-from underpass.account.login import CLOUDFLARE, FEDRAMP, Login, LoginSite
+from underpass.account.login import CLOUDFLARE, Login, login_site
 from underpass.cli.account import AccountCommand, account_settings
 from underpass.cli.flags import GoOption
 from underpass.cli.tunnel import load
-from underpass.connector.settings import Settings
+from underpass.connector.settings import Settings, Source
 from underpass.ops import directories
 from underpass.ops.browser import open_browser
 
@@ -42,8 +42,12 @@ def _login(
             path,
         )
         return
-    site = (
-        FEDRAMP if fedramp else LoginSite(page or CLOUDFLARE.page, callback or CLOUDFLARE.callback)
+    api_is_given = settings.source("api-url") is not Source.DEFAULT
+    site = login_site(
+        page,
+        callback,
+        fedramp=bool(fedramp),
+        api_url=settings.text("api-url") if api_is_given else None,
     )
     cacert = settings.text("cacert")
     session = Login(site, cacert=Path(cacert).expanduser() if cacert else None)
@@ -54,6 +58,8 @@ def _login(
         before = "Please open the following URL and log in:"
         after = "Leave underpass running: it gets the certificate when you have logged in."
     click.echo(f"{before}\n\n{session.url}\n\n{after}", err=True)
+    if site.shows_code:
+        click.echo(f"The page has to show this code: {session.code}", err=True)
     try:
         certificate = session.wait()
     except KeyboardInterrupt:
@@ -71,13 +77,13 @@ def _options() -> list[click.Parameter]:
         *account_settings(),
         GoOption(
             "loginURL",
-            text=f"Page to log in at (default {CLOUDFLARE.page}).",
+            text=f"Page to log in at (default: that of --api-url, or {CLOUDFLARE.page}).",
             metavar="URL",
             parameter="page",
         ),
         GoOption(
             "callbackURL",
-            text=f"Service that hands over the certificate (default {CLOUDFLARE.callback}).",
+            text="Service that hands over the certificate (default: the one beside the page).",
             metavar="URL",
             parameter="callback",
         ),

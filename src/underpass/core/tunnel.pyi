@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 
+from underpass.core.recent import RecentRequests
 from underpass.core.relay import Acceptor, Counters, Exchange
 
 class Kind(IntEnum):
@@ -102,6 +103,8 @@ class VisitorAcceptor(Acceptor):
     """b"http" or b"https"."""
     hsts: bytes | None
     """Strict-Transport-Security for responses that have none; None: they stay without."""
+    recent: RecentRequests | None
+    """Remembers the requests."""
     again: Callable[[VisitorExchange], object] | None
     """Routes a request that is sent again; None: the handler does. With a `refusal` it may find
     nobody else, and then has to `fail` with that."""

@@ -112,6 +112,7 @@ class AccessLog:
         link = exchange.context
         if link is not None:
             line.tunnel = str(link.tunnel_id)
+        if link is not None and link.connector_id is not None:
             line.connector = str(link.connector_id)
             line.connIndex = link.conn_index
             line.attempts = exchange.attempts

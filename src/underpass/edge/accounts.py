@@ -23,6 +23,7 @@ from underpass.edge.store import Account, ApiToken, VirtualNetwork
 
 __all__ = [
     "DEFAULT_ROTATION_HOURS",
+    "DEFAULT_SCOPES",
     "MAX_ACCOUNTS",
     "MAX_NAME",
     "MAX_TOKENS",
@@ -32,10 +33,14 @@ __all__ = [
     "check_name",
 ]
 
-SCOPES: Final = ("read", "tunnels", "routes")
+SCOPES: Final = ("read", "tunnels", "routes", "tokens")
 """What a token may allow. Every token allows to read what is no secret. `tunnels`: create, delete
 and configure them, get their tokens, close their connections. `routes`: lead hostnames and networks
-to tunnels."""
+to tunnels. `tokens`: in the dashboard, make and end tokens of the account, and log command lines
+in."""
+
+DEFAULT_SCOPES: Final = ("read", "tunnels", "routes")
+"""Of a token for which nothing else is said: what lies about on machines makes no tokens."""
 
 MAX_ACCOUNTS: Final = 1_000
 MAX_TOKENS: Final = 10_000
@@ -154,7 +159,7 @@ class Accounts:
         name: str,
         by: Author,
         *,
-        scopes: Sequence[str] = SCOPES,
+        scopes: Sequence[str] = DEFAULT_SCOPES,
         hostnames: Sequence[str] = (),
         expires_at: datetime | None = None,
     ) -> tuple[ApiToken, str]:

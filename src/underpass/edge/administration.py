@@ -18,11 +18,12 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.errors import AccountError, DataDirectoryError, DataDirectoryInUseError
 from underpass.edge.registry import Author, Registry
 from underpass.edge.router import Router
+from underpass.edge.status import RunningEdge
 from underpass.edge.store import Account, ApiToken, Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.wire.origin_certificate import encode_origin_certificate
 
-__all__ = ["Administration", "administer", "initialize", "write_secret_file"]
+__all__ = ["Administration", "administer", "initialize", "make_sign_in_link", "write_secret_file"]
 
 T = TypeVar("T")
 
@@ -87,6 +88,32 @@ def initialize(data_dir: Path, account_name: str, domain: str) -> tuple[Account,
                 return account, edge.certificate(token, text)
 
     return asyncio.run(run())
+
+
+def make_sign_in_link(data_dir: Path, account_name: str) -> str:
+    """The address that signs a browser in to the dashboard of the edge that runs there.
+
+    Raises:
+        EdgeError: there is none, or no such account.
+    """
+    # No edge needs it to run.
+    from underpass.edge.dashboard.sessions import SignInLinks
+
+    directory = DataDirectory.of_any_edge(data_dir)
+    running = RunningEdge.read(directory)
+    if running is None or running.dashboard is None:
+        raise DataDirectoryError(
+            f"no edge runs with the data directory {data_dir}: `underpass edge run` starts one"
+        )
+    address = running.dashboard
+
+    async def work(edge: Administration) -> str:
+        account = edge.accounts.account(account_name)
+        secret = SignInLinks(directory.sign_in_links).make(account)
+        await edge.registry.commit((), edge.author.did("session.link", account.name, account.id))
+        return f"{address}/sign-in?link={secret}"
+
+    return administer(data_dir, work)
 
 
 def write_secret_file(path: Path, content: bytes) -> None:

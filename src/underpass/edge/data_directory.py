@@ -170,6 +170,16 @@ class DataDirectory:
         return self.path / "edge.db"
 
     @property
+    def sessions(self) -> Path:
+        """Directory of who is signed in to the dashboard."""
+        return self.path / "sessions"
+
+    @property
+    def sign_in_links(self) -> Path:
+        """Directory of the links that let somebody sign in, while they wait to be used."""
+        return self.path / "sign-in-links"
+
+    @property
     def running(self) -> Path:
         """What the edge that runs on it says of itself: see `status.RunningEdge`."""
         return self.path / "running.json"

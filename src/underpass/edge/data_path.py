@@ -13,19 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
+from underpass.core.recent import RecentRequests
 from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
+from underpass.edge.dashboard.public import Ask, PublicDashboard
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.entrance import Beginnings
 from underpass.edge.figures import traffic_figures
 from underpass.edge.gateway import HANDSHAKE_SECONDS, MAX_CONNECTIONS, Gateway
+from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
 from underpass.edge.moving import Way
 from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
+from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
 from underpass.edge.router import Link, Router
 from underpass.edge.sites import COMMON, Site
@@ -72,6 +77,8 @@ class Service:
     access_log: AccessLogOptions | None = None
     management_hostname: str = ""
     """By which connectors' management services are asked; empty: by none."""
+    dashboard: DashboardOptions = DEFAULT_DASHBOARD
+    """Pages for people: at which name, and whether the last requests are remembered for them."""
     trusted_hops: TrustedHops = NO_HOPS
     passthrough: Passthrough = NO_PASSTHROUGH
     tls_alpn: bool = False
@@ -155,6 +162,10 @@ class DataPath(Protocol):
         """What it has carried: see `figures.traffic_figures`."""
         ...
 
+    async def recent(self) -> Recent | None:
+        """The last requests; None if they are not remembered."""
+        ...
+
     def processes(self) -> Sequence[int]:
         """The ids of the processes that serve, beside this one."""
         ...
@@ -194,6 +205,7 @@ class LocalDataPath:
         directory: DataDirectory,
         room: WaitingRoom | None = None,
         number: int = 0,
+        ask_dashboard: Ask | None = None,
     ) -> None:
         self.numbers = range(number, number + 1)
         self._neighbours: Neighbours | None = None
@@ -214,6 +226,7 @@ class LocalDataPath:
             from underpass.edge.access_log import AccessLog  # most edges have none
 
             access_log = AccessLog(service.access_log)
+        self._recent = RecentRequests() if service.dashboard.recent_requests else None
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
         self.turn.on_tick.add(self._room.tick)
@@ -235,12 +248,20 @@ class LocalDataPath:
             challenges=Challenges(directory.challenges),
             access_log=access_log,
             room=self._room,
+            recent=self._recent,
         )
+        if self._recent is not None:
+            self.listeners.on_link_gone = self._forget
         self.gateway.behave(manners, site_table(service.sites, manners))
         if service.management_hostname:
             router.reserve(service.management_hostname)
             self.gateway.management = Management(
                 service.management_hostname, directory.management_key, registry, router
+            )
+        if service.dashboard.hostname and ask_dashboard is not None:
+            router.reserve(service.dashboard.hostname)
+            self.gateway.dashboard = PublicDashboard(
+                service.dashboard.hostname, service.secure_port, ask_dashboard
             )
 
         self.streams = TcpStreams(self.turn, self.gateway, location=service.location)
@@ -291,7 +312,8 @@ class LocalDataPath:
         return self.streams.accepting(hostname, group, client=address)
 
     def _is_served(self, hostname: str) -> bool:
-        return hostname == self._service.management_hostname or self.router.knows(hostname)
+        own = (self._service.management_hostname, self._service.dashboard.hostname)
+        return hostname in own or self.router.knows(hostname)
 
     async def apply(self, service: Service) -> None:
         """See DataPath."""
@@ -330,6 +352,20 @@ class LocalDataPath:
     def figures(self) -> Snapshot:
         """See DataPath."""
         return traffic_figures(self)
+
+    async def recent(self) -> Recent | None:
+        """See DataPath."""
+        return self.recent_here()
+
+    def _forget(self, link: EdgeLink) -> None:
+        """Of a link that is gone, what is remembered keeps the name alone."""
+        assert self._recent is not None
+        place = CarriedBy(link.tunnel_id, link.connector_id, link.conn_index)
+        self._recent.forget(link, place)
+
+    def recent_here(self) -> Recent | None:
+        """The last requests to this process."""
+        return None if self._recent is None else read_recent(self._recent)
 
     def processes(self) -> Sequence[int]:
         """See DataPath."""

@@ -20,6 +20,7 @@ from underpass.core.endpoint import Endpoint
 from underpass.core.fields import Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
+from underpass.core.recent import RecentRequests
 from underpass.core.relay import Counters, Exchange
 from underpass.core.tunnel import VisitorAcceptor, VisitorExchange
 from underpass.edge.challenges import PREFIX, Challenges
@@ -44,6 +45,7 @@ from underpass.wire.turns import LoopTurn
 
 if TYPE_CHECKING:
     from underpass.edge.access_log import AccessLog
+    from underpass.edge.dashboard.public import PublicDashboard
     from underpass.edge.management import Management
 
 __all__ = ["Gateway"]
@@ -240,6 +242,7 @@ class Gateway:
         challenges: answered on the plain listener before any tunnel is asked.
         access_log: gets a line for each request; its owner closes it.
         room: where requests wait for a link that is about to come.
+        recent: remembers the last requests.
     """
 
     def __init__(
@@ -253,11 +256,14 @@ class Gateway:
         challenges: Challenges | None = None,
         access_log: AccessLog | None = None,
         room: WaitingRoom | None = None,
+        recent: RecentRequests | None = None,
     ) -> None:
         self.turn = turn
+        self._recent = recent
         self.access_log = access_log
         self.management: Management | None = None
-        """Asked about hosts that no route leads from."""
+        self.dashboard: PublicDashboard | None = None
+        """Both are asked about hosts that no route leads from."""
         self._challenges = challenges
         self._secure_port = secure_port
         self.counters = Counters()
@@ -361,6 +367,7 @@ class Gateway:
             scheme,
             self._location,
         )
+        acceptor.recent = self._recent
         self._tell(acceptor)
         acceptor.again = self.steering.again
         acceptor.refusals = REFUSALS
@@ -391,7 +398,7 @@ class Gateway:
             if not link.forward(exchange):
                 self.steering.by_another(link, exchange)
         elif isinstance(link, UnknownHost):
-            if self.management is None or not self.management.take(exchange):
+            if not any(own.take(exchange) for own in (self.management, self.dashboard) if own):
                 exchange.fail(404, "unknown_host")
         elif isinstance(link, Pool):
             self.steering.by_pool(link, exchange)

@@ -58,10 +58,11 @@ def check_claim(
     overwrite: bool,
     quick_domain: str,
     management_hostname: str,
+    dashboard_hostname: str = "",
 ) -> Route | None:
     """Whether `hostname` (normalized, or `*.suffix`) may be led to the account's `tunnels`; the
     route that there is already, if any. Quick tunnels have their names below `quick_domain`, and
-    the edge itself answers for `management_hostname`.
+    the edge itself answers for `management_hostname` and `dashboard_hostname`.
 
     Raises:
         HostnameError: this account, or this token, may not have it.
@@ -75,6 +76,8 @@ def check_claim(
         raise HostnameError(
             f"{hostname} is reserved: this edge answers for it itself (--management-hostname)"
         )
+    if hostname == dashboard_hostname:
+        raise HostnameError(f"{hostname} is reserved: it is this edge's own dashboard")
     if hostname.startswith("*.") and covers(hostname, f"quick.{quick_domain}"):
         # It would get the visitors of quick tunnels that are no more.
         raise HostnameError(f"{hostname} takes in {quick_domain}, where quick tunnels have names")

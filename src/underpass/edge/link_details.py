@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from underpass.wire.registration import ClientInfo
 
-__all__ = ["MAX_FEATURES", "MAX_WORD", "UNKNOWN_DETAILS", "LinkDetails"]
+__all__ = ["MAX_FEATURES", "MAX_WORD", "UNKNOWN_DETAILS", "CarriedBy", "LinkDetails"]
 
 MAX_WORD: Final = 64
 """Characters that are kept of a word of a connector: its version, its platform, a feature."""
@@ -41,6 +41,16 @@ class LinkDetails(Struct, frozen=True):
             _word(client.arch),
             tuple(_word(feature) for feature in client.features[:MAX_FEATURES]),
         )
+
+
+class CarriedBy(Struct, frozen=True):
+    """Which link a request was sent on by last, where the link itself is no more, or never was: in
+    the place of one in an exchange's `context`."""
+
+    tunnel_id: UUID
+    connector_id: UUID | None = None
+    """None: the tunnel has no link."""
+    conn_index: int = -1
 
 
 UNKNOWN_DETAILS: Final = LinkDetails(UUID(int=0), datetime(1970, 1, 1, tzinfo=timezone.utc))

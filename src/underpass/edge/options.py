@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.errors import EdgeError, OptionsError
 from underpass.edge.handover.options import DEFAULT_HANDOVER, HandoverOptions
 from underpass.edge.hostnames import normalize_hostname
@@ -185,6 +186,8 @@ class EdgeOptions:
     """Hostnames with settings of their own."""
     handover: HandoverOptions = DEFAULT_HANDOVER
     """How it makes way for the next process."""
+    dashboard: DashboardOptions = DEFAULT_DASHBOARD
+    """Pages for people."""
     trusted_hops: TrustedHops = NO_HOPS
     """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
     passthrough: Passthrough = NO_PASSTHROUGH
@@ -219,6 +222,14 @@ class EdgeOptions:
         if not _LOCATION.fullmatch(self.location):
             raise OptionsError(
                 f"location {self.location!r}: use 1 to 32 lower-case letters, digits and hyphens"
+            )
+
+        name = self.dashboard.hostname
+        if name and name == self.management:
+            raise OptionsError(f"{name} is given to the dashboard and to management services")
+        if name and self.passthrough.covers(name):
+            raise OptionsError(
+                f"{name} is given to the dashboard, whose TLS ends here, and passed through"
             )
 
     @property

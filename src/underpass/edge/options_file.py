@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 
+from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.error_pages import ErrorPages
 from underpass.edge.errors import EdgeError, HostnameError, OptionsError
 from underpass.edge.handover.options import HandoverOptions
@@ -46,6 +47,7 @@ _KEYS: Final = frozenset(
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
         *("error-pages", "compress", "drain", "hostnames", "tcp", "trusted-hops", "passthrough"),
+        "dashboard",
     }
 )
 _TCP_KEYS: Final = frozenset(
@@ -157,6 +159,7 @@ class _Reader:
         yield "compress", common.compress
         yield "handover", _handover(root)
         yield "sites", self._sites(root, common)
+        yield "dashboard", self._dashboard(root)
         yield "tcp", self._tcp(root)
 
     def _listeners(self, section: Section) -> Iterator[tuple[str, Any]]:
@@ -197,6 +200,17 @@ class _Reader:
             "challenge",
             lambda way: AcmeOptions(directory, section.string("email") or "", roots, hook, way),
             challenge,
+        )
+
+    def _dashboard(self, root: Section) -> DashboardOptions | None:
+        section = root.section("dashboard")
+        section.refuse_unknown(frozenset({"hostname", "recent-requests"}))
+        if "dashboard" not in root.values:
+            return None
+        recent = section.boolean("recent-requests")
+        return DashboardOptions(
+            _parsed(section, "hostname", normalize_hostname) or "",
+            DEFAULT_DASHBOARD.recent_requests if recent is None else recent,
         )
 
     def _sites(self, root: Section, common: Site) -> tuple[Site, ...]:

@@ -52,7 +52,7 @@ class Failure:
     hop: Hop
 
     def __str__(self) -> str:
-        return f"{self.cause}, {_WHERE[self.hop]}"
+        return f"{self.cause}, {WHERE[self.hop]}"
 
     @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -63,7 +63,7 @@ class Failure:
         )
 
 
-_WHERE: Final = {
+WHERE: Final = {
     Hop.VISITOR: "at the visitor's end",
     Hop.EDGE: "at the edge",
     Hop.LINK: "between edge and connector",

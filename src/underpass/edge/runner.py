@@ -48,6 +48,7 @@ async def _serve(options: EdgeOptions, source: ConfiguredBy) -> int:
                 "Connectors: %s  (their --edge, with --cacert %s/ca.pem)", tunnels, options.data_dir
             )
             log.info("API:        http://%s  (their --api-url, --quick-service)", edge.api)
+            log.info("Dashboard:  %s  (to sign in: underpass edge sign-in)", edge.dashboard)
             if edge.metrics is not None:
                 log.info("Operators:  http://%s/metrics  /healthz  /readyz", edge.metrics)
             reloader.start()

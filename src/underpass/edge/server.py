@@ -23,6 +23,9 @@ from underpass.edge.certificate_files import CertificateFiles
 from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
 from underpass.edge.challenges import Challenges
+from underpass.edge.dashboard.parts import Parts
+from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer, ask_application
+from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.errors import EdgeError, HandoverError
@@ -34,12 +37,13 @@ from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOption
 from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
-from underpass.edge.status import RunningEdge
+from underpass.edge.status import RunningEdge, reachable
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tcp_routes import TcpRoute
 from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
+from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
@@ -106,18 +110,22 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
+        self._application: Any = None
+        self._transfers = Transfers()
         self.configurations_refused = 0
         """By whoever reads them: see Reloader."""
         self._configured_at = 0.0
         self._operators: Operators | None = None
         self.directory: DataDirectory
+        self._store: Store
         self._router: Router
+        self._started_at = datetime.now(timezone.utc).replace(microsecond=0)
         self._control: list[Callable[[], Awaitable[None]]] = []
         """Ends what changes something, in this order."""
         self._successor: Successor | None = None
         self._mover: LinkMover | None = None
         self._letting_go: asyncio.Future[None] | None = None
-        self._certificates: CertificateFiles | None = None
+        self._certificates: CertificateFiles
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -159,7 +167,8 @@ class Edge:
         self._listeners.close_spare(but=TCP_PREFIX)
 
         self.authority = CertificateAuthority.open(directory)
-        store = await SqliteStore.open(directory.database)
+        self._certificates = CertificateFiles(options.certificates, directory.certificates)
+        store = self._store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
         router = self._router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
@@ -185,13 +194,14 @@ class Edge:
         running = RunningEdge(
             pid=os.getpid(),
             version=VERSION,
-            started_at=datetime.now(timezone.utc).replace(microsecond=0),
+            started_at=self._started_at,
             workers=options.workers,
             https=str(self.https),
             http=str(self.http),
             tunnels=tuple(map(str, self.tunnels)),
             api=str(self.api),
             metrics=self.metrics,
+            dashboard=self.dashboard,
         )
         running.write(directory)
         self._closing.callback(running.forget, directory)
@@ -214,12 +224,17 @@ class Edge:
             location=self.options.location,
             management_key_path=self.directory.management_key,
             close_links=self.close_links,
+            dashboard_hostname=self.options.dashboard.hostname,
             set_aside=self._path.set_aside,
             health=self._path.health,
         )
+        self._transfers = Transfers()
+        application = create_application(control, dashboard=self._dashboard(self._path))
+        self._application = self._api_calls.counting(application)
         # A copy: it is closed in the end, and may have to be served again.
-        server = ApiServer(self._api_calls.counting(create_application(control)), api.dup())
-        self._control.append(server.stop)
+        server = ApiServer(self._application, api.dup())
+        # Command lines that wait for a login must not hold the end up.
+        self._control += [self._transfers.close, server.stop]
         await server.start()
         house = asyncio.create_task(self.registry.keep_house())
         self._control += [partial(_cancelled, house), self._keep_no_certificates]
@@ -233,6 +248,7 @@ class Edge:
 
     async def _end_all_control(self) -> None:
         control, self._control = self._control, []
+        self._application = None
         for end in control:
             await end()
 
@@ -254,6 +270,7 @@ class Edge:
             certificates=tuple((str(chain), str(key)) for chain, key in options.certificates),
             access_log=options.access_log,
             management_hostname=options.management,
+            dashboard=options.dashboard,
             trusted_hops=options.trusted_hops,
             passthrough=options.passthrough,
             tls_alpn=options.acme is not None and options.acme.way == TLS_ALPN_01,
@@ -274,8 +291,7 @@ class Edge:
         )
         wanted = replace(options, **{name: getattr(old, name) for name in waiting})
         assert self._path is not None
-        if self._certificates is not None:
-            self._certificates.replace(wanted.certificates)
+        self._certificates.replace(wanted.certificates)
         # The one thing that a system may refuse, so it comes first.
         await self.apply_tcp(wanted.tcp)
         try:
@@ -319,6 +335,7 @@ class Edge:
             self.authority,
             directory,
             number=self._first_number,
+            ask_dashboard=self._ask_dashboard,
         )
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
@@ -351,6 +368,7 @@ class Edge:
             https=https,
             tunnels=tunnels,
             first=self._first_number,
+            ask_dashboard=self._ask_dashboard,
             tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
@@ -375,9 +393,6 @@ class Edge:
             return
         from underpass.edge.operators import Operators  # most edges have none
 
-        certificates = self._certificates = CertificateFiles(
-            self.options.certificates, self.directory.certificates
-        )
         operators = Operators(
             [
                 lambda: {} if self._path is None else self._path.figures(),
@@ -385,7 +400,7 @@ class Edge:
                     self.registry,
                     self._router,
                     self._api_calls,
-                    {**certificates.expiries(), "ca": self.authority.not_after},
+                    self._expiries(),
                 ),
                 lambda: {
                     "underpass_configuration_refused": {("file",): self.configurations_refused},
@@ -400,9 +415,56 @@ class Edge:
         self._closing.push_async_callback(operators.stop)
         self._operators, self.metrics = operators, operators.address
 
+    def _expiries(self) -> dict[str, datetime]:
+        """When the certificates end that are there."""
+        return {**self._certificates.expiries(), "ca": self.authority.not_after}
+
     async def _refresh_figures(self) -> None:
         if self._path is not None:
             await self._path.refresh()
+
+    @property
+    def dashboard(self) -> str:
+        """The address of the dashboard: the public one, if it has such."""
+        hostname = self.options.dashboard.hostname
+        if not hostname:
+            return f"http://{reachable(str(self.api))}/dashboard"
+        port = "" if self.https.port == 443 else f":{self.https.port}"
+        return f"https://{hostname}{port}/dashboard"
+
+    async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
+        """What a visitor of its public hostname asks."""
+        if self._application is None:
+            return DashboardAnswer(503, [(b"retry-after", b"1")], b"")
+        return await ask_application(self._application, request)
+
+    def _dashboard(self, path: DataPath) -> Parts:
+        """What the dashboard shows."""
+
+        async def figures() -> Snapshot:
+            await path.refresh()
+            return path.figures()
+
+        return Parts(
+            sessions=self.directory.sessions,
+            sign_in_links=self.directory.sign_in_links,
+            transfers=self._transfers,
+            audit=self._store.audit,
+            recent=path.recent,
+            figures=figures,
+            certificates=self._expiries,
+            addresses=lambda: {
+                "https": f"https://{self.https}",
+                "http": f"http://{self.http}",
+                "tunnel": ", ".join(map(str, self.tunnels)),
+                "api": f"http://{self.api}",
+            },
+            ca_certificate=self.ca_certificate,
+            hostname=self.options.dashboard.hostname,
+            version=VERSION,
+            started_at=self._started_at,
+            workers=self.options.workers,
+        )
 
     def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
         """Who obtains certificates from a public authority."""
@@ -413,7 +475,8 @@ class Edge:
         def wanted() -> Iterable[str]:
             yield options.domain
             yield f"*.{options.domain}"
-            for hostname in (*self.registry.hostnames, options.management):
+            own = filter(None, (options.management, options.dashboard.hostname))
+            for hostname in (*self.registry.hostnames, *own):
                 # A certificate for the wildcard serves these, as soon as there is one.
                 below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
                     options.domain.count(".") + 1

@@ -17,7 +17,7 @@ from underpass.edge.data_directory import DataDirectory
 from underpass.edge.errors import DataDirectoryError
 from underpass.ops.http_request import Answer, RequestError, request
 
-__all__ = ["Figures", "RunningEdge", "Status", "ask_metrics", "read_status"]
+__all__ = ["Figures", "RunningEdge", "Status", "ask_metrics", "reachable", "read_status"]
 
 ASK_SECONDS: Final = 5.0
 MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -38,6 +38,8 @@ class RunningEdge(msgspec.Struct, frozen=True):
     tunnels: tuple[str, ...]
     api: str
     metrics: str | None = None
+    dashboard: str | None = None
+    """An address for browsers."""
 
     def write(self, directory: DataDirectory) -> None:
         """Keep it in a data directory. Raises DataDirectoryError."""
@@ -145,14 +147,14 @@ def ask_metrics(address: str) -> Status:
 def _ask(address: str, path: str) -> Answer:
     return request(
         "GET",
-        f"http://{_reachable(address)}{path}",
+        f"http://{reachable(address)}{path}",
         headers={},
         timeout=ASK_SECONDS,
         max_bytes=MAX_ANSWER,
     )
 
 
-def _reachable(address: str) -> str:
+def reachable(address: str) -> str:
     """An edge that listens on every interface is asked on loopback."""
     host, _, port = address.rpartition(":")
     if host in ("", "0.0.0.0"):  # noqa: S104 - read, not bound

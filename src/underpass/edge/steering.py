@@ -10,6 +10,7 @@ from uuid import UUID
 from underpass.core.fields import Fields
 from underpass.core.relay import Exchange
 from underpass.core.tunnel import VisitorExchange
+from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.origin_health import UNREACHABLE
 from underpass.edge.pools import COOKIE, Pool, cookie_in
@@ -61,8 +62,12 @@ class Steering:
     def wait(self, exchange: VisitorExchange, tunnels: Iterable[UUID], cause: str) -> None:
         """Until one of these tunnels has a link that is about to come; else it fails."""
         room = self._room
-        if room is None or not any(room.hold(each, exchange, self._route) for each in tunnels):
-            exchange.fail(503, cause)
+        for tunnel_id in tunnels:
+            if exchange.context is None:
+                exchange.context = CarriedBy(tunnel_id)
+            if room is not None and room.hold(tunnel_id, exchange, self._route):
+                return
+        exchange.fail(503, cause)
 
     def by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -53,6 +54,8 @@ class TunnelListeners:
         self._servers: list[asyncio.AbstractServer] = []
         self.links: set[EdgeLink] = set()
         """Every connection that is open, registered or not."""
+        self.on_link_gone: Callable[[EdgeLink], None] | None = None
+        """Called with one that is not any more."""
         self.handshakes = Handshakes(HANDSHAKE_SECONDS)
         turn.on_tick.add(self.handshakes.tick)
         self._pusher = ConfigurationPusher(registry, self.links)
@@ -82,7 +85,7 @@ class TunnelListeners:
             timeouts=self._timeouts,
             on_connected=partial(self._connected, began),
             on_registered=self._pusher.registered,
-            on_gone=self.links.discard,
+            on_gone=self._gone,
         )
 
     def _connected(self, began: int, link: EdgeLink) -> None:
@@ -91,6 +94,11 @@ class TunnelListeners:
         self.links.add(link)
         if len(self.links) > MAX_UNREGISTERED:
             self._make_room(link)
+
+    def _gone(self, link: EdgeLink) -> None:
+        self.links.discard(link)
+        if self.on_link_gone is not None:
+            self.on_link_gone(link)
 
     def _make_room(self, newest: EdgeLink) -> None:
         """Drop the newcomer if too many of the open connections have not registered."""

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from underpass.edge import worker_messages as messages
 from underpass.edge.certificates import CertificateAuthority
+from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import LocalDataPath, Service
 from underpass.edge.errors import EdgeError
@@ -149,6 +150,8 @@ class EdgeWorker(Inside):
             return await self._stop_links(request.seconds)
         if isinstance(request, messages.ReadFigures):
             return {} if self._data_path is None else self._data_path.figures()
+        if isinstance(request, messages.ReadRecent):
+            return None if self._data_path is None else self._data_path.recent_here()
         assert isinstance(request, messages.Alive)
         return None
 
@@ -181,7 +184,13 @@ class EdgeWorker(Inside):
             authority = CertificateAuthority.open(directory)
             await self._registry.refresh()
             data_path = self._data_path = LocalDataPath(
-                service, self._registry, self._router, authority, directory, self._room
+                service,
+                self._registry,
+                self._router,
+                authority,
+                directory,
+                room=self._room,
+                ask_dashboard=self._ask_dashboard,
             )
             await self._neighbours.open(data_path, Path(request.peers))
             await self._neighbours.reach_those_beyond()
@@ -220,6 +229,10 @@ class EdgeWorker(Inside):
             return messages.Done(str(error))
         self._neighbours.allow(service.common.timeouts)
         return messages.Done()
+
+    async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
+        """Of the supervisor, where the API is."""
+        return await self.channel.call(request, DashboardAnswer)
 
     async def _refresh(self) -> messages.Done:
         try:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from underpass.edge.dashboard.public import AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 from underpass.edge.moving import Way
@@ -33,6 +34,7 @@ __all__ = [
     "ReadConfiguration",
     "ReadFigures",
     "ReadHealth",
+    "ReadRecent",
     "ReadSnapshot",
     "Refresh",
     "SetAside",
@@ -131,6 +133,10 @@ class ReadFigures(Struct, frozen=True, tag=True):
     """What has been carried. -> ops.workers.tally.Readings"""
 
 
+class ReadRecent(Struct, frozen=True, tag=True):
+    """The last requests. -> recent.Recent, or None: they are not remembered"""
+
+
 class Alive(Struct, frozen=True, tag=True):
     """-> None"""
 
@@ -148,6 +154,7 @@ WorkerRequest = (
     | StopVisitors
     | StopLinks
     | ReadFigures
+    | ReadRecent
     | Alive
 )
 
@@ -171,7 +178,7 @@ class ReadConfiguration(Struct, frozen=True, tag=True):
     tunnel_id: UUID
 
 
-SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration
+SupervisorRequest = ReadSnapshot | ReadChanges | ReadConfiguration | AskDashboard
 
 
 class Done(Struct, frozen=True):

@@ -21,11 +21,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from underpass.edge import worker_messages as messages
+from underpass.edge.dashboard.public import Ask, AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.moving import Way
 from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.peers import path_from_beyond
+from underpass.edge.recent import Recent, merged
 from underpass.edge.remote import Presence, RemoteLink
 from underpass.edge.router import DuplicateLink, Link, Router, TooManyLinks
 from underpass.edge.store import Store
@@ -69,6 +71,9 @@ class _Ear:
             return None if changes is None else replace(changes, tokens=())
         if isinstance(request, messages.ReadConfiguration):
             return await store.configuration(request.tunnel_id)
+        if isinstance(request, AskDashboard):
+            assert self._workers.ask_dashboard is not None
+            return await self._workers.ask_dashboard(request)
         assert isinstance(request, messages.ReadSnapshot)
         # The API is not theirs.
         return replace(await store.snapshot(), tokens=())
@@ -102,6 +107,7 @@ class EdgeWorkers:
         router: gets the links of all workers, for whoever asks whether a tunnel has some.
         first: what the first worker is called by the others; the next one comes after it. The
             edge that this one follows has called its own by other numbers.
+        ask_dashboard: answers what visitors of the dashboard's hostname ask.
     """
 
     def __init__(
@@ -116,10 +122,12 @@ class EdgeWorkers:
         https: socket.socket,
         tunnels: list[socket.socket],
         first: int = 0,
+        ask_dashboard: Ask | None = None,
         tcp: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.store = store
         self.numbers = range(first, first + count)
+        self.ask_dashboard = ask_dashboard
         self._service = service
         self._data_dir = data_dir
         self._router = router
@@ -199,6 +207,29 @@ class EdgeWorkers:
     def figures(self) -> Snapshot:
         """See DataPath: the sums of all workers, dead ones included, as of the last `refresh`."""
         return total(tally.readings for tally in self._tallies)
+
+    async def recent(self) -> Recent | None:
+        """See DataPath; what a slow worker remembers is left out."""
+        if not self._service.dashboard.recent_requests:
+            return None
+        read = await asyncio.gather(
+            *(self._read_recent(worker, process) for worker, process in self._processes.items())
+        )
+        return merged(recent for recent in read if recent is not None)
+
+    async def _read_recent(self, worker: int, process: Process) -> Recent | None:
+        try:
+            recent: Any = await asyncio.wait_for(
+                process.channel.call(
+                    messages.ReadRecent(),
+                    Recent | None,  # type: ignore[arg-type]  # a union is no type to mypy
+                ),
+                SCRAPE_SECONDS,
+            )
+        except (ChannelError, asyncio.TimeoutError) as error:
+            _log.debug("worker %d did not tell its last requests: %s", worker, error)
+            return None
+        return recent  # type: ignore[no-any-return]
 
     async def take_over(self) -> None:
         """Have every worker take over what has changed in the store."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,7 +22,11 @@ from underpass.edge.api.endpoint import Endpoint, answer
 from underpass.edge.api.envelope import CONTENT_TYPE, failure, success
 from underpass.edge.api.openapi import openapi_document
 from underpass.edge.api.quick_tunnels import create_quick_tunnel
+from underpass.edge.dashboard.mounting import dashboard_routes
 from underpass.wire.quick_tunnel import QUICK_TUNNEL_PATH
+
+if TYPE_CHECKING:
+    from underpass.edge.dashboard.parts import Parts
 
 __all__ = ["ENDPOINTS", "create_application"]
 
@@ -34,8 +38,11 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
 )
 
 
-def create_application(control: Control, guesses: Guesses | None = None) -> Starlette:
-    """The application that shows and changes one edge."""
+def create_application(
+    control: Control, guesses: Guesses | None = None, dashboard: Parts | None = None
+) -> Starlette:
+    """The application that shows and changes one edge; with pages for people if there is what they
+    show."""
     guesses = guesses or Guesses()
     document = openapi_document(ENDPOINTS)
 
@@ -51,6 +58,7 @@ def create_application(control: Control, guesses: Guesses | None = None) -> Star
             Route(QUICK_TUNNEL_PATH, partial(create_quick_tunnel, control), methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
             Route("/openapi.json", describe, methods=["GET"]),
+            *(() if dashboard is None else dashboard_routes(control, guesses, dashboard)),
         ],
         exception_handlers={HTTPException: _http_failure, Exception: _unexpected},
     )

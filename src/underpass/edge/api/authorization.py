@@ -17,7 +17,16 @@ from underpass.edge.api.token_bucket import TokenBucket
 from underpass.edge.errors import TokenRefused
 from underpass.edge.store import ApiToken
 
-__all__ = ["GUESSES_AT_ONCE", "GUESSES_PER_SECOND", "MAX_SOURCES", "Guesses", "bearer", "source_of"]
+__all__ = [
+    "GUESSES_AT_ONCE",
+    "GUESSES_PER_SECOND",
+    "MAX_SOURCES",
+    "Guesses",
+    "authenticated",
+    "bearer",
+    "check_guesses",
+    "source_of",
+]
 
 GUESSES_AT_ONCE: Final = 10
 """Requests with a wrong token that one source is told so, before it is told to wait."""
@@ -76,21 +85,35 @@ async def bearer(request: Request, control: Control, guesses: Guesses) -> ApiTok
         raise Refusal(
             401, "this needs an API token: Authorization: Bearer up_…", headers=_CHALLENGE
         )
+    return await authenticated(text.strip(), source_of(request), control, guesses)
+
+
+async def authenticated(text: str, source: str, control: Control, guesses: Guesses) -> ApiToken:
+    """The token that `text` is, shown by somebody at the address `source`.
+
+    Raises: as `bearer`.
+    """
     with contextlib.suppress(TokenRefused):
-        return control.accounts.authenticate(text.strip())
-    wait = guesses.count(source_of(request))
+        return control.accounts.authenticate(text)
+    check_guesses(source, guesses)
+    # It may have been made by a command just now.
+    await control.registry.refresh()
+    try:
+        return control.accounts.authenticate(text)
+    except TokenRefused as error:
+        raise Refusal(401, str(error), headers=_CHALLENGE) from None
+
+
+def check_guesses(source: str, guesses: Guesses) -> None:
+    """Somebody at `source` has shown a secret that is not right. Raises Refusal (429) when that was
+    often."""
+    wait = guesses.count(source)
     if wait:
         raise Refusal(
             429,
             "too many wrong API tokens came from your address; try again later",
             headers={"retry-after": str(math.ceil(wait))},
         )
-    # It may have been made by a command just now.
-    await control.registry.refresh()
-    try:
-        return control.accounts.authenticate(text.strip())
-    except TokenRefused as error:
-        raise Refusal(401, str(error), headers=_CHALLENGE) from None
 
 
 _CHALLENGE: Final = {"www-authenticate": "Bearer"}

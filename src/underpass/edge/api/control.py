@@ -59,6 +59,8 @@ class Control:
     management_key_path: Path = Path("management-key.pem")
     close_links: Callable[[UUID, UUID | None], Awaitable[None]] = _close_nothing
     """See data_path.DataPath.close_links."""
+    dashboard_hostname: str = ""
+    """Where the edge answers for itself with pages and API; empty: nowhere."""
     set_aside: Callable[[UUID, UUID, bool], Awaitable[int]] = _set_nothing_aside
     """See data_path.DataPath.set_aside."""
     health: Callable[[str], Awaitable[list[ConnectorHealth]]] = _no_trouble

@@ -3,8 +3,9 @@ OpenAPI document."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -21,6 +22,7 @@ from underpass.edge.api.requests import Refusal
 from underpass.edge.errors import (
     AccountError,
     CertificateError,
+    DataDirectoryError,
     HostnameError,
     HostnameTaken,
     NetworkError,
@@ -29,7 +31,19 @@ from underpass.edge.errors import (
 from underpass.edge.registry import Author
 from underpass.edge.store import Account, ApiToken, Conflict, Missing, NameTaken, StoreError, Tunnel
 
-__all__ = ["MAX_PER_PAGE", "Call", "Endpoint", "Page", "Paging", "answer"]
+__all__ = [
+    "MAX_PER_PAGE",
+    "Call",
+    "Endpoint",
+    "Page",
+    "Paging",
+    "answer",
+    "check_scope",
+    "perform",
+    "refused",
+    "refusing",
+    "unavailable",
+]
 
 log = logging.getLogger("underpass.edge.api")
 
@@ -42,6 +56,8 @@ _MAX_NUMBER: Final = 1_000_000
 
 _HOSTNAME_EXISTS: Final = 1003
 """Cloudflare's code for it."""
+
+_UNAVAILABLE: Final = "this edge cannot make changes now; try again later"
 
 
 class Paging(Struct, kw_only=True):
@@ -121,24 +137,47 @@ async def answer(
     """Check a request, do it, and say what came of it."""
     try:
         call = await _checked(endpoint, control, guesses, request)
-        result = await endpoint.handle(call)
+        result = await perform(endpoint, call)
     except Refusal as refusal:
         return refused(refusal)
-    except (HostnameError, AccountError, NetworkError) as error:
-        return failure(400, str(error))
-    except HostnameTaken as error:
-        return failure(409, str(error), code=_HOSTNAME_EXISTS)
-    except (NameTaken, NetworkInUse) as error:
-        return failure(409, str(error))
-    except Missing as error:
-        return failure(404, str(error))
-    except Conflict:
-        return failure(409, "somebody else has changed this meanwhile; look, and try again")
-    except (StoreError, CertificateError) as error:
-        return unavailable(endpoint.summary, error)
     if isinstance(result, Page):
         return success(result.rows, result.info)
     return success(result)
+
+
+async def perform(endpoint: Endpoint, call: Call) -> Any:
+    """Do what was asked; the result. Raises Refusal for whatever keeps it from being done."""
+    with refusing(endpoint.summary):
+        return await endpoint.handle(call)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """What keeps `what` from being done is a Refusal, with its status and words."""
+    try:
+        yield
+    except (HostnameError, AccountError, NetworkError) as error:
+        raise Refusal(400, str(error)) from None
+    except HostnameTaken as error:
+        raise Refusal(409, str(error), code=_HOSTNAME_EXISTS) from None
+    except (NameTaken, NetworkInUse) as error:
+        raise Refusal(409, str(error)) from None
+    except Missing as error:
+        raise Refusal(404, str(error)) from None
+    except Conflict:
+        raise Refusal(
+            409, "somebody else has changed this meanwhile; look, and try again"
+        ) from None
+    except (StoreError, CertificateError, DataDirectoryError) as error:
+        # The text names paths of this machine: for the log alone.
+        log.error("cannot %s: %s", what, error)
+        raise Refusal(503, _UNAVAILABLE) from None
+
+
+def check_scope(endpoint: Endpoint, token: ApiToken) -> None:
+    """Raise Refusal unless the token allows it."""
+    if endpoint.scope != "read" and endpoint.scope not in token.scopes:
+        raise Refusal(403, f"this API token does not have the scope {endpoint.scope!r}")
 
 
 def refused(refusal: Refusal) -> Response:
@@ -149,7 +188,7 @@ def refused(refusal: Refusal) -> Response:
 def unavailable(what: str, error: Exception) -> Response:
     """The answer when the store fails. The text names paths of this machine: for the log alone."""
     log.error("cannot %s: %s", what, error)
-    return failure(503, "this edge cannot make changes now; try again later")
+    return failure(503, _UNAVAILABLE)
 
 
 async def _checked(
@@ -160,8 +199,7 @@ async def _checked(
     path = {name: str(value) for name, value in request.path_params.items()}
     if account is None or not _is_for(account, path):
         raise Refusal(403, "this API token is not of this account, or not of this zone")
-    if endpoint.scope != "read" and endpoint.scope not in token.scopes:
-        raise Refusal(403, f"this API token does not have the scope {endpoint.scope!r}")
+    check_scope(endpoint, token)
     query = None
     if endpoint.query is not None:
         query = requests.decode_query(request.query_params, endpoint.query)

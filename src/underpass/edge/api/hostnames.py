@@ -262,6 +262,7 @@ def _claim(call: Call, hostname: str, tunnels: list[UUID], overwrite: bool) -> R
         overwrite=overwrite,
         quick_domain=call.control.domain,
         management_hostname=call.control.management_hostname,
+        dashboard_hostname=call.control.dashboard_hostname,
     )
 
 
