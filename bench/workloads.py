@@ -45,6 +45,7 @@ from underpass.core.hpack import Decoder, Encoder
 from underpass.core.http1 import read_head, write_request, write_response
 from underpass.core.websocket import WebSocketReader, WebSocketStream
 from underpass.edge.router import UNKNOWN_HOST
+from underpass.edge.store import Target
 
 __all__ = ["REFERENCE", "WORKLOADS", "Workload"]
 
@@ -407,6 +408,22 @@ def _router_few() -> Work:
 @workload("router lookup, 10,000 routes", 200)
 def _router_many() -> Work:
     return _router(10_000)
+
+
+@workload("router choice, 4 tunnels by weight", 200)
+def _router_pool() -> Work:
+    edge = Edge()
+    router = edge.router
+    others = [Target(UUID(int=100 + number)) for number in range(3)]
+    for other in others:
+        router.add_link(other.tunnel_id, edge.link)
+    router.put_pool("app.example.com", [Target(edge.link.tunnel_id, 3), *others])
+
+    def work() -> None:
+        check(router.route(b"app.example.com") is edge.link)
+
+    work()
+    return work
 
 
 # Part by part.

@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from peers.load import NewConnections
 from peers.origin import Origin
 from peers.patience import PATIENCE, eventually
-from peers.processes import EdgeProcess, QuickTunnelProcess, running
+from peers.processes import (
+    ConnectorProcess,
+    EdgeProcess,
+    QuickTunnelProcess,
+    new_tunnel,
+    running,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -114,6 +121,57 @@ def test_a_restart_under_load_turns_nobody_away(
             visitors.__exit__()
             edge.stop()
     assert visitors.failures == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_connectors_and_visitors_with_tls_find_it_again(
+    data_dir: Path, kept: list[tuple[str, socket.socket]], workers: int
+) -> None:
+    """Over restarts: every connection is taken, every handshake completed, every request answered;
+    by the application as soon as its connector has dialled again, on the socket that was kept."""
+    host = "app.example.test"
+    credentials = new_tunnel(data_dir, host)
+
+    def start() -> EdgeProcess:
+        return EdgeProcess(data_dir, inherited=kept, more=[f"--workers={workers}"])
+
+    with Origin() as origin:
+        edge = start()
+        connector = ConnectorProcess(
+            [*edge.edge_arguments, "run", f"--url={origin.url}"],
+            environment={"TUNNEL_TOKEN": credentials.to_token()},
+        )
+        visitors = [Reached(edge, host, tls=tls) for tls in (True, True, False)]
+        try:
+            with running(connector), contextlib.ExitStack() as stack:
+                connector.ready()
+                for visitor in visitors:
+                    stack.enter_context(visitor)
+                for _ in range(2):
+                    for visitor in visitors:
+                        visitor.answers_more()
+                    edge.stop()
+                    edge = start()
+                for visitor in visitors:
+                    visitor.answers_more()
+        finally:
+            edge.stop()
+    assert [failure for visitor in visitors for failure in visitor.failures] == []
+
+
+class Reached(NewConnections):
+    """What is answered while no connector is there is an answer, too."""
+
+    def visit(self) -> None:
+        with contextlib.closing(self.connection()) as connection:
+            connection.request("GET", "/hello", headers={"Host": self.host})
+            response = connection.getresponse()
+            content = response.read()
+            if response.status == 200:
+                assert content == b"hello\n"
+                self.answered += 1
+            else:
+                assert response.status == 503, f"status {response.status}"
 
 
 def test_it_tells_the_service_manager(data_dir: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from peers.processes import (
     ConnectorProcess,
     EdgeProcess,
     QuickTunnelProcess,
+    is_running,
     new_tunnel,
     running,
 )
@@ -129,15 +130,6 @@ def split(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Split]:
         edge = EdgeProcess(data_dir, more=more, environment={"TMPDIR": str(sockets)})
         yield Split(edge, credentials, origin)
     eventually(lambda: not list(sockets.iterdir()), "the workers' sockets are gone")
-
-
-def is_running(pid: int) -> bool:
-    """Neither gone nor a zombie that nobody has waited for."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def answer_of(visit: subprocess.Popen[bytes]) -> bytes:

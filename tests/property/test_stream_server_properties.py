@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig.visitorstream import ORIGIN_CLOSE, VisitorStream, server_frame
 from websockets.frames import Frame, Opcode
@@ -36,6 +36,7 @@ def frames(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return wire, expected
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_what_visitors_send_is_what_a_websocket_server_gets(pieces: list[bytes]) -> None:
     stream = VisitorStream(agrees=True)
@@ -54,6 +55,7 @@ def test_what_visitors_send_is_what_a_websocket_server_gets(pieces: list[bytes])
     assert oracle.close_rcvd.code == 1000
 
 
+@settings(deadline=None)
 @given(frames(), CUTS, st.booleans())
 def test_what_origins_send_is_what_visitors_get(
     sent: tuple[bytes, bytes], cuts: list[int], says_close: bool
@@ -73,6 +75,7 @@ def test_what_origins_send_is_what_visitors_get(
     assert stream.exchange.response_bytes == len(expected)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=64), max_size=20))
 def test_any_bytes_of_a_connector_are_carried_or_end_the_stream(pieces: list[bytes]) -> None:
     stream = VisitorStream()
@@ -83,6 +86,7 @@ def test_any_bytes_of_a_connector_are_carried_or_end_the_stream(pieces: list[byt
     assert stream.exchange.cause in (None, "protocol_error")
 
 
+@settings(deadline=None)
 @given(PIECES, PIECES)
 def test_bytes_through_a_whole_tunnel(there: list[bytes], back: list[bytes]) -> None:
     stream = VisitorStream(relays=True, agrees=True)

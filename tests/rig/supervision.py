@@ -49,6 +49,8 @@ class FakeLink:
     async def wait_closed(self) -> Exception | None:
         return await asyncio.shield(self._closed)
 
+    drain_seconds = 0.0
+
     async def wait_going_away(self) -> None:
         await self._going_away.wait()
 

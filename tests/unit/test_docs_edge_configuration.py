@@ -33,6 +33,7 @@ FIELDS = {
     "error-pages": "error_pages",
     "hostnames": "sites",
     "access-log": "access_log",
+    "drain": "handover",
     "trusted-hops": "trusted_hops",
 }
 """Keys that are called otherwise among the options."""

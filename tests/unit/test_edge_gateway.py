@@ -75,6 +75,7 @@ class Visit:
     authority = b"app.localhost"
 
     def __init__(self) -> None:
+        self.context: Any = None
         self.via_tunnel: bytes | None = None
         self.failures: list[tuple[int, str]] = []
 
@@ -183,7 +184,7 @@ class TestSteering:
                 manners=Manners.of(COMMON),
             )
             exchange: Any = visit
-            (gateway.route_again if again else gateway.route)(exchange)
+            (gateway.steering.again if again else gateway.route)(exchange)
 
         asyncio.run(main())
         return asked, told

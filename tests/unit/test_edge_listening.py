@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from underpass.edge.errors import ListenError
-from underpass.edge.listening import Inherited, bound_address, listen, take_inherited
+from underpass.edge.listening import (
+    Inherited,
+    KeptSocket,
+    Listeners,
+    bound_address,
+    listen,
+    take_inherited,
+)
 from underpass.edge.options import Address
 
 if TYPE_CHECKING:
@@ -136,3 +143,38 @@ class TestInherited:
         environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}
         with pytest.raises(ListenError, match="1 to 64 sockets"):
             take_inherited(environment)
+
+
+class TestListeners:
+    def test_what_a_service_manager_gives_goes_before_the_options(self) -> None:
+        given = listen(Address("127.0.0.1", 0))
+        listeners = Listeners({"http": [given]})
+        assert listeners.listen("http", [Address("192.0.2.1", 1)]) == [given]
+        assert listeners.open == [KeptSocket("http", "", given)]
+        listeners.close()
+        assert given.fileno() == -1
+
+    def test_what_was_open_for_an_address_stays_for_that_address(self) -> None:
+        wanted = [Address("127.0.0.1", 0), Address("127.0.0.1", 0), Address("localhost", 0)]
+        before = Listeners({})
+        opened = before.listen("tunnel", wanted)
+        after = Listeners({}, before.open)
+        assert after.listen("tunnel", [wanted[2], wanted[0]]) == [opened[2], opened[0]]
+        # One more than there were.
+        (new,) = after.listen("tunnel", [Address("127.0.0.1", 0)])
+        assert new is opened[1]
+        (other,) = after.listen("tunnel", [Address("127.0.0.1", 0)])
+        assert other not in opened
+        assert after.named("tunnel") == [opened[2], opened[0], new, other]
+        after.close()
+
+    def test_what_nobody_wants_is_closed(self) -> None:
+        before = Listeners({})
+        (http,) = before.listen("http", [Address("127.0.0.1", 0)])
+        (api,) = before.listen("api", [Address("127.0.0.1", 0)])
+        after = Listeners({}, before.open)
+        assert after.listen("api", [Address("127.0.0.1", 0)]) == [api]
+        after.close_spare()
+        assert http.fileno() == -1
+        assert api.fileno() != -1
+        after.close()

@@ -109,6 +109,47 @@ def test_a_worker_that_comes_later_is_reached(
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+class Beyond:
+    """Where a process sends on what has come for links that have moved."""
+
+    def __init__(self, router: Router, worker: int, *, takes: bool = True) -> None:
+        self.takes = takes
+        self.heads: list[Fields | None] = []
+        router.add_beyond(
+            RemoteLink(worker, 1, TUNNEL, UUID(int=2), 0, carry=self._carry, beyond=True)
+        )
+
+    def _carry(self, exchange: Any) -> bool:
+        self.heads.append(exchange.request)
+        if self.takes:
+            exchange.respond(204, ())
+        return self.takes
+
+
+@pytest.mark.parametrize(
+    ("worker", "takes", "status"), [(8, True, 204), (8, False, 503), (6, True, 503)]
+)
+def test_what_has_moved_is_sent_on_to_the_process_that_follows_alone(
+    tmp_path: Path, worker: int, takes: bool, status: int
+) -> None:
+    async def main() -> None:
+        turn = LoopTurn(asyncio.get_running_loop())
+        router = Router()
+        beyond = Beyond(router, worker, takes=takes)
+        listener = PeerListener(turn, router, number=7)
+        path = socket_path(tmp_path / "peers", 7)
+        await listener.start(path)
+        peer = Peer(turn, path, Timeouts())
+        found, _ = await answered(peer, str(TUNNEL).encode())
+        assert found == status
+        assert len(beyond.heads) == (worker > 7)
+        await listener.drain(10)
+        await peer.close()
+        listener.close()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 class TestRemoteLinks:
     def test_the_tunnel_is_named_only_while_it_is_handed_over(self) -> None:
         class Visitor:

@@ -477,7 +477,7 @@ class TestDraining:
 
     def test_it_keeps_its_index_and_can_end(self, router: Router) -> None:
         told: list[object] = []
-        router._on_link_removed = told.append
+        router.on_link_removed = told.append
         drained = link(router)
         self.kept(router, drained.connector_id)
         with pytest.raises(router_module.DuplicateLink):

@@ -323,3 +323,43 @@ class TestLinksOfOtherProcesses:
             ("went", drained),
             ("went", lost),
         ]
+
+
+class TestLinksBeyond:
+    """Of the process that is followed, or that follows."""
+
+    def test_they_serve_while_there_are_no_others(self, router: Router) -> None:
+        beyond = FakeLink()
+        router.add_beyond(beyond)
+        assert router.route(b"app.localhost") is beyond
+        elsewhere = FakeLink(conn_index=1)
+        router.add_remote(elsewhere)
+        assert router.route(b"app.localhost") is elsewhere
+        own = linked(router)
+        assert router.route(b"app.localhost") is own
+        for link in (own, elsewhere, beyond):
+            router.remove_link(link)
+        assert router.route(b"app.localhost") == NoLink(TUNNEL)
+
+    def test_they_hold_no_index_and_take_no_room(
+        self, router: Router, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(router_module, "MAX_LINKS_PER_TUNNEL", 1)
+        connector = uuid4()
+        beyond = FakeLink(connector_id=connector)
+        router.add_beyond(beyond)
+        own = linked(router, connector_id=connector)
+        router.remove_link(beyond)
+        assert router.own_links_of(TUNNEL) == (own,)
+        with pytest.raises(DuplicateLink):
+            linked(router, connector_id=connector)
+
+    def test_they_are_counted(self, router: Router) -> None:
+        beyond, own = FakeLink(), linked(router)
+        router.add_beyond(beyond)
+        assert router.count_links() == (2, 1)
+        assert router.links_of(TUNNEL) == (own, beyond)
+        assert router.links_beyond(TUNNEL) == (beyond,)
+        assert router.own_links() == (own,)
+        assert router.tunnels_with_links() == {TUNNEL}
+        assert router.links_beyond(OTHER) == router.own_links_of(OTHER) == ()

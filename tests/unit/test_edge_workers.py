@@ -20,6 +20,7 @@ from underpass.edge import workers as workers_module
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
 from underpass.edge.link_details import LinkDetails
+from underpass.edge.moving import Way
 from underpass.edge.router import MAX_LINKS_PER_TUNNEL, Router
 from underpass.edge.store import Account, ApiToken, Changes, Configuration, Snapshot, Tunnel
 from underpass.edge.store.sqlite import SqliteStore
@@ -289,9 +290,10 @@ class TestLinks:
 
     def test_a_worker_that_is_up_is_told_to_the_others(self) -> None:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
-            one.inside.tell(messages.PeerIsUp(0))
+            up = messages.PeerIsUp(0, "/somewhere/0.sock")
+            one.inside.tell(up)
             await one.heard()
-            await other.has_been_told(messages.PeerIsUp(0))
+            await other.has_been_told(up)
             await one.has_been_told()
 
         run(scenario)
@@ -302,7 +304,6 @@ class TestLife:
         async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
             first, second = one.asked[0], other.asked[0]
             assert (first.number, second.number) == (0, 1)
-            assert first.workers == 2
             assert first.http == workers.http.fileno()
             assert first.https == workers.https.fileno()
             assert first.tunnels == (workers.tunnel.fileno(),)
@@ -471,3 +472,59 @@ def test_a_worker_follows_the_store(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(main())
+
+
+class TestAnotherEdge:
+    """Which this one follows, or is followed by."""
+
+    def test_it_is_told_what_there_is_and_what_comes(self) -> None:
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            up = messages.PeerIsUp(0, "/here/0.sock")
+            one.inside.tell(up)
+            came = one.came(7)
+            await one.heard()
+            told: list[Any] = []
+            await workers.introduce(told.append)
+            assert told == [up, came]
+            went = one.went(7)
+            await one.heard()
+            assert told == [up, came, went]
+
+        run(scenario)
+
+    def test_what_it_tells_reaches_every_worker(self) -> None:
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            tell: Callable[[Any], object] = lambda notice: None  # noqa: E731
+            await workers.introduce(tell)
+            workers.notice(messages.PeerIsUp(9, "/there/9.sock"))
+            workers.notice(messages.LinkCame(9, 1, TUNNEL, CONNECTOR, 0))
+            workers.notice(messages.LinkCame(9, 2, TUNNEL, CONNECTOR, 1))
+            workers.notice(messages.LinkWent(9, 1))
+            heard = [
+                messages.PeerIsUp(9, "/there/9.sock.beyond", beyond=True),
+                messages.LinkCame(9, 1, TUNNEL, CONNECTOR, 0, beyond=True),
+                messages.LinkCame(9, 2, TUNNEL, CONNECTOR, 1, beyond=True),
+                messages.LinkWent(9, 1),
+            ]
+            await one.has_been_told(*heard)
+            assert len(workers.router.links_beyond(TUNNEL)) == 1
+            # A link here may have the same index.
+            came = one.came(7, 1)
+            await one.heard()
+            await other.has_been_told(*heard, came)
+            workers.leave([9])
+            workers.part(tell, [9])
+            await one.has_been_told(*heard, messages.PeerLeaves(9), messages.PeerWent(9))
+            assert workers.router.links_beyond(TUNNEL) == ()
+
+        run(scenario)
+
+    def test_a_link_is_moved_where_it_is(self) -> None:
+        async def scenario(workers: Workers, one: FakeWorker, other: FakeWorker) -> None:
+            one.came(7)
+            await one.heard()
+            (link,) = workers.router.own_links_of(TUNNEL)
+            workers.move(link, Way.ASK, 60.0)
+            await one.has_been_told(messages.MoveLink(7, Way.ASK, 60.0))
+
+        run(scenario)

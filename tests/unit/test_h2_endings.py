@@ -72,6 +72,29 @@ def test_content_of_a_stream_that_came_too_late_is_no_error() -> None:
     assert not client.transport.closed
 
 
+def test_an_end_that_is_announced_changes_nothing_yet() -> None:
+    client = RawClient()
+    client.feed(client.peer.headers(1, POST))
+    client.connection.announce_end(b"soon")
+    (said,) = client.sent()
+    assert (said.kind, said.number, said.code) == (GOAWAY, 2**31 - 1, ErrorCode.NO_ERROR)
+    assert said.payload[8:] == b"soon"
+    # What was on its way is taken, and what is begun until the end itself.
+    client.feed(client.peer.headers(3, GET, end=True))
+    assert len(client.exchanges) == 2
+    client.connection.shut_down()
+    (said,) = client.sent()
+    assert (said.kind, said.number) == (GOAWAY, 3)
+    client.connection.announce_end()
+    assert client.sent() == []
+
+
+def test_a_client_goes_on_after_it_has_announced_its_end() -> None:
+    server = RawServer()
+    server.connection.announce_end()
+    assert server.connection.accepts_requests
+
+
 def test_shut_down_of_an_idle_connection_closes_it() -> None:
     client = RawClient()
     client.connection.shut_down(ErrorCode.INTERNAL_ERROR)

@@ -617,6 +617,41 @@ class TestShutDown:
         assert visitor.closed
 
 
+class TestAnnouncedEnd:
+    def test_the_next_response_says_so(self) -> None:
+        visitor = Visitor()
+        visitor.server.announce_end()
+        assert not visitor.closed
+        visitor.send(GET)
+        visitor.app.last.side.send_response(204, (), True)
+        assert visitor.read() == b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+        assert visitor.closed
+
+    def test_so_does_one_that_is_not_begun(self) -> None:
+        visitor = Visitor()
+        visitor.send(GET)
+        visitor.server.announce_end()
+        visitor.app.last.side.send_response(204, (), True)
+        assert b"Connection: close" in visitor.read()
+        assert visitor.closed
+
+    def test_what_a_response_under_way_has_promised_is_kept(self) -> None:
+        visitor = Visitor()
+        visitor.send(GET)
+        visitor.app.last.side.send_response(200, [(b"content-length", b"2")])
+        assert b"close" not in visitor.read()
+        visitor.server.announce_end()
+        visitor.app.last.side.write(b"ok")
+        visitor.app.last.side.end()
+        assert visitor.read() == b"ok"
+        assert not visitor.closed
+        visitor.server.announce_end()
+        visitor.send(GET)
+        visitor.app.last.side.send_response(204, (), True)
+        assert b"Connection: close" in visitor.read()
+        assert visitor.closed
+
+
 class TestNothingIsLeft:
     """Without the cycle collector: what an exchange was made of goes when it ends."""
 

@@ -13,9 +13,12 @@ from underpass.core.endpoint import Endpoint
 from underpass.wire.link import (
     KEEPALIVE_DEAD,
     KEEPALIVE_QUIET,
+    LONGEST_DRAIN,
     PROBE_PATIENCE,
     UNSENT,
     LinkConnection,
+    drain_seconds,
+    drain_words,
 )
 from underpass.wire.turns import TICK, LoopTurn
 
@@ -130,3 +133,21 @@ class TestSilence:
 
     def is_given_up(self, wire: RawServer) -> bool:
         return wire.transport.aborted
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (drain_words(600), 600.0),
+        (drain_words(10 * LONGEST_DRAIN), LONGEST_DRAIN),
+        (b"", 0.0),
+        (b"underpass-drain=", 0.0),
+        (b"underpass-drain=-1", 0.0),
+        (b"underpass-drain=1e9", 0.0),
+        (b"underpass-drain=" + b"9" * 1000, 0.0),
+        (b"600", 0.0),
+        (b"underpass-drain=\xff", 0.0),
+    ],
+)
+def test_how_long_an_edge_says_that_a_link_may_take_to_finish(said: bytes, seconds: float) -> None:
+    assert drain_seconds(said) == seconds

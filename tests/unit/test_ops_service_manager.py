@@ -76,3 +76,16 @@ def test_nobody_to_tell(
     # The same one twice, where a handler is there for loggers that hand nothing on.
     (record,) = dict.fromkeys(caplog.records)
     assert record.message == "Unable to notify the service manager"
+
+
+def test_another_process_becomes_the_main_one(manager: socket.socket) -> None:
+    service_manager.succeeded_by(77)
+    assert manager.recv(256) == b"MAINPID=77\nREADY=1"
+
+
+def test_the_other_process_says_nothing_itself(manager: socket.socket) -> None:
+    service_manager.ready(is_told=True)
+    with pytest.raises(BlockingIOError):
+        manager.recv(256)
+    with service_manager.reloading():
+        assert manager.recv(256).startswith(b"RELOADING=1")

@@ -395,6 +395,13 @@ cdef class H2Connection(Endpoint):
             if self.streams.count == 0:
                 self.close_after_flush()
 
+    def announce_end(self, bytes debug=b""):
+        """Send GOAWAY that names no last stream (RFC 9113 §6.8): the peer had better go elsewhere; what it begins until
+        it does is taken as ever, and so are, in the client role, requests that are forwarded here."""
+        if not self.goaway_sent and not self.closed:
+            write_goaway(self.out, LAST_STREAM, NO_ERROR, debug)
+            self.wake()
+
     # Receiving.
 
     cdef int received(self, const unsigned char* data, Py_ssize_t size) except -1:

@@ -207,6 +207,12 @@ cdef class Http1Server(Endpoint):
         if self.current is None:
             self.close_after_flush()
 
+    def announce_end(self):
+        """Close after the next response that can still say so; an idle connection stays for it. Ask again while a
+        response is under way whose head is out: its visitor takes it that another request may follow."""
+        if self.current is None or not self.current.head_sent:
+            self.keep_alive = False
+
     cdef bint must_wait(self) noexcept:
         """Whether the next request may not be looked at yet."""
         if self.current is not None:

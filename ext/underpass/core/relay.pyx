@@ -519,6 +519,18 @@ cdef class Exchange:
         then(self)
         return 0
 
+    def wait_in(self, dict queue not None):
+        """Be a key of `queue` until all is over, or the owner takes it out with `waits_no_more`."""
+        if not self.over:
+            queue[self] = None
+            self.queue = queue
+
+    def waits_no_more(self):
+        """Be no key of a queue any more."""
+        if self.queue is not None:
+            self.queue.pop(self, None)
+            self.queue = None
+
     def headers(self, tuple tokens not None):
         """`header` of each `Token`, pseudo fields included, in one go."""
         cdef Fields request = self.request

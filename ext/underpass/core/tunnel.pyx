@@ -803,6 +803,17 @@ cdef class PeerExchange(Exchange):
     Heads pass as they are, both ways. What goes wrong is told as a connector would.
     """
 
+    def pass_on(self, bint again):
+        """Whether the next side it is joined to is another process again, which has to be told the tunnel too."""
+        cdef Field* field
+        cdef uint32_t i
+        if self.request is None:
+            return
+        for i in range(self.request.count):
+            field = self.request.items + i
+            if begins(self.request, field, VIA_TUNNEL, True):
+                field.flags = field.flags & ~HIDDEN if again else field.flags | HIDDEN
+
     cdef int response_interim(self, Fields head, int status) except -1:
         cdef PeerExchange _alive = self
         if self.inbound is None or self.hints >= MAX_HINTS:

@@ -135,6 +135,27 @@ def _status_rows(status: Status) -> Iterator[tuple[str, str]]:
 
 @edge.command()
 @_DATA_DIR
+@_JSON
+def upgrade(data_dir: str | None, as_json: bool) -> None:
+    """Have the running edge replaced by the program as it is installed now; no request fails.
+
+    The new process gets the same options. If it does not serve, the running one goes on.
+    """
+    from underpass.edge.upgrades import upgrade as replace_process
+
+    with _failing():
+        done = replace_process(_directory(data_dir))
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(done)))
+        return
+    click.echo(f"Process {done.successor} has taken over from process {done.pid}, which ends")
+    click.echo("when what it has under way has ended.")
+
+
+@edge.command()
+@_DATA_DIR
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(data_dir: str | None, file: Path) -> None:
     """Write store, authority, keys and certificates to FILE; the edge may be running."""

@@ -35,10 +35,11 @@ from underpass.wire.headers import (
     EDGE_ACCEPTS,
     FEATURE_ALLOW_REMOTE_CONFIG,
     FEATURE_MANAGEMENT_LOGS,
+    FEATURE_REPLACES_LINKS,
     FEATURE_REQUEST_TRAILERS,
     FEATURE_SERIALIZED_HEADERS,
 )
-from underpass.wire.link import LinkConnection
+from underpass.wire.link import LinkConnection, drain_seconds
 from underpass.wire.registration import (
     MAX_CONFIGURATION_BYTES,
     ClientInfo,
@@ -65,6 +66,7 @@ FEATURES: Final = (
     FEATURE_SERIALIZED_HEADERS,
     FEATURE_MANAGEMENT_LOGS,
     FEATURE_REQUEST_TRAILERS,
+    FEATURE_REPLACES_LINKS,
 )
 """Only what is implemented: an edge may act on any of them."""
 
@@ -82,6 +84,7 @@ class ConnectorLink(LinkConnection):
         self._rpc: RegistrationClient | None = None
         self._details: ConnectionDetails | None = None
         self._going_away = asyncio.Event()
+        self.drain_seconds = 0.0
 
     @property
     def details(self) -> ConnectionDetails:
@@ -181,6 +184,7 @@ class ConnectorLink(LinkConnection):
 
     def going_away(self, code: int, debug: bytes) -> None:
         super().going_away(code, debug)
+        self.drain_seconds = drain_seconds(debug)
         self._going_away.set()
 
     async def wait_going_away(self) -> None:

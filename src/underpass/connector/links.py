@@ -71,6 +71,10 @@ class Link(Protocol):
     async def wait_going_away(self) -> None:
         """Return when the edge has said that it wants the connection to end."""
 
+    @property
+    def drain_seconds(self) -> float:
+        """How long the edge then gives it to finish what it has; 0 if it does not say."""
+
     def probe(self) -> None:
         """Find out now whether the edge is still there; if not, the link closes soon."""
 

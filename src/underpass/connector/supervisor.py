@@ -408,9 +408,11 @@ class Supervisor:
             self._send(self._finish(old))
 
     async def _finish(self, held: _Held) -> None:
-        """Let a retired link come to its end within the grace period."""
+        """Let a retired link come to its end within the grace period, or for as long as the edge
+        gives it whose wish it is: the edge's visitors wait for it."""
+        patience = max(self._grace_period or REPLACED_GRACE, held.link.drain_seconds)
         try:
-            await asyncio.wait_for(self._until_idle(held), self._grace_period or REPLACED_GRACE)
+            await asyncio.wait_for(self._until_idle(held), patience)
         except asyncio.TimeoutError:
             pass  # what is in flight now is lost
         held.link.abort()

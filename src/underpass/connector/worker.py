@@ -147,7 +147,7 @@ class ConnectorWorker(Inside):
         try:
             await asyncio.wait({going, closed}, return_when=asyncio.FIRST_COMPLETED)
             if not closed.done():
-                self.channel.tell(messages.LinkGoingAway(number))
+                self.channel.tell(messages.LinkGoingAway(number, link.drain_seconds))
         finally:
             going.cancel()
             closed.cancel()

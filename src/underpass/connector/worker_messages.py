@@ -246,9 +246,11 @@ class LinkClosed(Struct, array_like=True, frozen=True, tag=True):
 
 
 class LinkGoingAway(Struct, array_like=True, frozen=True, tag=True):
-    """The edge wants a link to end."""
+    """The edge wants a link to end, and gives it `drain_seconds` to finish; 0 if it does not
+    say."""
 
     link: int
+    drain_seconds: float = 0.0
 
 
 class EndStreaming(Struct, array_like=True, frozen=True, tag=True):

@@ -64,6 +64,7 @@ class WorkerLink:
         loop = asyncio.get_running_loop()
         self._closed: asyncio.Future[Exception | None] = loop.create_future()
         self._going_away = asyncio.Event()
+        self.drain_seconds = 0.0
 
     @property
     def number(self) -> int:
@@ -93,8 +94,9 @@ class WorkerLink:
         """Return when the connection is gone, with the reason if it was not a clean end."""
         return await asyncio.shield(self._closed)
 
-    def going_away(self) -> None:
+    def going_away(self, drain_seconds: float) -> None:
         """The edge wants it to end."""
+        self.drain_seconds = drain_seconds
         self._going_away.set()
 
     async def wait_going_away(self) -> None:
@@ -306,7 +308,7 @@ class WorkerDialer:
         """A worker tells that the edge wants a link to end."""
         link = self._links.get(notice.link)
         if link is not None:
-            link.going_away()
+            link.going_away(notice.drain_seconds)
 
     def counters(self) -> Readings:
         """The sums of all workers, dead ones included, as of the last `refresh`."""

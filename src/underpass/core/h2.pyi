@@ -113,6 +113,9 @@ class H2Connection(Endpoint):
         """Send a PING; the answer counts in `bytes_received`."""
     def shut_down(self, code: int = 0) -> None:
         """Send GOAWAY: open streams may end, new ones are not taken; closes after the last."""
+    def announce_end(self, debug: bytes = b"") -> None:
+        """Send GOAWAY that names no last stream: the peer had better go elsewhere. Until it does,
+        all is as ever. `debug` is for it to read."""
     def connected(self) -> None:
         """Hook: the peer's first SETTINGS have come."""
     def going_away(self, code: int, debug: bytes) -> None:

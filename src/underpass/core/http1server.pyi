@@ -37,6 +37,12 @@ class Http1Server(Endpoint):
         """
     def shut_down(self) -> None:
         """Close as soon as no request is being answered."""
+    def announce_end(self) -> None:
+        """Close after the next response that can still say so; an idle connection stays for it.
+
+        Ask again while there is a response under way whose head is out: it has promised another
+        request an answer.
+        """
     def error_response(self, status: int) -> bytes:
         """Hook: the whole response for a request that could not be read.
 

@@ -163,6 +163,10 @@ class Exchange:
         More than `most` octets are answered with 411. `most` must be less than the sender may send
         before any of it is taken.
         """
+    def wait_in(self, queue: dict[Any, None]) -> None:
+        """Be a key of `queue` until all is over, or `waits_no_more`."""
+    def waits_no_more(self) -> None:
+        """Be no key of a queue any more."""
     def headers(self, tokens: tuple[int, ...]) -> list[bytes | None]:
         """`header` of each `Token`, pseudo fields included, in one go."""
     def respond(self, status: int, pairs: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:

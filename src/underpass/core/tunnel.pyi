@@ -146,6 +146,9 @@ class PeerExchange(Exchange):
     def tunnel(self) -> bytes:
         """The id of the tunnel, as text, and perhaps of a connector: see `VisitorExchange`. Empty
         if there was none."""
+    def pass_on(self, again: bool) -> None:
+        """Whether the next side it is joined to is another process again, which has to be told the
+        tunnel too."""
 
 class PeerAcceptor(Acceptor):
     """Makes a `PeerExchange` of every request from another process of this edge."""

@@ -66,6 +66,43 @@ class DataDirectory:
         return directory
 
     @classmethod
+    def handed_over(cls, path: Path, lock: int) -> DataDirectory:
+        """One whose lock the process before this one holds too, by the same descriptor: it is never
+        free. `sign` when it is ours alone to change.
+
+        Raises:
+            DataDirectoryError: it is not as `open` wants it.
+        """
+        return cls(cls.of_any_edge(path).path, lock)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock; -1 when it is not ours."""
+        return -1 if self._lock is None else self._lock
+
+    def sign(self) -> None:
+        """Say in the lock that this process has it."""
+        if self._lock is not None:
+            _sign(self._lock)
+
+    def holder(self) -> int | None:
+        """The process that has it locked; None when nobody has, or it cannot be told."""
+        if sys.platform == "win32":
+            return None
+        try:
+            descriptor = os.open(self.path / "edge.lock", os.O_RDWR)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, _MAX_PID_LENGTH, 0).strip()
+            return int(pid) if pid.isdigit() else None
+        finally:
+            os.close(descriptor)
+        return None
+
+    @classmethod
     def of_running_edge(cls, path: Path) -> DataDirectory:
         """The same for another process of the edge that holds the lock."""
         return cls(path, None)
@@ -147,6 +184,11 @@ class DataDirectory:
         """What the edge that runs on it says of itself: see `status.RunningEdge`."""
         return self.path / "running.json"
 
+    @property
+    def upgrade(self) -> Path:
+        """What became of the last attempt to replace its process: see `upgrades.Upgrade`."""
+        return self.path / "upgrade.json"
+
     def close(self) -> None:
         """Release the lock. The lock file stays: removing it would let two edges lock two files."""
         if self._lock is not None:
@@ -188,12 +230,16 @@ def _lock(path: Path) -> int:
                 "stop it or choose another --data-dir"
             ) from error
         if sys.platform != "win32":
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            _sign(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
 
 def _holder(descriptor: int) -> str:

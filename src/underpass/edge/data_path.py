@@ -4,11 +4,13 @@ them the router. In the edge's own process, or in each of its workers."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID
 
 from underpass.core.recent import RecentRequests
@@ -25,22 +27,28 @@ from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.management import Management
 from underpass.edge.manners import Manners, site_table
+from underpass.edge.moving import Way
 from underpass.edge.origin_health import ConnectorHealth
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.recent import Recent, read_recent
 from underpass.edge.registry import Registry
-from underpass.edge.router import Router
+from underpass.edge.router import Link, Router
 from underpass.edge.sites import COMMON, Site
 from underpass.edge.tcp_listeners import TcpListeners
 from underpass.edge.tcp_routes import StreamLimits, TcpRoute
 from underpass.edge.tcp_streams import TcpStreams
+from underpass.edge.timeouts import Timeouts
 from underpass.edge.tls import public_listener_context, tunnel_listener_context
 from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.trusted_hops import NO_HOPS, TrustedHops
 from underpass.edge.tunnels import TunnelListeners
+from underpass.edge.waiting import WaitingRoom
 from underpass.ops.access_log_options import AccessLogOptions
 from underpass.ops.metrics import Snapshot
 from underpass.wire.turns import LoopTurn
+
+if TYPE_CHECKING:
+    from underpass.edge.neighbours import Neighbours
 
 __all__ = ["DataPath", "LocalDataPath", "Service"]
 
@@ -85,7 +93,35 @@ class Service:
 
 
 class DataPath(Protocol):
-    """Ends in this order: visitors are waited for before the links go that they wait for."""
+    """Ends in this order: visitors are waited for before the links go that they wait for.
+
+    Or it gives way to another edge's process: the two are introduced to each other, then each tells
+    the other of its links, and sends on requests for tunnels whose links the other one has.
+    """
+
+    numbers: range
+    """What its processes are called by others."""
+
+    async def introduce(self, tell: Callable[[Any], object]) -> None:
+        """Have another edge's process told of what there is, and of all changes from now on, in
+        `worker_messages`: LinkCame, LinkWent, PeerIsUp. Raises OSError."""
+        ...
+
+    def notice(self, notice: Any) -> None:
+        """What that process has told."""
+        ...
+
+    def leave(self, workers: Iterable[int]) -> None:
+        """Its processes of these numbers have no links any more: send them nothing."""
+        ...
+
+    def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
+        """It is gone, with the processes of these numbers."""
+        ...
+
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
+        """Bring a link's connector to have it elsewhere; what is under way may take so long."""
+        ...
 
     async def apply(self, service: Service) -> None:
         """Do from now on as `service` says, where that can be changed: see `server.APPLIED`.
@@ -134,6 +170,16 @@ class DataPath(Protocol):
         """The ids of the processes that serve, beside this one."""
         ...
 
+    async def give_way(self) -> None:
+        """Take no more links: another process does, on the same sockets. Those that go from now on
+        are expected there."""
+        ...
+
+    async def drain_visitors(self, seconds: float) -> None:
+        """Take no more visitors: another process does. Return when those there are have gone, of
+        themselves or after `seconds`; nobody is turned away before that."""
+        ...
+
     async def stop_visitors(self, seconds: float) -> None:
         """Accept no visitors; let requests under way finish for so long. 0: at once."""
         ...
@@ -158,9 +204,16 @@ class LocalDataPath:
         authority: CertificateAuthority,
         directory: DataDirectory,
         ask_dashboard: Ask | None = None,
+        room: WaitingRoom | None = None,
+        number: int = 0,
     ) -> None:
+        self.numbers = range(number, number + 1)
+        self._neighbours: Neighbours | None = None
+        self._others: list[Callable[[Any], object]] = []
+        self._sockets: Path | None = None
         self._service = service
         self.router = router
+        self._room = room if room is not None else WaitingRoom(router)
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self._challenges = directory.challenges
@@ -176,6 +229,7 @@ class LocalDataPath:
         self._recent = RecentRequests() if service.dashboard.recent_requests else None
         self.turn = LoopTurn(asyncio.get_running_loop())
         self.turn.start()
+        self.turn.on_tick.add(self._room.tick)
         manners = Manners.of(service.common)
         self.listeners = TunnelListeners(
             self.turn,
@@ -194,6 +248,7 @@ class LocalDataPath:
             challenges=Challenges(directory.challenges),
             access_log=access_log,
             recent=self._recent,
+            room=self._room,
         )
         if self._recent is not None:
             self.listeners.on_link_gone = self._forget
@@ -267,6 +322,8 @@ class LocalDataPath:
         self.certificates.replace(service.certificate_paths)
         self.gateway.behave(manners, sites)
         self.listeners.allow(service.common.timeouts)
+        if self._neighbours is not None:
+            self._neighbours.allow(service.common.timeouts)
         self._service = service
         await self.gateway.begin_with(self._beginnings(service))
         await self._tcp_listeners.begin_with(Beginnings(service.trusted_hops))
@@ -314,6 +371,69 @@ class LocalDataPath:
         """See DataPath."""
         return ()
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long requests may take."""
+        return self._service.common.timeouts
+
+    async def introduce(self, tell: Callable[[Any], object]) -> None:
+        """See DataPath."""
+        if self._neighbours is None:
+            from underpass.edge.neighbours import Neighbours  # most edges have none
+
+            # Not in the data directory: a path of more than about 100 bytes is none to a socket.
+            self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
+            self._neighbours = Neighbours(
+                self.router, self._room, self._tell_others, self.numbers[0]
+            )
+            await self._neighbours.open(self, self._sockets)
+        for notice in self._neighbours.introduction():
+            tell(notice)
+        self._others.append(tell)
+
+    def _tell_others(self, notice: Any) -> None:
+        for tell in self._others:
+            tell(notice)
+
+    def notice(self, notice: Any) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        self._neighbours.notice_from_beyond(notice)
+
+    def leave(self, workers: Iterable[int]) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        for worker in workers:
+            self._neighbours.peer_leaves(worker)
+
+    def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
+        """See DataPath."""
+        assert self._neighbours is not None
+        self._others.remove(tell)
+        for worker in workers:
+            self._neighbours.peer_went(worker)
+
+    async def reach_those_beyond(self) -> None:
+        """Return when the processes that this one has been introduced to can be sent requests."""
+        if self._neighbours is not None:
+            await self._neighbours.reach_those_beyond()
+
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
+        """See DataPath."""
+        if isinstance(link, EdgeLink):
+            link.move(way, drain_seconds)
+
+    async def give_way(self) -> None:
+        """See DataPath."""
+        if self._neighbours is not None:
+            self._neighbours.hands_over = True
+        self.listeners.give_way()
+
+    async def drain_visitors(self, seconds: float) -> None:
+        """See DataPath."""
+        self._tcp_listeners.leave()
+        await asyncio.gather(self.gateway.drain(seconds), self.streams.drain(seconds))
+
     async def stop_visitors(self, seconds: float) -> None:
         """See DataPath."""
         self._tcp_listeners.close()
@@ -322,9 +442,16 @@ class LocalDataPath:
     async def stop_links(self, seconds: float) -> None:
         """See DataPath."""
         await self.listeners.stop(seconds)
+        if self._neighbours is not None:
+            await self._neighbours.drain(seconds)
 
     async def close(self) -> None:
         """See DataPath."""
+        if self._neighbours is not None:
+            self._neighbours.close_listener()
+            await self._neighbours.close()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         self.turn.stop()
         self.close_access_log()
 

@@ -53,9 +53,11 @@ class Destination:
     """The links of one tunnel. Changed by the router alone."""
 
     __slots__ = (
+        "aside_beyond",
         "aside_elsewhere",
         "aside_here",
         "aside_ids",
+        "beyond",
         "draining",
         "elsewhere",
         "hostnames",
@@ -75,8 +77,12 @@ class Destination:
         self.draining: list[Link] = []
         self.elsewhere: list[Link] = []
         """Links that another process holds: they count, and serve while there are no others."""
+        self.beyond: list[Link] = []
+        """Links of another edge's process, which this one follows or is followed by: they hold no
+        index here, and serve while there are no others at all."""
         self.aside_here: list[Link] = []
         self.aside_elsewhere: list[Link] = []
+        self.aside_beyond: list[Link] = []
         """Links that are to get nothing new until somebody says otherwise."""
         self.aside_ids: set[UUID] = set()
         """The connectors, or connections, whose links those are."""
@@ -91,19 +97,27 @@ class Destination:
             *self.draining,
             *self.elsewhere,
             *self.aside_elsewhere,
+            *self.beyond,
+            *self.aside_beyond,
         )
 
     @property
     def count(self) -> int:
-        return len(self.all_links)
+        """How many there are in this edge's own processes."""
+        return len(self.all_links) - len(self.beyond) - len(self.aside_beyond)
 
     @property
     def is_reachable(self) -> bool:
         """Whether a link takes requests."""
-        return bool(self.links or self.elsewhere)
+        return bool(self.links or self.elsewhere or self.beyond)
+
+    @property
+    def away(self) -> list[Link]:
+        """Those that take requests in other processes, where there is none here."""
+        return self.elsewhere or self.beyond
 
     def is_idle(self) -> bool:
-        return not (self.hostnames or self.count)
+        return not (self.hostnames or self.all_links)
 
     def keeps_aside(self, link: Link) -> bool:
         """Whether a link is to get nothing new."""
@@ -114,7 +128,8 @@ class Destination:
         links = self.links
         count = len(links)
         if count == 0:
-            return self._next_elsewhere() if self.elsewhere else self.no_link
+            away = self.away
+            return self._next_of(away) if away else self.no_link
         position = self.turn
         if position >= count:
             position = 0
@@ -142,23 +157,23 @@ class Destination:
         """The links that take requests, those of some connectors left out: of here if there are
         any, else those of other processes."""
         links = [link for link in self.links if link.connector_id not in avoided]
-        return links or [link for link in self.elsewhere if link.connector_id not in avoided]
+        return links or [link for link in self.away if link.connector_id not in avoided]
 
     def alternatives(self, refused: Link) -> list[Link]:
         """All that take requests but one, the best first."""
-        links = [*sorted(self.links, key=_load), *self.elsewhere]
+        links = [*sorted(self.links, key=_load), *self.elsewhere, *self.beyond]
         return [link for link in links if link is not refused]
 
     def connectors(self) -> Iterator[UUID]:
         """The connectors with a link that takes requests, some of them several times."""
-        for links in (self.links, self.elsewhere):
+        for links in (self.links, self.away):
             for link in links:
                 yield link.connector_id
 
-    def _next_elsewhere(self) -> Link:
+    def _next_of(self, links: Sequence[Link]) -> Link:
         """Turn by turn: how loaded they are is known to those who hold them."""
-        self.turn = (self.turn + 1) % len(self.elsewhere)
-        return self.elsewhere[self.turn]
+        self.turn = (self.turn + 1) % len(links)
+        return links[self.turn]
 
 
 def ids_of(link: Link) -> tuple[UUID, UUID]:

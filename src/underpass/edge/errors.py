@@ -17,6 +17,7 @@
     ├── QuickTunnelLimit     no room for another quick tunnel
     ├── ErrorPagesError      a directory of error pages cannot be used
     ├── AccessLogError       the access log cannot be written
+    ├── HandoverError        no other process can take this one's place
     └── BackupError          no backup can be made, or restored
 
 Each says what is wrong, where, and what to do, and carries no secret: the text may be printed.
@@ -51,6 +52,10 @@ class ListenError(EdgeError):
 
 class CertificateError(EdgeError):
     """The certificate authority's files are missing, unreadable, expired or no pair."""
+
+
+class HandoverError(EdgeError):
+    """Another process cannot take this one's place, or this one another's."""
 
 
 class StoreError(EdgeError):

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from underpass.core.endpoint import Endpoint
-from underpass.core.fields import Fields, Token
+from underpass.core.fields import Token
 from underpass.core.h2 import H2Connection, Limits
 from underpass.core.http1server import Http1Server
 from underpass.core.recent import RecentRequests
@@ -28,18 +28,18 @@ from underpass.edge.entrance import ORDINARY, Beginnings, Entrance
 from underpass.edge.figures import TellingWho
 from underpass.edge.handshakes import Handshakes
 from underpass.edge.hostnames import hostname_of
-from underpass.edge.link_details import CarriedBy
 from underpass.edge.links import EdgeLink
 from underpass.edge.manners import Manners
-from underpass.edge.origin_health import REFUSALS, UNREACHABLE
+from underpass.edge.origin_health import REFUSALS
 from underpass.edge.pages import Failure, PageKind, render
 from underpass.edge.passthrough import NO_PASSTHROUGH
-from underpass.edge.pools import COOKIE, Pool, cookie_in
+from underpass.edge.pools import Pool
 from underpass.edge.remote import RemoteLink
-from underpass.edge.router import Link, NoLink, Router, UnknownHost
+from underpass.edge.router import Router, UnknownHost
 from underpass.edge.sites import HostnameTable
-from underpass.edge.store.records import Sticky
+from underpass.edge.steering import Steering
 from underpass.edge.visitor_address import plain_address
+from underpass.edge.waiting import WaitingRoom
 from underpass.wire.causes import Speaker, hop_of
 from underpass.wire.turns import LoopTurn
 
@@ -145,6 +145,10 @@ class VisitorHttp1(Http1Server, asyncio.BufferedProtocol):
         if self._sending.is_stuck(self):
             self.abort()
 
+    def leave(self) -> None:
+        """Called once a tick: close with the next response that can say so."""
+        self.announce_end()
+
     def error_response(self, status: int) -> bytes:
         page = render(_PAGES.get(status, PageKind.BAD_REQUEST), b"", "-")
         reason = HTTPStatus(status).phrase.encode("ascii")
@@ -166,6 +170,7 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self.acceptor = acceptor
         self._gateway = gateway
         self._sending = SendWatch()
+        self._goodbyes = 0
         self._quiet_ticks = 0
 
     is_fresh = True
@@ -181,6 +186,15 @@ class VisitorHttp2(H2Connection, asyncio.BufferedProtocol):
         self._quiet_ticks = 0 if self.active else self._quiet_ticks + 1
         if self._quiet_ticks >= IDLE_SECONDS:
             self.shut_down()
+
+    def leave(self) -> None:
+        """Called once a tick: say goodbye, and mean it a whole tick later (RFC 9113 §6.8). What
+        the visitor has begun before it heard of that is answered."""
+        if self._goodbyes == 0:
+            self.announce_end()
+        elif self._goodbyes == 2:
+            self.shut_down()
+        self._goodbyes += 1
 
     def protocol_failure(self, code: int, why: str) -> None:
         log.info("a visitor broke the HTTP/2 protocol: %s (error code %d)", why, code)
@@ -228,6 +242,7 @@ class Gateway:
         challenges: answered on the plain listener before any tunnel is asked.
         access_log: gets a line for each request; its owner closes it.
         recent: remembers the last requests.
+        room: where requests wait for a link that is about to come.
     """
 
     def __init__(
@@ -241,6 +256,7 @@ class Gateway:
         challenges: Challenges | None = None,
         access_log: AccessLog | None = None,
         recent: RecentRequests | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
         self.turn = turn
         self._recent = recent
@@ -256,12 +272,14 @@ class Gateway:
         self.accepted: Counter[tuple[str]] = Counter()
         """Visitors' connections so far, by listener."""
         self._router = router
+        self.steering = Steering(router, self.route, room)
         self._manners = manners
         self._sites: HostnameTable[Manners] | None = None
         self._location = location.upper().encode("ascii")
         self._entrances: list[Entrance] = []
         self._passthrough = NO_PASSTHROUGH
         self._visitors: set[Visitor] = set()
+        self._draining = False
         self._stopping = False
         self._emptied = asyncio.Event()
         turn.on_tick.add(self._look)
@@ -351,7 +369,7 @@ class Gateway:
         )
         acceptor.recent = self._recent
         self._tell(acceptor)
-        acceptor.again = self.route_again
+        acceptor.again = self.steering.again
         acceptor.refusals = REFUSALS
         visitor: Visitor
         if has_http2:
@@ -362,6 +380,8 @@ class Gateway:
         self.accepted[(scheme.decode("ascii"),)] += 1
         transport.set_protocol(visitor)
         visitor.connection_made(transport)
+        if self._draining and isinstance(visitor, VisitorHttp1):
+            visitor.leave()
 
     def forget(self, visitor: Visitor) -> None:
         """A visitor's connection has ended."""
@@ -376,82 +396,14 @@ class Gateway:
         if link.__class__ is EdgeLink or isinstance(link, RemoteLink):
             exchange.context = link
             if not link.forward(exchange):
-                self._route_by_another(link, exchange)
+                self.steering.by_another(link, exchange)
         elif isinstance(link, UnknownHost):
             if not any(own.take(exchange) for own in (self.management, self.dashboard) if own):
                 exchange.fail(404, "unknown_host")
         elif isinstance(link, Pool):
-            self._route_by_pool(link, exchange)
+            self.steering.by_pool(link, exchange)
         else:
-            if isinstance(link, NoLink):
-                exchange.context = CarriedBy(link.tunnel_id)
-            exchange.fail(503, "no_link")
-
-    def _route_by_pool(self, pool: Pool, exchange: VisitorExchange) -> None:
-        """The same where the request itself has a say."""
-        cookie = None
-        if pool.sticky is Sticky.COOKIE and exchange.request is not None:
-            cookie = cookie_in(exchange.request.get_all(b"cookie"))
-        link = pool.choose_for(exchange.visitor, cookie)
-        if isinstance(link, NoLink):
-            exchange.context = CarriedBy(link.tunnel_id)
-            exchange.fail(503, "no_link")
-            return
-        links = [link]
-        for link in links:
-            self._prepare(exchange, link, pool, cookie)
-            if _forward_exactly(link, exchange):
-                return
-            if len(links) == 1:
-                links += pool.alternatives(link)
-        exchange.fail(503, "link_full")
-
-    def _prepare(
-        self, exchange: VisitorExchange, link: Link, pool: Pool | None, cookie: bytes | None
-    ) -> None:
-        """Before a request that came with `cookie` goes down a link."""
-        exchange.context = link
-        exchange.set_cookie = exchange.on_answer = None
-        if pool is not None:
-            if pool.sticky is Sticky.COOKIE:
-                wanted = pool.cookie_for(link)
-                exchange.set_cookie = (
-                    None if wanted == cookie else _set_cookie(wanted, exchange.acceptor.scheme)
-                )
-            if pool.health.is_watching:
-                exchange.on_answer = _noting(pool, link)
-
-    def route_again(self, exchange: VisitorExchange) -> None:
-        """Route a request whose link was lost, or whose connector could not carry it on."""
-        refused, cause = exchange.context, exchange.refusal
-        exchange.refusal = None
-        pool = self._router.route(exchange.authority)
-        if isinstance(pool, UnknownHost) or refused is None:
-            # Of the management host, whose requests are for one connector.
-            if cause is None:
-                self.route(exchange)
-            else:
-                exchange.fail(exchange.refusal_status, cause)
-            return
-        is_certain, on_answer = _is_certain(exchange), exchange.on_answer
-        others = [
-            link
-            for link in self._router.alternatives(exchange.authority, refused)
-            if not _shares_fate(link, refused, by_connector=cause in UNREACHABLE)
-        ]
-        # A connector's links are often lost together, and heard of one after the other.
-        others.sort(key=lambda link: link.connector_id == refused.connector_id)
-        for link in others:
-            self._prepare(exchange, link, pool if isinstance(pool, Pool) else None, None)
-            if _forward_exactly(link, exchange):
-                if cause in UNREACHABLE:
-                    self._router.unreachable(exchange.authority, refused, is_certain=is_certain)
-                return
-        exchange.context, exchange.on_answer = refused, on_answer
-        if cause is not None:
-            exchange.fail(exchange.refusal_status, cause)
-        else:
-            exchange.fail(503, "link_full" if others else "no_link")
+            self.steering.wait(exchange, [link.tunnel_id], "no_link")
 
     def route_plain(self, exchange: VisitorExchange) -> None:
         """The same for a request that came without TLS."""
@@ -500,26 +452,10 @@ class Gateway:
         # The form for requests about the whole server has no path (RFC 9112 §3.2.4).
         return b"https://" + host.encode("ascii") + port + (path if path[:1] == b"/" else b"/")
 
-    def _route_by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
-        """The link that was chosen takes no more: it is full, or about to close."""
-        for link in self._router.alternatives(exchange.authority, refused):
-            if isinstance(link, EdgeLink | RemoteLink):
-                exchange.context = link
-                if link.forward(exchange):
-                    return
-        exchange.fail(503, "link_full")
-
-    def not_reached(self, exchange: VisitorExchange, cause: str) -> None:
-        """A connector has said why there is no answer, before anything else is done about it."""
-        link = exchange.context
-        if cause in UNREACHABLE and isinstance(link, EdgeLink | RemoteLink):
-            is_certain = _is_certain(exchange)
-            self._router.unreachable(exchange.authority, link, is_certain=is_certain)
-
     def _failed(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
             self.telling.note(cause)
-            self.not_reached(exchange, cause)
+            self.steering.note_failure(exchange, cause)
         hop = hop_of(cause, Speaker.CONNECTOR if exchange.told else Speaker.EDGE)
         page = render(
             _PAGES.get(status, PageKind.ORIGIN_UNREACHABLE),
@@ -556,6 +492,8 @@ class Gateway:
             visitor.look()
             if self._stopping:
                 visitor.shut_down()
+            elif self._draining:
+                visitor.leave()
         self._look_whether_empty()
 
     def _look_whether_empty(self) -> None:
@@ -564,6 +502,23 @@ class Gateway:
             return
         if not any(entrance.is_expecting for entrance in self._entrances):
             self._emptied.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no more: another process does. Return when every visitor has gone, of itself or
+        with the answer to its next request, or `seconds` have passed.
+
+        No connection is closed that a request may be on its way on, so an idle one stays for as
+        long as it might have anyway.
+        """
+        self._draining = True
+        for entrance in self._entrances:
+            entrance.close()
+        for visitor in tuple(self._visitors):
+            visitor.leave()
+        self._emptied.clear()
+        self._look_whether_empty()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), seconds)
 
     async def stop(self, seconds: float) -> None:
         """Accept no more; let requests under way finish for so long; close everything."""
@@ -585,42 +540,3 @@ class Gateway:
         self.turn.on_tick.discard(self._look)
         for entrance in self._entrances:
             await entrance.wait_closed()
-
-
-def _forward_exactly(link: Link, exchange: VisitorExchange) -> bool:
-    """Send a request down this link; where another process has it, down one of its connector."""
-    if isinstance(link, RemoteLink):
-        return link.forward_exactly(exchange)
-    return isinstance(link, EdgeLink) and link.forward(exchange)
-
-
-def _set_cookie(value: bytes, scheme: bytes) -> bytes:
-    secure = b"; Secure" if scheme == b"https" else b""
-    return b"%s=%s; Path=/; HttpOnly; SameSite=Lax%s" % (COOKIE, value, secure)
-
-
-def _is_certain(exchange: VisitorExchange) -> bool:
-    """Whether a request has gone by the connector of its link, and not by another one that the same
-    process has: whoever is looked at goes by exactly that."""
-    return isinstance(exchange.context, EdgeLink) or exchange.on_answer is not None
-
-
-def _noting(pool: Pool, link: Link) -> Callable[[Exchange, int, Fields], None]:
-    """What is called when an application has answered by `link`."""
-
-    def answered(exchange: Exchange, status: int, fields: Fields) -> None:
-        pool.health.answered(link.connector_id)
-
-    return answered
-
-
-def _shares_fate(link: Link, refused: Link, *, by_connector: bool) -> bool:
-    """Whether what one link could not do is of no use to ask of another: if its connector said so,
-    of that one; if its process did, of those that have this tunnel there."""
-    if by_connector:
-        return link.connector_id == refused.connector_id
-    return link is refused or (
-        isinstance(link, RemoteLink)
-        and isinstance(refused, RemoteLink)
-        and (link.worker, link.tunnel_id) == (refused.worker, refused.tunnel_id)
-    )

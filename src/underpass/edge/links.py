@@ -16,6 +16,7 @@ from underpass.core.h2 import H2Connection, Limits
 from underpass.core.relay import Counters, PythonSide
 from underpass.core.tunnel import EdgeExchange
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
+from underpass.edge.moving import Way
 from underpass.edge.registration import LinkRegistration
 from underpass.edge.registry import Registry
 from underpass.edge.remote import RemoteLink
@@ -28,7 +29,7 @@ from underpass.wire.headers import (
     PROXY_CONNECTION_UPGRADE,
     UPGRADE_CONTROL_STREAM,
 )
-from underpass.wire.link import LinkConnection
+from underpass.wire.link import LinkConnection, drain_words
 from underpass.wire.registration import ClientInfo, RegistrationServer
 from underpass.wire.remote_config import ConfigurationUpdate
 from underpass.wire.rpc import RpcProtocolError
@@ -109,6 +110,8 @@ class EdgeLink(LinkConnection):
         self._side: PythonSide | None = None
         self._rpc: RegistrationServer | None = None
         self._finishing: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
+        self._drain_seconds = DRAIN_SECONDS
         self._kept = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._farewell: asyncio.TimerHandle | None = None
@@ -215,7 +218,7 @@ class EdgeLink(LinkConnection):
     async def _finish(self, kept: int) -> None:
         """Wait until only `kept` streams are left, then close: the connector waits for that."""
         try:
-            await asyncio.wait_for(self.until_at_most(kept), DRAIN_SECONDS)
+            await asyncio.wait_for(self.until_at_most(kept), self._drain_seconds)
         except asyncio.TimeoutError:
             log.info("link %d of %s still busy after its drain", self.conn_index, self.connector_id)
         self.close()
@@ -251,6 +254,8 @@ class EdgeLink(LinkConnection):
             if timer is not None:
                 timer.cancel()
         self._deadline = self._farewell = None
+        if self._leaving is not None:
+            self._leaving.cancel()
         if self._rpc is not None:
             self._rpc.closed(reason)
         super().disconnected(reason)
@@ -262,6 +267,25 @@ class EdgeLink(LinkConnection):
                 f": {reason}" if reason is not None else "",
             )
         self._on_gone(self)
+
+    def move(self, way: Way, drain_seconds: float) -> None:
+        """Bring the connector to have this link elsewhere, and what is under way to end in so
+        long."""
+        self._drain_seconds = drain_seconds
+        if way is Way.ASK:
+            self.announce_end(drain_words(drain_seconds))
+        elif way is Way.DRAIN:
+            self.prepare_stop()
+        elif self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave_when_idle())
+
+    async def _leave_when_idle(self) -> None:
+        # The control stream stays; and a request may come between the last one's end and our turn.
+        await self.until_at_most(1)
+        while not self.is_closed and self.active > 1:
+            await self.until_at_most(1)
+        if not self.is_closed:
+            self.prepare_stop()
 
     def prepare_stop(self) -> None:
         """Take no new requests; `ended` is done once the last is answered, or the drain is over."""

@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from underpass.edge.errors import ListenError
@@ -18,8 +19,8 @@ BACKLOG = 4096
 itself). What comes beyond tries again after a second."""
 
 
-def listen(address: Address) -> socket.socket:
-    """A non-blocking TCP socket listening on `address`.
+def listen(address: Address, called: str = "") -> socket.socket:
+    """A non-blocking TCP socket listening on `address`; `called` goes before it in errors.
 
     An empty host listens on every interface, IPv6 and IPv4 by one socket where the system can.
     A host name is resolved once, here, and its first address is taken.
@@ -41,12 +42,14 @@ def listen(address: Address) -> socket.socket:
                 (str(sockaddr[0]), int(sockaddr[1])), family=family, backlog=BACKLOG
             )
     except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {_reason(error, address)}") from error
+        raise ListenError(
+            f"cannot listen on {called}{address}: {_reason(error, address)}"
+        ) from error
     listener.setblocking(False)
     return listener
 
 
-INHERITED_NAMES: Final = ("https", "http", "tunnel", "api")
+INHERITED_NAMES: Final = ("https", "http", "tunnel", "api", "metrics")
 """What a service manager may call the sockets that it hands over; there may be several tunnels.
 Those of public ports are called `tcp-PORT`, as `TcpRoute.name` has it."""
 
@@ -97,11 +100,16 @@ def take_inherited(
             raise ListenError(f"two sockets named {name!r} are handed over: there can be one")
     inherited: dict[str, list[socket.socket]] = {}
     for descriptor, name in enumerate(told, first):
-        inherited.setdefault(name, []).append(_taken(descriptor, name))
+        inherited.setdefault(name, []).append(adopt(descriptor, name))
     return inherited
 
 
-def _taken(descriptor: int, name: str) -> socket.socket:
+def adopt(descriptor: int, name: str) -> socket.socket:
+    """A socket that somebody has given to this process.
+
+    Raises:
+        ListenError: it is no TCP socket that listens.
+    """
     try:
         os.set_inheritable(descriptor, False)
         listener = socket.socket(fileno=descriptor)
@@ -116,6 +124,79 @@ def _taken(descriptor: int, name: str) -> socket.socket:
         raise ListenError(f"socket {name!r} is no TCP socket that listens: use ListenStream=")
     listener.setblocking(False)
     return listener
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSocket:
+    """A socket that listens: what it is for, and the address that was asked for as the options have
+    it; empty for one that a service manager has given, which goes before the options."""
+
+    name: str
+    asked: str
+    listener: socket.socket
+
+
+class Listeners:
+    """The sockets that an edge listens on, by name, whoever accepts on them.
+
+    Those that are there already, of a service manager or of the process before this one, are taken;
+    others are opened. All of them can be handed on, so whatever listens for an edge is opened here.
+    """
+
+    def __init__(self, inherited: Inherited, kept: Iterable[KeptSocket] = ()) -> None:
+        self._spare = [
+            KeptSocket(name, "", each) for name, sockets in inherited.items() for each in sockets
+        ]
+        self._spare += kept
+        self.open: list[KeptSocket] = []
+        """Those in use, in the order of their opening."""
+
+    def listen(self, name: str, addresses: Iterable[Address]) -> list[socket.socket]:
+        """The sockets of this name: those given, else one for each address. Raises ListenError."""
+        given = [each for each in self._spare if each.name == name and not each.asked]
+        if given:
+            return [self._take(each) for each in given]
+        return [self._listen(name, address) for address in addresses]
+
+    def _listen(self, name: str, address: Address) -> socket.socket:
+        for each in self._spare:
+            if each.name == name and each.asked == str(address):
+                return self._take(each)
+        called = "the metrics address " if name == "metrics" else ""
+        self.open.append(KeptSocket(name, str(address), listen(address, called)))
+        return self.open[-1].listener
+
+    def _take(self, kept: KeptSocket) -> socket.socket:
+        self._spare.remove(kept)
+        self.open.append(kept)
+        return kept.listener
+
+    def named(self, name: str) -> list[socket.socket]:
+        """Those of this name that are in use."""
+        return [each.listener for each in self.open if each.name == name]
+
+    def close_one(self, listener: socket.socket) -> None:
+        """Listen there no more."""
+        self.open = [each for each in self.open if each.listener is not listener]
+        listener.close()
+
+    @property
+    def every(self) -> list[KeptSocket]:
+        """Those in use, and those that may be."""
+        return [*self.open, *self._spare]
+
+    def close_spare(self, *, but: str = "\0") -> None:
+        """Close what was given and nobody wants, but for names that begin so: they may yet be."""
+        for each in self._spare:
+            if not each.name.startswith(but):
+                each.listener.close()
+        self._spare = [each for each in self._spare if each.name.startswith(but)]
+
+    def close(self) -> None:
+        """Close all; once more is harmless."""
+        self.close_spare()
+        for each in self.open:
+            each.listener.close()
 
 
 def bound_address(listener: socket.socket) -> Address:

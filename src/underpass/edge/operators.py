@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from underpass.edge.errors import EdgeError, ListenError
+from underpass.edge.errors import EdgeError
 from underpass.ops.metrics import Metrics, SnapshotSource
 from underpass.ops.metrics_server import (
-    MetricsAddressError,
     MetricsServer,
     Page,
+    announce,
     json_page,
-    serve_metrics,
     text_page,
 )
 
@@ -53,12 +53,14 @@ class Operators:
         """Where it listens."""
         return self._server.address
 
-    async def start(self, address: str) -> None:
-        """Listen. Raises ListenError."""
-        try:
-            await serve_metrics(self._server, address)
-        except MetricsAddressError as error:
-            raise ListenError(str(error)) from error
+    async def start(self, listener: socket.socket) -> None:
+        """Answer on a socket that listens."""
+        await self._server.serve(listener)
+        announce(self._server)
+
+    async def drain(self) -> None:
+        """Stop listening, and answer those who have connected."""
+        await self._server.drain()
 
     async def stop(self) -> None:
         """Stop listening."""

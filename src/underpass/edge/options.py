@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.errors import EdgeError, OptionsError
+from underpass.edge.handover.options import DEFAULT_HANDOVER, HandoverOptions
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.passthrough import NO_PASSTHROUGH, Passthrough
 from underpass.edge.sites import Site
@@ -185,6 +186,8 @@ class EdgeOptions:
     """Hostnames with settings of their own."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people."""
+    handover: HandoverOptions = DEFAULT_HANDOVER
+    """How it makes way for the next process."""
     trusted_hops: TrustedHops = NO_HOPS
     """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
     passthrough: Passthrough = NO_PASSTHROUGH

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from underpass.edge.dashboard.options import DEFAULT_DASHBOARD, DashboardOptions
 from underpass.edge.error_pages import ErrorPages
 from underpass.edge.errors import EdgeError, HostnameError, OptionsError
+from underpass.edge.handover.options import HandoverOptions
 from underpass.edge.hostnames import normalize_hostname
 from underpass.edge.options import (
     LETS_ENCRYPT,
@@ -45,7 +46,7 @@ _KEYS: Final = frozenset(
     {
         *("data-dir", "domain", "location", "management-hostname", "workers", "listen", "log"),
         *("access-log", "certificates", "acme", "redirect", "hsts", "max-body", "timeouts"),
-        *("error-pages", "compress", "hostnames", "tcp", "trusted-hops", "passthrough"),
+        *("error-pages", "compress", "drain", "hostnames", "tcp", "trusted-hops", "passthrough"),
         "dashboard",
     }
 )
@@ -156,6 +157,7 @@ class _Reader:
         yield "hsts_seconds", common.hsts_seconds
         yield "error_pages", common.error_pages and Path(common.error_pages)
         yield "compress", common.compress
+        yield "handover", _handover(root)
         yield "sites", self._sites(root, common)
         yield "dashboard", self._dashboard(root)
         yield "tcp", self._tcp(root)
@@ -313,6 +315,11 @@ def _workers(root: Section) -> int | None:
         return _parsed(root, "workers", parse_workers)
     count = root.integer("workers")
     return None if count is None else _checked(root, "workers", parse_workers, str(count))
+
+
+def _handover(root: Section) -> HandoverOptions | None:
+    seconds = root.duration("drain")
+    return None if seconds is None else _checked(root, "drain", HandoverOptions, seconds)
 
 
 def _size(section: Section) -> int | None:

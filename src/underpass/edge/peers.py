@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -22,11 +24,13 @@ from underpass.core.tunnel import PeerAcceptor, PeerExchange, VisitorExchange
 from underpass.edge.links import LINK_WINDOW, EdgeLink
 from underpass.edge.listening import BACKLOG
 from underpass.edge.management import wanted_connector
+from underpass.edge.remote import RemoteLink
 from underpass.edge.router import MANAGEMENT_HOST, Router
 from underpass.edge.timeouts import Timeouts
+from underpass.edge.waiting import WaitingRoom
 from underpass.wire.turns import LoopTurn
 
-__all__ = ["Peer", "PeerListener", "socket_path"]
+__all__ = ["Peer", "PeerListener", "path_from_beyond", "socket_path"]
 
 REDIAL_SECONDS: Final = 1.0
 """Between two attempts to reach another worker, unless it says sooner that it is up."""
@@ -41,55 +45,102 @@ def socket_path(directory: Path, worker: int) -> Path:
     return directory / f"{worker}.sock"
 
 
+def path_from_beyond(path: str) -> str:
+    """Where the same worker takes those of another edge's processes."""
+    return f"{path}.beyond"
+
+
 class PeerServer(H2Connection, asyncio.BufferedProtocol):
     """Another worker that has connected here."""
 
-    def __init__(self, listener: PeerListener) -> None:
+    def __init__(self, listener: PeerListener, from_beyond: bool) -> None:
         super().__init__(listener.turn, listener.acceptor, Limits(connection_window=LINK_WINDOW))
         self._listener = listener
+        self.from_beyond = from_beyond
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._listener.connections.add(self)
 
+    def idle(self) -> None:
+        self._listener.look_whether_idle()
+
     def disconnected(self, reason: Exception | None) -> None:
         self._listener.connections.discard(self)
+        self._listener.look_whether_idle()
 
     def protocol_failure(self, code: int, why: str) -> None:
         _log.error("a worker broke the HTTP/2 protocol: %s (error code %d)", why, code)
 
 
 class PeerListener:
-    """Takes requests of other workers and sends them down links of this one."""
+    """Takes requests of other workers and sends them down links of this one.
 
-    def __init__(self, turn: LoopTurn, router: Router) -> None:
+    What comes for a tunnel whose links have moved to the process that follows this one goes there;
+    never the other way, so nothing goes round in circles.
+    """
+
+    def __init__(
+        self, turn: LoopTurn, router: Router, room: WaitingRoom | None = None, number: int = 0
+    ) -> None:
         self.turn = turn
+        self._room = room
+        self._number = number
         self.counters = Counters()
         self.acceptor = PeerAcceptor(self._carry, self.counters, self._unexpected)
         self.connections: set[PeerServer] = set()
         self._router = router
         self._path: Path | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._idle = asyncio.Event()
+        self._is_over: Callable[[], bool] = self._is_idle
+        self._servers: list[asyncio.AbstractServer] = []
 
     async def start(self, path: Path) -> None:
         """Listen; in the place of a worker that was there before."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
         self._path = path
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: PeerServer(self), str(path), backlog=BACKLOG
-        )
+        for place, from_beyond in ((str(path), False), (path_from_beyond(str(path)), True)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            self._servers.append(
+                await asyncio.get_running_loop().create_unix_server(
+                    partial(PeerServer, self, from_beyond), place, backlog=BACKLOG
+                )
+            )
+
+    async def drain(self, seconds: float, *, until_gone: bool = False) -> None:
+        """Return when what the others have sent here is answered, or after `seconds`; if
+        `until_gone`, not before those beyond have closed their connections: they may send more
+        until they have heard that they should not."""
+        self._is_over = self._is_gone if until_gone else self._is_idle
+        self._idle.clear()
+        self.look_whether_idle()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        # What was answered last is written at the end of this turn.
+        await asyncio.sleep(0)
+
+    def look_whether_idle(self) -> None:
+        """A request has been answered, or a connection has gone."""
+        if self._is_over():
+            self._idle.set()
+
+    def _is_idle(self) -> bool:
+        return not any(connection.active for connection in self.connections)
+
+    def _is_gone(self) -> bool:
+        return self._is_idle() and not any(each.from_beyond for each in self.connections)
 
     def close(self) -> None:
-        """Take no more, and take the socket's name away: the directory with the last one."""
-        if self._server is not None:
-            self._server.close()
+        """Take no more, and take the sockets' names away: the directory with the last one."""
+        for server in self._servers:
+            server.close()
         for connection in tuple(self.connections):
             connection.abort()
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+                os.unlink(path_from_beyond(str(self._path)))
                 self._path.parent.rmdir()
 
     def _carry(self, exchange: PeerExchange) -> None:
@@ -120,7 +171,17 @@ class PeerListener:
             exchange.context = link.connector_id
             if link.forward(exchange):
                 return
-        exchange.fail(503, "link_full" if links else "no_link")
+        if self._pass_on(tunnel_id, exchange):
+            return
+        if self._room is None or not self._room.hold(tunnel_id, exchange, self._carry):
+            exchange.fail(503, "link_full" if links else "no_link")
+
+    def _pass_on(self, tunnel_id: UUID, exchange: PeerExchange) -> bool:
+        return any(
+            link.pass_on(exchange)
+            for link in self._router.links_of(tunnel_id)
+            if isinstance(link, RemoteLink) and link.beyond and link.worker > self._number
+        )
 
     def _unexpected(self, exchange: Exchange, error: Exception) -> None:
         _log.error("unexpected error while taking a request of a worker", exc_info=error)
@@ -157,15 +218,33 @@ class Peer:
         self._timeouts = timeouts
         self._client: PeerClient | None = None
         self._up = asyncio.Event()
+        self._reached = asyncio.Event()
+        self._is_leaving = False
         self._keeping = asyncio.create_task(self._keep())
 
     def is_up(self) -> None:
         """It has said that it listens."""
         self._up.set()
 
-    def carry(self, exchange: VisitorExchange) -> bool:
+    async def reached(self) -> None:
+        """Return when there is a connection."""
+        await self._reached.wait()
+
+    def carry(self, exchange: VisitorExchange | PeerExchange) -> bool:
         """Send a request there. False if it cannot be taken now."""
         return self._client is not None and self._client.forward(exchange)
+
+    def leave(self) -> None:
+        """Send nothing new there, and let go of the connection when all is answered."""
+        self._is_leaving = True
+        if self._client is not None:
+            self._client.shut_down()
+        else:
+            self._keeping.cancel()
+
+    def end(self) -> None:
+        """Let go of it at once."""
+        self._keeping.cancel()
 
     def allow(self, timeouts: Timeouts) -> None:
         """Let requests take so long from now on, those under way too."""
@@ -180,18 +259,21 @@ class Peer:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._is_leaving:
             self._up.clear()
             client = PeerClient(self._turn, self._timeouts)
             try:
                 await loop.create_unix_connection(lambda c=client: c, str(self._path))  # type: ignore[misc]
                 self._client = client
+                self._reached.set()
                 await client.ended.wait()
             except OSError as error:
                 _log.debug("another worker is not there: %s", error)
             finally:
                 self._client = None
+                self._reached.clear()
                 client.abort()
                 client.disconnected(None)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._up.wait(), REDIAL_SECONDS)
+            if not self._is_leaving:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._up.wait(), REDIAL_SECONDS)

@@ -157,7 +157,7 @@ class Pool:
         total = 0
         for target in targets:
             weight, destination = target.weight, target.destination
-            if weight and (destination.links or destination.elsewhere):
+            if weight and destination.is_reachable:
                 total += weight
                 target.credit += weight
                 if best is None or target.credit > best.credit:
@@ -189,7 +189,7 @@ class Pool:
         for target in self._targets:
             destination = target.destination
             if _tag(self.hostname, destination.no_link.tunnel_id) == tunnel:
-                for links in (destination.links, destination.elsewhere):
+                for links in (destination.links, destination.away):
                     same = [
                         link
                         for link in links
@@ -217,7 +217,7 @@ class Pool:
         ).destination
         links = [
             link
-            for link in (*destination.links, *destination.elsewhere)
+            for link in (*destination.links, *destination.away)
             if link.connector_id not in spared
         ]
         connector = max(
@@ -225,7 +225,7 @@ class Pool:
         )
         own = [link for link in destination.links if link.connector_id == connector]
         return destination.choose_among(
-            own or [link for link in destination.elsewhere if link.connector_id == connector]
+            own or [link for link in destination.away if link.connector_id == connector]
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from underpass.core.tunnel import VisitorExchange
+from underpass.core.tunnel import PeerExchange, VisitorExchange
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
 
 __all__ = ["Presence", "RemoteLink"]
@@ -19,6 +19,8 @@ class RemoteLink:
         number: names it there.
         carry: hands an exchange to that process; False when that cannot be done now.
         ask: has that process find out whether the link is alive.
+        beyond: the process is no worker beside this one, but belongs to another edge's process,
+            which this one follows or is followed by.
     """
 
     load = 0
@@ -33,9 +35,11 @@ class RemoteLink:
         conn_index: int,
         *,
         details: LinkDetails = UNKNOWN_DETAILS,
-        carry: Callable[[VisitorExchange], bool] | None = None,
+        carry: Callable[[VisitorExchange | PeerExchange], bool] | None = None,
         ask: Callable[[RemoteLink], None] | None = None,
+        beyond: bool = False,
     ) -> None:
+        self.beyond = beyond
         self.draining = False
         self.worker = worker
         self.number = number
@@ -65,6 +69,16 @@ class RemoteLink:
         finally:
             # Should it be sent again, a link of our own may carry it.
             exchange.via_tunnel = None
+
+    def pass_on(self, exchange: PeerExchange) -> bool:
+        """The same with a request that another process has sent here."""
+        if self._carry is None:
+            return False
+        exchange.pass_on(True)
+        if self._carry(exchange):
+            return True
+        exchange.pass_on(False)
+        return False
 
     def probe(self) -> None:
         """Have that process ask it for a sign of life."""

@@ -101,8 +101,8 @@ class Router:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reserved = MANAGEMENT_HOSTS
-        self._on_link_added = on_link_added
-        self._on_link_removed = on_link_removed
+        self.on_link_added = on_link_added
+        self.on_link_removed = on_link_removed
         self._destinations: dict[UUID, Destination] = {}
         self._watched: dict[str, Pool] = {}
         """Pools with a connector in trouble. Some are there for that time only, in the place of
@@ -254,8 +254,8 @@ class Router:
         destination.numbered[(link.connector_id, link.conn_index)] = link
         aside = destination.keeps_aside(link)
         (destination.aside_here if aside else destination.links).append(link)
-        if self._on_link_added is not None:
-            self._on_link_added(link)
+        if self.on_link_added is not None:
+            self.on_link_added(link)
 
     def add_remote(self, link: Link) -> None:
         """Let a link that another process holds take requests while there is none here."""
@@ -264,6 +264,13 @@ class Router:
         destination.numbered.setdefault((link.connector_id, link.conn_index), link)
         aside = destination.keeps_aside(link)
         (destination.aside_elsewhere if aside else destination.elsewhere).append(link)
+
+    def add_beyond(self, link: Link) -> None:
+        """Let a link serve that a process holds whose place this one takes, or which takes this
+        one's, while there is no other. Its connector may have another with the same index here."""
+        destination = self._destination(link.tunnel_id)
+        aside = destination.keeps_aside(link)
+        (destination.aside_beyond if aside else destination.beyond).append(link)
 
     def drain(self, link: Link) -> None:
         """Send a link no new requests; it stays counted until `remove_link`."""
@@ -282,6 +289,8 @@ class Router:
                 destination.draining,
                 destination.elsewhere,
                 destination.aside_elsewhere,
+                destination.beyond,
+                destination.aside_beyond,
             ):
                 if link in links:
                     links.remove(link)
@@ -302,7 +311,35 @@ class Router:
         destination = self._destinations.get(tunnel_id)
         if destination is None:
             return ()
-        return (*destination.links, *destination.elsewhere)
+        return (*destination.links, *destination.elsewhere, *destination.beyond)
+
+    def own_links(self) -> tuple[Link, ...]:
+        """The links here that have not been drained, of all tunnels."""
+        return tuple(
+            link
+            for destination in self._destinations.values()
+            for link in (*destination.links, *destination.aside_here)
+        )
+
+    def own_links_of(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """Those of a tunnel."""
+        destination = self._destinations.get(tunnel_id)
+        if destination is None:
+            return ()
+        return (*destination.links, *destination.aside_here)
+
+    def links_beyond(self, tunnel_id: UUID) -> tuple[Link, ...]:
+        """The tunnel's links that were added by `add_beyond`."""
+        destination = self._destinations.get(tunnel_id)
+        return () if destination is None else (*destination.beyond, *destination.aside_beyond)
+
+    def tunnels_with_links(self) -> set[UUID]:
+        """Those that have links here that have not been drained."""
+        return {
+            key
+            for key, destination in self._destinations.items()
+            if destination.links or destination.aside_here
+        }
 
     def aside(self, tunnel_id: UUID) -> tuple[Link, ...]:
         """Those of a tunnel's links that are kept aside."""
@@ -346,6 +383,7 @@ class Router:
         for serving, resting in (
             (destination.links, destination.aside_here),
             (destination.elsewhere, destination.aside_elsewhere),
+            (destination.beyond, destination.aside_beyond),
         ):
             every = [*serving, *resting]
             resting[:] = [link for link in every if destination.keeps_aside(link)]
@@ -354,7 +392,10 @@ class Router:
 
     def count_links(self) -> tuple[int, int]:
         """How many links there are, and how many tunnels that have some."""
-        counts = [destination.count for destination in self._destinations.values()]
+        counts = [
+            destination.count + len(destination.beyond)
+            for destination in self._destinations.values()
+        ]
         return sum(counts), sum(map(bool, counts))
 
     def _take_out(self, link: Link, destination: Destination) -> bool:
@@ -363,8 +404,8 @@ class Router:
             if link in links:
                 links.remove(link)
                 self._free_index(link, destination)
-                if self._on_link_removed is not None:
-                    self._on_link_removed(link)
+                if self.on_link_removed is not None:
+                    self.on_link_removed(link)
                 return True
         return False
 

@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -27,10 +28,11 @@ from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer, ask_a
 from underpass.edge.dashboard.transfers import Transfers
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
-from underpass.edge.errors import EdgeError
+from underpass.edge.errors import EdgeError, HandoverError
 from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
-from underpass.edge.listening import TCP_PREFIX, Inherited, bound_address, listen
+from underpass.edge.listening import TCP_PREFIX, Inherited, KeptSocket, Listeners, bound_address
+from underpass.edge.moving import LinkMover
 from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
 from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
@@ -45,6 +47,8 @@ from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
+    from underpass.edge.handover.predecessor import Predecessor
+    from underpass.edge.handover.successor import Successor
     from underpass.edge.operators import Operators
 
 __all__ = ["Edge"]
@@ -54,7 +58,7 @@ log = logging.getLogger("underpass.edge")
 APPLIED: Final = frozenset(
     {
         *("timeouts", "max_body", "redirect", "hsts_seconds", "error_pages", "compress", "sites"),
-        *("certificates", "acme", "trusted_hops", "passthrough", "tcp"),
+        *("certificates", "acme", "trusted_hops", "passthrough", "tcp", "handover"),
     }
 )
 """Fields of `EdgeOptions` that a running edge takes over."""
@@ -62,26 +66,41 @@ APPLIED: Final = frozenset(
 STOP_SECONDS: Final = 10.0
 """How long requests under way may take after `stop`."""
 
+MOVED_SECONDS: Final = 120.0
+"""How long a hand-over waits for the links of the process before this one to have come."""
+
 
 class Edge:
     """Everything `underpass edge run` serves. `start` once, then `stop`.
 
-    Listening sockets that are `inherited` go before the addresses in `options`.
+    Listening sockets that are `inherited` go before the addresses in `options`. With a
+    `predecessor` it takes the place of another process; `hand_over` has another one take its own.
 
     After `start`, `https`, `http`, `api` and `tunnels` say where it listens, `ca_certificate` what
     visitors and connectors have to trust. `listeners` and `gateway` are there with one worker only.
     """
 
-    def __init__(self, options: EdgeOptions, *, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self,
+        options: EdgeOptions,
+        *,
+        inherited: Inherited | None = None,
+        predecessor: Predecessor | None = None,
+    ) -> None:
         self.options = options
-        self._inherited = inherited or {}
+        self._predecessor = predecessor
+        self._listeners = Listeners(
+            inherited or {}, () if predecessor is None else predecessor.sockets
+        )
         self._closing = contextlib.AsyncExitStack()
         self._patience = STOP_SECONDS
         self.https = options.https
         self.http = options.http
         self.api = options.api
         self.tunnels: tuple[Address, ...] = options.tunnels
-        self._ports = PublicPorts(self._open_port, lambda _name, listener: listener.close())
+        self._ports = PublicPorts(
+            self._open_port, lambda _, listener: self._listeners.close_one(listener)
+        )
         self.listeners: TunnelListeners
         self.gateway: Gateway
         self.registry: Registry
@@ -92,12 +111,19 @@ class Edge:
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
         self._application: Any = None
-        self._transfers = Transfers()
+        self._store: Store
+        self._started_at = datetime.now(timezone.utc).replace(microsecond=0)
         self.configurations_refused = 0
         """By whoever reads them: see Reloader."""
         self._configured_at = 0.0
         self._operators: Operators | None = None
-        self._directory: DataDirectory | None = None
+        self.directory: DataDirectory
+        self._router: Router
+        self._control: list[Callable[[], Awaitable[None]]] = []
+        """Ends what changes something, in this order."""
+        self._successor: Successor | None = None
+        self._mover: LinkMover | None = None
+        self._letting_go: asyncio.Future[None] | None = None
         self._certificates: CertificateFiles
         self._keeping: asyncio.Task[None] | None = None
 
@@ -113,33 +139,41 @@ class Edge:
             raise
 
     async def _start(self) -> None:
-        options = self.options
-        directory = self._directory = DataDirectory.open(options.data_dir)
+        options, predecessor = self.options, self._predecessor
+        if predecessor is None:
+            directory = DataDirectory.open(options.data_dir)
+        else:
+            directory = DataDirectory.handed_over(options.data_dir, predecessor.lock)
+        self.directory = directory
         self._closing.callback(directory.close)
         self.ca_certificate = directory.ca_certificate
         # First of all: a taken port must be told before anything is made.
-        (https,), (http,), (api,), tunnels = (
-            self._listen(name, addresses)
+        self._closing.callback(self._listeners.close)
+        (https,), (http,), (api,), tunnels, metrics = (
+            self._listeners.listen(name, addresses)
             for name, addresses in (
                 ("https", (options.https,)),
                 ("http", (options.http,)),
                 ("api", (options.api,)),
                 ("tunnel", options.tunnels),
+                ("metrics", () if options.metrics is None else (options.metrics,)),
             )
         )
         self.https, self.http, self.api = map(bound_address, (https, http, api))
         self.tunnels = tuple(map(bound_address, tunnels))
-        self._closing.callback(self._close_ports)
         self._ports.listen(options.tcp)
+        # Others may want a public port later.
+        self._listeners.close_spare(but=TCP_PREFIX)
 
         self.authority = CertificateAuthority.open(directory)
         self._certificates = CertificateFiles(options.certificates, directory.certificates)
-        store = await SqliteStore.open(directory.database)
+        store = self._store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
-        router = Router()
+        router = self._router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
-        if options.metrics is not None:
-            await self._serve_operators(options.metrics, directory, store, router)
+        if predecessor is None:
+            # Before anything is served, and until all has ended.
+            await self._serve_operators(metrics, store)
         service = self._service(options)
         path: DataPath
         if options.workers == 1:
@@ -149,37 +183,17 @@ class Edge:
                 service, directory, store, router, http, https, tunnels
             )
         self._path = path
-        control = Control(
-            self.registry,
-            options.domain,
-            public_port=self.https.port,
-            management_hostname=options.management,
-            location=options.location,
-            management_key_path=directory.management_key,
-            close_links=path.close_links,
-            dashboard_hostname=options.dashboard.hostname,
-            set_aside=path.set_aside,
-            health=path.health,
-        )
-        started_at = datetime.now(timezone.utc).replace(microsecond=0)
-        application = create_application(
-            control, dashboard=self._dashboard(directory, store, path, started_at)
-        )
-        self._application = self._api_calls.counting(application)
-        server = ApiServer(self._application, api)
-        await server.start()
-        self._closing.push_async_callback(server.stop)
-        # Command lines that wait for a login must not hold the stop up.
-        self._closing.push_async_callback(self._transfers.close)
-        for work in (self.registry.keep_house(), self.registry.follow()):
-            self._closing.push_async_callback(_cancelled, asyncio.create_task(work))
-        self._closing.push_async_callback(self._keep_no_certificates)
-        self._keep_certificates(directory)
-        self._closing.callback(directory.running.unlink, missing_ok=True)
-        RunningEdge(
+        self._closing.push_async_callback(_cancelled, asyncio.create_task(self.registry.follow()))
+        if predecessor is not None:
+            await predecessor.take_over()
+            directory.sign()
+            await self._serve_operators(metrics, store)
+        self._closing.push_async_callback(self._end_control)
+        await self._begin_control(api)
+        running = RunningEdge(
             pid=os.getpid(),
             version=VERSION,
-            started_at=started_at,
+            started_at=self._started_at,
             workers=options.workers,
             https=str(self.https),
             http=str(self.http),
@@ -187,10 +201,65 @@ class Edge:
             api=str(self.api),
             metrics=self.metrics,
             dashboard=self.dashboard,
-        ).write(directory)
+        )
+        running.write(directory)
+        self._closing.callback(running.forget, directory)
         self._configured_at = time.time()
         if self._operators is not None:
             self._operators.state = "ready"
+        if predecessor is not None:
+            predecessor.taken()
+
+    # What is done by one process alone.
+
+    async def _begin_control(self, api: socket.socket) -> None:
+        """Take changes by the API, and make those that are due."""
+        assert self._path is not None
+        control = Control(
+            self.registry,
+            self.options.domain,
+            public_port=self.https.port,
+            management_hostname=self.options.management,
+            location=self.options.location,
+            management_key_path=self.directory.management_key,
+            close_links=self.close_links,
+            dashboard_hostname=self.options.dashboard.hostname,
+            set_aside=self._path.set_aside,
+            health=self._path.health,
+        )
+        transfers = Transfers()
+        application = create_application(control, dashboard=self._dashboard(self._path, transfers))
+        self._application = self._api_calls.counting(application)
+        # A copy: it is closed in the end, and may have to be served again.
+        server = ApiServer(self._application, api.dup())
+        # Command lines that wait for a login must not hold the end up.
+        self._control += [transfers.close, self._answer_no_pages, server.stop]
+        await server.start()
+        house = asyncio.create_task(self.registry.keep_house())
+        self._control += [partial(_cancelled, house), self._keep_no_certificates]
+        self._keep_certificates(self.directory)
+
+    async def _answer_no_pages(self) -> None:
+        """What comes to the dashboard's hostname now is told to try again."""
+        self._application = None
+
+    async def _end_control(self) -> None:
+        """Take no changes any more; those under way are made."""
+        if self._letting_go is None:
+            self._letting_go = asyncio.ensure_future(self._end_all_control())
+        await asyncio.shield(self._letting_go)
+
+    async def _end_all_control(self) -> None:
+        control, self._control = self._control, []
+        for end in control:
+            await end()
+
+    async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
+        """Give up links, those of the process before this one too: see DataPath."""
+        assert self._path is not None
+        await self._path.close_links(tunnel_id, connector_id)
+        if self._predecessor is not None and not self._predecessor.gone.is_set():
+            await self._predecessor.close_links(tunnel_id, connector_id)
 
     def _service(self, options: EdgeOptions) -> Service:
         """What of the options is for those who carry requests."""
@@ -224,7 +293,6 @@ class Edge:
         )
         wanted = replace(options, **{name: getattr(old, name) for name in waiting})
         assert self._path is not None
-        assert self._directory is not None
         self._certificates.replace(wanted.certificates)
         # The one thing that a system may refuse, so it comes first.
         await self.apply_tcp(wanted.tcp)
@@ -240,11 +308,11 @@ class Edge:
             for name in ("acme", "certificates", "passthrough")
         ):
             await self._keep_no_certificates()
-            self._keep_certificates(self._directory)
+            self._keep_certificates(self.directory)
         return waiting
 
     def _keep_certificates(self, directory: DataDirectory) -> None:
-        if self.options.acme is not None:
+        if self.options.acme is not None and self._letting_go is None:
             keeper = self._keeper(self.options.acme, directory)
             self._keeping = asyncio.create_task(keeper.run(), name="certificates")
 
@@ -263,10 +331,19 @@ class Edge:
         tunnels: list[socket.socket],
     ) -> DataPath:
         path = LocalDataPath(
-            service, self.registry, router, self.authority, directory, self._ask_dashboard
+            service,
+            self.registry,
+            router,
+            self.authority,
+            directory,
+            self._ask_dashboard,
+            number=self._first_number,
         )
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
+        if self._predecessor is not None:
+            await self._predecessor.meet(path)
+            await path.reach_those_beyond()
         await path.start_links(tunnels)
         await path.start_visitors(http, https, self._ports.listeners)
         return path
@@ -293,17 +370,29 @@ class Edge:
             https=https,
             tunnels=tunnels,
             ask_dashboard=self._ask_dashboard,
+            first=self._first_number,
             tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
         self._stop_with_us(workers)
+        if self._predecessor is not None:
+            await self._predecessor.meet(workers)
         await workers.open()
         return workers
 
-    async def _serve_operators(
-        self, address: Address, directory: DataDirectory, store: Store, router: Router
-    ) -> None:
-        """Before anything is served, and until all has ended."""
+    @property
+    def follows_another(self) -> bool:
+        """Whether it has taken the place of another process."""
+        return self._predecessor is not None
+
+    @property
+    def _first_number(self) -> int:
+        """What the first of the processes that serve is called: as none is that it may meet."""
+        return 0 if self._predecessor is None else self._predecessor.numbers.stop
+
+    async def _serve_operators(self, listeners: list[socket.socket], store: Store) -> None:
+        if not listeners:
+            return
         from underpass.edge.operators import Operators  # most edges have none
 
         operators = Operators(
@@ -311,7 +400,7 @@ class Edge:
                 lambda: {} if self._path is None else self._path.figures(),
                 lambda: edge_figures(
                     self.registry,
-                    router,
+                    self._router,
                     self._api_calls,
                     self._expiries(),
                 ),
@@ -324,7 +413,7 @@ class Edge:
             workers=lambda: () if self._path is None else self._path.processes(),
             read_store=lambda: store.changes_since(self.registry.revision),
         )
-        await operators.start(str(address))
+        await operators.start(listeners[0].dup())
         self._closing.push_async_callback(operators.stop)
         self._operators, self.metrics = operators, operators.address
 
@@ -351,10 +440,9 @@ class Edge:
             return DashboardAnswer(503, [(b"retry-after", b"1")], b"")
         return await ask_application(self._application, request)
 
-    def _dashboard(
-        self, directory: DataDirectory, store: Store, path: DataPath, started_at: datetime
-    ) -> Parts:
+    def _dashboard(self, path: DataPath, transfers: Transfers) -> Parts:
         """What the dashboard shows."""
+        directory = self.directory
 
         async def figures() -> Snapshot:
             await path.refresh()
@@ -363,8 +451,8 @@ class Edge:
         return Parts(
             sessions=directory.sessions,
             sign_in_links=directory.sign_in_links,
-            transfers=self._transfers,
-            audit=store.audit,
+            transfers=transfers,
+            audit=self._store.audit,
             recent=path.recent,
             figures=figures,
             certificates=self._expiries,
@@ -377,7 +465,7 @@ class Edge:
             ca_certificate=self.ca_certificate,
             hostname=self.options.dashboard.hostname,
             version=VERSION,
-            started_at=started_at,
+            started_at=self._started_at,
             workers=self.options.workers,
         )
 
@@ -418,16 +506,6 @@ class Edge:
         # Stopped before the links: what visitors still wait for comes through those.
         self._closing.push_async_callback(self._patiently, path.stop_visitors)
 
-    def _listen(self, name: str, addresses: Iterable[Address]) -> list[socket.socket]:
-        listeners = list(self._inherited.get(name, ()))
-        for listener in listeners:
-            self._closing.callback(listener.close)
-        if not listeners:
-            for address in addresses:
-                listeners.append(listen(address))
-                self._closing.callback(listeners[-1].close)
-        return listeners
-
     @property
     def tcp(self) -> tuple[TcpRoute, ...]:
         """Its public ports, with the addresses that they listen on."""
@@ -439,15 +517,8 @@ class Edge:
         await self._ports.change(routes, self._path.apply_tcp)
 
     def _open_port(self, name: str, address: Address) -> socket.socket:
-        handed_over = self._inherited.get(name)
-        return handed_over.pop() if handed_over else listen(address)
-
-    def _close_ports(self) -> None:
-        self._ports.close()
-        for name, listeners in self._inherited.items():
-            if name.startswith(TCP_PREFIX):
-                for listener in listeners:  # no route has wanted it
-                    listener.close()
+        (listener,) = self._listeners.listen(name, [address])
+        return listener
 
     def _close_links_of(self, tunnel_id: UUID) -> None:
         if self.options.workers == 1:
@@ -460,7 +531,7 @@ class Edge:
         """
         if self._operators is not None:
             self._operators.state = "draining"
-        closing = asyncio.ensure_future(self._closing.aclose())
+        closing = asyncio.ensure_future(self._close())
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
@@ -468,6 +539,148 @@ class Edge:
             closing.cancel()
             await asyncio.gather(closing, return_exceptions=True)
             raise
+
+    # Making way for the next process.
+
+    async def hand_over(self, command: Sequence[str]) -> int:
+        """Have a new process of `command` take everything; its id. `retire` follows.
+
+        Raises HandoverError, with the reason; and then all is as before.
+        """
+        if self._successor is not None:
+            raise HandoverError("another process is about to take over already")
+        if os.getpid() == 1:
+            raise HandoverError(
+                "this process is the first one of its container, which would end with it: start "
+                "another container beside this one"
+            )
+        from underpass.edge.handover.successor import Successor  # most edges have none
+
+        assert self._path is not None
+        successor = self._successor = Successor(
+            command, self, self.directory.lock, self._path.numbers
+        )
+        try:
+            await self._until_the_one_before_has_moved()
+            await successor.start()
+        except HandoverError:
+            self._part()
+            if self._letting_go is not None:
+                await self._letting_go
+                self._letting_go = None
+                (api,) = self._listeners.named("api")
+                await self._begin_control(api)
+            raise
+        except BaseException:
+            # Nothing begins anew in an edge that ends.
+            self._part()
+            raise
+        return successor.pid
+
+    async def _until_the_one_before_has_moved(self) -> None:
+        """The next process will know of our links, and not of those before ours."""
+        if self._predecessor is None:
+            return
+        try:
+            await asyncio.wait_for(self._predecessor.moved.wait(), MOVED_SECONDS)
+        except asyncio.TimeoutError:
+            raise HandoverError(
+                "connectors are still on their way from the process before this one; try again "
+                "in a minute"
+            ) from None
+
+    async def retire(self) -> None:
+        """After `hand_over`: accept no more, have links moved, and return when all that was under
+        way has ended, or the time for it is over, or the process that took over is gone."""
+        assert self._successor is not None
+        gone = asyncio.ensure_future(self._successor.gone.wait())
+        work = asyncio.ensure_future(self._retire(self.options.handover.drain_seconds))
+        try:
+            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.gather(gone, work, return_exceptions=True)
+
+    async def _retire(self, seconds: float) -> None:
+        assert self._path is not None
+        assert self._successor is not None
+        assert self._mover is not None
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        if self._operators is not None:
+            await self._operators.drain()
+        # Connectors that dial from now on come to the other process alone.
+        await self._path.give_way()
+        visitors = asyncio.ensure_future(self._path.drain_visitors(seconds))
+        try:
+            await asyncio.sleep(0)  # their listeners are let go of now
+            # A socket that is left open here would keep its port, should that process end.
+            self._listeners.close()
+            await asyncio.wait_for(self._mover.run(), seconds)
+            self._successor.links_have_moved()
+            log.info("All links have moved")
+            await visitors
+        except asyncio.TimeoutError:
+            log.warning("Connectors have not moved in time, and are cut off")
+        finally:
+            visitors.cancel()
+            await asyncio.gather(visitors, return_exceptions=True)
+        if loop.time() >= end:
+            # They have had their time.
+            self._patience = 0.0
+            return
+        await self._path.stop_links(end - loop.time())
+        if self._predecessor is not None:
+            # Its visitors' requests come here, and go on to where the links are.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._predecessor.gone.wait(), max(end - loop.time(), 0.0))
+
+    def estate(self) -> Sequence[KeptSocket]:
+        """See handover.successor.Heir, as the following."""
+        return self._listeners.every
+
+    def kept_aside(self) -> Sequence[tuple[UUID, UUID]]:
+        """What gets nothing new."""
+        return tuple(self._router.kept_aside())
+
+    async def introduce(self, successor: Successor) -> None:
+        """Have it told of the links here, and of all changes of them."""
+        assert self._path is not None
+        self._mover = LinkMover(self._router, self._path.move, self.options.handover.drain_seconds)
+        await self._path.introduce(self._tell_successor)
+
+    def _tell_successor(self, notice: Any) -> None:
+        assert self._successor is not None
+        assert self._mover is not None
+        self._successor.tell(notice)
+        self._mover.changed()
+
+    def notice(self, notice: Any) -> None:
+        """It has told something of its links."""
+        assert self._path is not None
+        assert self._mover is not None
+        self._path.notice(notice)
+        self._mover.changed()
+
+    async def let_go_of_control(self) -> None:
+        """Change nothing any more."""
+        log.info("Handing over: API calls under way may finish")
+        await self._end_control()
+
+    def _part(self) -> None:
+        """The process that was to take over is gone."""
+        if self._mover is not None and self._path is not None and self._successor is not None:
+            self._path.part(self._tell_successor, self._successor.workers)
+        self._mover = self._successor = None
+
+    async def _close(self) -> None:
+        await self._closing.aclose()
+        for other in (self._predecessor, self._successor):
+            if other is not None:
+                await other.close()
 
     async def _patiently(self, stop: Callable[[float], Awaitable[None]]) -> None:
         try:

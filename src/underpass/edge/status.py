@@ -52,6 +52,11 @@ class RunningEdge(msgspec.Struct, frozen=True):
                 f"cannot write {directory.running}: {error.strerror or error}"
             ) from error
 
+    def forget(self, directory: DataDirectory) -> None:
+        """Take it away, unless another edge has written it meanwhile. Raises DataDirectoryError."""
+        if RunningEdge.read(directory) == self:
+            directory.running.unlink(missing_ok=True)
+
     @staticmethod
     def read(directory: DataDirectory) -> RunningEdge | None:
         """The edge that runs, or was killed; None if there is none. Raises DataDirectoryError."""

@@ -106,6 +106,12 @@ class TcpListeners:
             if port.entrance is not None:
                 port.entrance.look()
 
+    def leave(self) -> None:
+        """Accept no more: another process does. Who has come is still looked at."""
+        for port in self._ports.values():
+            if port.entrance is not None:
+                port.entrance.close()
+
     def close(self) -> None:
         """Accept no more."""
         for port in self._ports.values():

@@ -235,7 +235,7 @@ class TcpStreams:
             b"http",
             self._location,
         )
-        acceptor.again = self._gateway.route_again
+        acceptor.again = self._gateway.steering.again
         acceptor.refusals = REFUSALS
         visitor.open(acceptor, hostname.encode("ascii"), first)
         return visitor
@@ -256,7 +256,7 @@ class TcpStreams:
 
     def _refused(self, exchange: VisitorExchange, status: int, cause: str) -> None:
         if exchange.told:
-            self._gateway.not_reached(exchange, cause)
+            self._gateway.steering.note_failure(exchange, cause)
         exchange.respond(status, ())
 
     def _over(self, exchange: VisitorExchange, hostname: str, group: StreamGroup) -> None:
@@ -324,6 +324,13 @@ class TcpStreams:
                 self._former_refused += group.refused
         if not self._groups:
             self._turn.on_tick.discard(self._look)
+
+    async def drain(self, seconds: float) -> None:
+        """Return when there are no streams any more, or after `seconds`."""
+        self._emptied.clear()
+        if self.count:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), seconds)
 
     async def stop(self, seconds: float) -> None:
         """Carry no more; let streams go on for so long; break off what is left."""

@@ -120,6 +120,11 @@ class TunnelListeners:
             if link.tunnel_id == tunnel_id and connector_id in (None, link.connector_id):
                 link.prepare_stop()
 
+    def give_way(self) -> None:
+        """Accept no more: another process does. Those that are accepted may still register."""
+        for server in self._servers:
+            server.close()
+
     async def stop(self, seconds: float) -> None:
         """Accept no more, let links drain for so long, then close them."""
         self._pusher.close()

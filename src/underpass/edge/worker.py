@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,9 @@ from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import LocalDataPath, Service
 from underpass.edge.errors import EdgeError
-from underpass.edge.links import EdgeLink
-from underpass.edge.peers import Peer, PeerListener, socket_path
+from underpass.edge.neighbours import Neighbours
 from underpass.edge.registry import Registry
-from underpass.edge.remote import Presence, RemoteLink
-from underpass.edge.router import Link, Router
+from underpass.edge.router import Router
 from underpass.edge.store import (
     AuditEntry,
     Changes,
@@ -29,6 +26,7 @@ from underpass.edge.store import (
     Snapshot,
     StoreUnavailable,
 )
+from underpass.edge.waiting import WaitingRoom
 from underpass.ops.workers.channel import Channel, ChannelError
 from underpass.ops.workers.descriptors import receive_sockets
 from underpass.ops.workers.inside import Inside, run_worker
@@ -104,18 +102,14 @@ class EdgeWorker(Inside):
 
     def __init__(self) -> None:
         super().__init__()
-        self._number = -1
-        self._router = Router(on_link_added=self._link_came, on_link_removed=self._link_went)
+        self._router = Router()
+        self._room = WaitingRoom(self._router)
         # Told of links before anything else, and of changes while it starts.
-        self._presence = Presence()
-        self._peers: dict[int, Peer] = {}
+        self._neighbours = Neighbours(self._router, self._room, self.channel.tell)
         self._registry = Registry(
             SupervisorsStore(self.channel), self._router, on_tunnel_deleted=self._close_links_of
         )
-        self._numbers = itertools.count(1)
-        self._links: dict[Link, int] = {}
         self._data_path: LocalDataPath | None = None
-        self._peer_listener: PeerListener | None = None
         self._descriptors: socket.socket | None = None
         self._changing = asyncio.Lock()
 
@@ -133,6 +127,15 @@ class EdgeWorker(Inside):
             return await self._apply(request.service)
         if isinstance(request, messages.CloseLinks):
             self._close_links_of(request.tunnel_id, request.connector_id)
+            return None
+        if isinstance(request, messages.GiveWay):
+            self._neighbours.hands_over = True
+            if self._data_path is not None:
+                await self._data_path.give_way()
+            return None
+        if isinstance(request, messages.DrainVisitors):
+            if self._data_path is not None:
+                await self._data_path.drain_visitors(request.seconds)
             return None
         if isinstance(request, messages.SetAside):
             self._router.set_aside(request.tunnel_id, request.key, aside=request.aside)
@@ -153,64 +156,44 @@ class EdgeWorker(Inside):
         return None
 
     def notice(self, notice: Any) -> None:
-        if isinstance(notice, messages.LinkCame):
-            link = RemoteLink(
-                notice.worker,
-                notice.number,
-                notice.tunnel_id,
-                notice.connector_id,
-                notice.conn_index,
-                details=notice.details,
-                carry=lambda exchange: self._carry(notice.worker, exchange),
-                ask=self._ask,
-            )
-            self._presence.add(link)
-            self._router.add_remote(link)
-        elif isinstance(notice, messages.LinkWent):
-            gone = self._presence.pop(notice.worker, notice.number)
-            if gone is not None:
-                self._router.remove_link(gone)
-        elif isinstance(notice, messages.PeerIsUp):
-            peer = self._peers.get(notice.worker)
-            if peer is not None:
-                peer.is_up()
+        if self._neighbours.notice(notice):
+            return
+        own = self._neighbours.own(notice.number)
+        if own is None:  # gone meanwhile
+            return
+        if isinstance(notice, messages.Probe):
+            own.probe()
+        elif isinstance(notice, messages.MoveLink):
+            own.move(notice.way, notice.drain_seconds)
         else:
-            own = next((own for own in self._links if self._links[own] == notice.number), None)
-            if isinstance(own, EdgeLink):  # and not gone meanwhile
-                if isinstance(notice, messages.Probe):
-                    own.probe()
-                else:
-                    own.abort()
+            own.abort()
 
     def closed(self) -> None:
         """The edge ends, or this process does: leave no socket behind."""
-        if self._peer_listener is not None:
-            self._peer_listener.close()
+        self._neighbours.close_listener()
         if self._data_path is not None:
             self._data_path.close_access_log()
         super().closed()
 
     async def _configure(self, request: messages.Configure) -> messages.Done:
         self.log_from(request.log_level)
-        self._number = request.number
+        self._neighbours.number = request.number
         service = request.service
         try:
             directory = DataDirectory.of_running_edge(Path(request.data_dir))
             authority = CertificateAuthority.open(directory)
             await self._registry.refresh()
             data_path = self._data_path = LocalDataPath(
-                service, self._registry, self._router, authority, directory, self._ask_dashboard
+                service,
+                self._registry,
+                self._router,
+                authority,
+                directory,
+                self._ask_dashboard,
+                self._room,
             )
-            peers = Path(request.peers)
-            listener = self._peer_listener = PeerListener(data_path.turn, self._router)
-            await listener.start(socket_path(peers, request.number))
-            # Before there can be a link that others would want.
-            self.channel.tell(messages.PeerIsUp(request.number))
-            for worker in range(request.workers):
-                if worker != request.number:
-                    self._peers[worker] = Peer(
-                        data_path.turn, socket_path(peers, worker), service.common.timeouts
-                    )
+            await self._neighbours.open(data_path, Path(request.peers))
+            await self._neighbours.reach_those_beyond()
             await data_path.start_links([_inherited(number) for number in request.tunnels])
             self._descriptors = socket.socket(fileno=request.descriptors)
             await data_path.start_visitors(
@@ -234,8 +217,9 @@ class EdgeWorker(Inside):
     async def _stop_links(self, seconds: float) -> None:
         if self._data_path is not None:
             await self._data_path.stop_links(seconds)
+        await self._neighbours.drain(seconds)
         # Nothing comes from there, or is to go there, now that all visitors are gone.
-        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+        await self._neighbours.close()
 
     async def _apply(self, service: Service) -> messages.Done:
         try:
@@ -243,8 +227,7 @@ class EdgeWorker(Inside):
                 await self._data_path.apply(service)
         except EdgeError as error:
             return messages.Done(str(error))
-        for peer in self._peers.values():
-            peer.allow(service.common.timeouts)
+        self._neighbours.allow(service.common.timeouts)
         return messages.Done()
 
     async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
@@ -261,29 +244,6 @@ class EdgeWorker(Inside):
     def _close_links_of(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         if self._data_path is not None:
             self._data_path.close_links_of(tunnel_id, connector_id)
-
-    def _carry(self, worker: int, exchange: Any) -> bool:
-        peer = self._peers.get(worker)
-        return peer is not None and peer.carry(exchange)
-
-    def _ask(self, link: RemoteLink) -> None:
-        self.channel.tell(messages.Probe(link.worker, link.number))
-
-    def _link_came(self, link: Link) -> None:
-        number = self._links[link] = next(self._numbers)
-        self.channel.tell(
-            messages.LinkCame(
-                self._number,
-                number,
-                link.tunnel_id,
-                link.connector_id,
-                link.conn_index,
-                link.details,
-            )
-        )
-
-    def _link_went(self, link: Link) -> None:
-        self.channel.tell(messages.LinkWent(self._number, self._links.pop(link)))
 
 
 def _inherited(descriptor: int) -> socket.socket:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from underpass.edge.dashboard.public import AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.link_details import UNKNOWN_DETAILS, LinkDetails
+from underpass.edge.moving import Way
 from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.workers.logs import LogLine, LogLinesLost
 
@@ -20,9 +21,14 @@ __all__ = [
     "CloseLinks",
     "Configure",
     "Done",
+    "DrainVisitors",
+    "GiveWay",
     "LinkCame",
     "LinkWent",
+    "MoveLink",
     "PeerIsUp",
+    "PeerLeaves",
+    "PeerWent",
     "Probe",
     "ReadChanges",
     "ReadConfiguration",
@@ -44,7 +50,7 @@ __all__ = [
 
 
 class Configure(Struct, frozen=True, tag=True):
-    """Become worker `number` of `workers`, and serve. -> Done
+    """Become worker `number`, and serve. -> Done
 
     `http`, `https` and `tunnels` are descriptors of listening sockets that the process was started
     with; `peers` is the directory of the workers' own sockets; by `descriptors` come the sockets of
@@ -52,7 +58,6 @@ class Configure(Struct, frozen=True, tag=True):
     """
 
     number: int
-    workers: int
     log_level: int
     data_dir: str
     peers: str
@@ -113,6 +118,17 @@ class StopLinks(Struct, frozen=True, tag=True):
     seconds: float
 
 
+class GiveWay(Struct, frozen=True, tag=True):
+    """Take no more links: another process does, and those there are will move there. -> None"""
+
+
+class DrainVisitors(Struct, frozen=True, tag=True):
+    """Take no more visitors: another process does. -> None, when those there are have gone, of
+    themselves or after `seconds`"""
+
+    seconds: float
+
+
 class ReadFigures(Struct, frozen=True, tag=True):
     """What has been carried. -> ops.workers.tally.Readings"""
 
@@ -133,6 +149,8 @@ WorkerRequest = (
     | CloseLinks
     | SetAside
     | ReadHealth
+    | GiveWay
+    | DrainVisitors
     | StopVisitors
     | StopLinks
     | ReadFigures
@@ -181,6 +199,8 @@ class LinkCame(Struct, array_like=True, frozen=True, tag=True):
     connector_id: UUID
     conn_index: int
     details: LinkDetails = UNKNOWN_DETAILS
+    beyond: bool = False
+    """That worker belongs to another edge's process: see Router.add_beyond."""
 
 
 class LinkWent(Struct, array_like=True, frozen=True, tag=True):
@@ -198,9 +218,31 @@ class Probe(Struct, array_like=True, frozen=True, tag=True):
 
 
 class PeerIsUp(Struct, array_like=True, frozen=True, tag=True):
-    """That worker takes requests of others on its socket."""
+    """That worker takes requests of others on its socket, whose path is `path`."""
 
     worker: int
+    path: str
+    beyond: bool = False
+
+
+class PeerLeaves(Struct, array_like=True, frozen=True, tag=True):
+    """That worker wants no requests any more: its links have gone elsewhere."""
+
+    worker: int
+
+
+class PeerWent(Struct, array_like=True, frozen=True, tag=True):
+    """There will be no such worker any more."""
+
+    worker: int
+
+
+class MoveLink(Struct, array_like=True, frozen=True, tag=True):
+    """Have that link's connector go elsewhere: see `moving.Way`."""
+
+    number: int
+    way: Way
+    drain_seconds: float
 
 
 WorkerNotice = LinkCame | LinkWent | Probe | PeerIsUp | LogLine | LogLinesLost
@@ -215,4 +257,4 @@ class Abort(Struct, array_like=True, frozen=True, tag=True):
     number: int
 
 
-SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | Abort
+SupervisorNotice = LinkCame | LinkWent | Probe | PeerIsUp | PeerLeaves | PeerWent | Abort | MoveLink

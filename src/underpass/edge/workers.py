@@ -13,7 +13,7 @@ import logging
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,12 @@ from underpass.edge import worker_messages as messages
 from underpass.edge.dashboard.public import Ask, AskDashboard
 from underpass.edge.data_path import Service
 from underpass.edge.errors import EdgeError
+from underpass.edge.moving import Way
 from underpass.edge.origin_health import ConnectorHealth
+from underpass.edge.peers import path_from_beyond
 from underpass.edge.recent import Recent, merged
 from underpass.edge.remote import Presence, RemoteLink
-from underpass.edge.router import DuplicateLink, Router, TooManyLinks
+from underpass.edge.router import DuplicateLink, Link, Router, TooManyLinks
 from underpass.edge.store import Store
 from underpass.edge.tcp_routes import TcpRoute
 from underpass.ops.metrics import Snapshot
@@ -58,9 +60,9 @@ class _Ear:
     requests = messages.SupervisorRequest
     notices = messages.WorkerNotice
 
-    def __init__(self, workers: EdgeWorkers, worker: int) -> None:
+    def __init__(self, workers: EdgeWorkers, seat: int) -> None:
         self._workers = workers
-        self._worker = worker
+        self._seat = seat
 
     async def answer(self, request: Any) -> Any:
         store = self._workers.store
@@ -78,9 +80,9 @@ class _Ear:
 
     def notice(self, notice: Any) -> None:
         if isinstance(notice, LogLine):
-            write_line(notice, self._worker)
+            write_line(notice, self._seat)
         elif isinstance(notice, LogLinesLost):
-            write_loss(notice, self._worker)
+            write_loss(notice, self._seat)
         elif isinstance(notice, messages.LinkCame):
             self._workers.link_came(notice)
         elif isinstance(notice, messages.LinkWent):
@@ -104,6 +106,8 @@ class EdgeWorkers:
         store: what workers read.
         router: gets the links of all workers, for whoever asks whether a tunnel has some.
         ask_dashboard: answers what visitors of the dashboard's hostname ask.
+        first: what the first worker is called by the others; the next one comes after it. The
+            edge that this one follows has called its own by other numbers.
     """
 
     def __init__(
@@ -118,10 +122,12 @@ class EdgeWorkers:
         https: socket.socket,
         tunnels: list[socket.socket],
         ask_dashboard: Ask | None = None,
+        first: int = 0,
         tcp: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.store = store
         self.ask_dashboard = ask_dashboard
+        self.numbers = range(first, first + count)
         self._service = service
         self._data_dir = data_dir
         self._router = router
@@ -133,31 +139,34 @@ class EdgeWorkers:
         self._stopping = False
         # Told of everything: those that run, and those that are about to.
         self._processes: dict[int, Process] = {}
+        self._ways: dict[int, messages.PeerIsUp] = {}
+        self._others: list[Callable[[Any], object]] = []
+        """The edge's processes that this one follows, or is followed by."""
         self._senders = [DescriptorSender() for _ in range(count)]
         self._tallies = [Tally() for _ in range(count)]
         # Not in the data directory: a path of more than about 100 bytes is none to a socket.
         self._sockets = Path(tempfile.mkdtemp(prefix="underpass-"))
         self._seats = [
             Seat(
-                worker,
-                start=partial(self.start_process, worker),
-                prepare=partial(self._configure, worker),
+                seat,
+                start=partial(self.start_process, seat),
+                prepare=partial(self._configure, seat),
                 watch=self._watch,
-                on_end=partial(self._ended, worker),
+                on_end=partial(self._ended, first + seat),
             )
-            for worker in range(count)
+            for seat in range(count)
         ]
 
-    async def start_process(self, worker: int) -> Process:
+    async def start_process(self, seat: int) -> Process:
         """A new process for a seat. Raises OSError."""
         if self._stopping:
             raise OSError("the edge is stopping")
         # What its predecessor has not taken is not for this one.
-        self._senders[worker].close()
-        sender = self._senders[worker] = DescriptorSender()
+        self._senders[seat].close()
+        sender = self._senders[seat] = DescriptorSender()
         return await WorkerProcess.start(
             "underpass.edge.worker",
-            _Ear(self, worker),
+            _Ear(self, seat),
             [end.fileno() for end in (self._http, self._https, *self._tunnels, sender.theirs)],
         )
 
@@ -193,7 +202,7 @@ class EdgeWorkers:
             _log.debug("worker %d did not tell its figures: %s", worker, error)
             return
         if self._processes.get(worker) is process:
-            self._tallies[worker].told(readings)
+            self._tallies[worker - self.numbers.start].told(readings)
 
     def figures(self) -> Snapshot:
         """See DataPath: the sums of all workers, dead ones included, as of the last `refresh`."""
@@ -281,7 +290,7 @@ class EdgeWorkers:
         new: Mapping[str, socket.socket],
     ) -> None:
         try:
-            self._senders[worker].send(new)
+            self._senders[worker - self.numbers.start].send(new)
             done = await asyncio.wait_for(
                 process.channel.call(request, messages.Done), REFRESH_SECONDS
             )
@@ -365,6 +374,7 @@ class EdgeWorkers:
             return
         self._presence.add(link)
         self._tell_others(notice.worker, notice)
+        self._tell_other_edges(notice)
 
     def link_went(self, notice: messages.LinkWent) -> None:
         """A link takes no requests any more."""
@@ -372,6 +382,7 @@ class EdgeWorkers:
         if link is not None:
             self._router.remove_link(link)
             self._tell_others(notice.worker, notice)
+            self._tell_other_edges(notice)
 
     def probe(self, notice: messages.Probe) -> None:
         """A worker doubts a link of another one."""
@@ -389,40 +400,118 @@ class EdgeWorkers:
 
     def peer_is_up(self, notice: messages.PeerIsUp) -> None:
         """A worker takes requests of the others."""
+        self._ways[notice.worker] = notice
         self._tell_others(notice.worker, notice)
+        self._tell_other_edges(notice)
+
+    # Another edge's process, of which this one takes the place, or which takes this one's.
+
+    async def introduce(self, tell: Callable[[Any], object]) -> None:
+        """See DataPath."""
+        for way in self._ways.values():
+            if not way.beyond:
+                tell(way)
+        for link in self._presence:
+            if not link.beyond:
+                tell(_came(link))
+        self._others.append(tell)
+
+    def notice(self, notice: Any) -> None:
+        """See DataPath."""
+        if isinstance(notice, messages.LinkCame):
+            link = RemoteLink(
+                notice.worker,
+                notice.number,
+                notice.tunnel_id,
+                notice.connector_id,
+                notice.conn_index,
+                details=notice.details,
+                beyond=True,
+            )
+            self._presence.add(link)
+            self._router.add_beyond(link)
+            notice = _came(link)
+        elif isinstance(notice, messages.LinkWent):
+            gone = self._presence.pop(notice.worker, notice.number)
+            if gone is not None:
+                self._router.remove_link(gone)
+        elif isinstance(notice, messages.PeerIsUp):
+            notice = self._ways[notice.worker] = messages.PeerIsUp(
+                notice.worker, path_from_beyond(notice.path), beyond=True
+            )
+        for process in self._processes.values():
+            process.channel.tell(notice)
+
+    def leave(self, workers: Iterable[int]) -> None:
+        """See DataPath."""
+        for worker in workers:
+            self._ways.pop(worker, None)
+            for process in self._processes.values():
+                process.channel.tell(messages.PeerLeaves(worker))
+
+    def part(self, tell: Callable[[Any], object], workers: Iterable[int]) -> None:
+        """See DataPath."""
+        self._others.remove(tell)
+        for worker in workers:
+            self._ways.pop(worker, None)
+            for link in self._presence.pop_all(worker):
+                self._router.remove_link(link)
+            for process in self._processes.values():
+                process.channel.tell(messages.PeerWent(worker))
+
+    def move(self, link: Link, way: Way, drain_seconds: float) -> None:
+        """See DataPath."""
+        if isinstance(link, RemoteLink):
+            self._tell(link.worker, messages.MoveLink(link.number, way, drain_seconds))
+
+    async def give_way(self) -> None:
+        """See DataPath."""
+        for listener in self._tunnels:
+            listener.close()
+        self._stopping = True  # a new worker would have nothing to listen on
+        await self._ask_all(messages.GiveWay(), REFRESH_SECONDS)
+
+    async def drain_visitors(self, seconds: float) -> None:
+        """See DataPath."""
+        for listener in (self._http, self._https, *self._tcp.values()):
+            listener.close()
+        await self._ask_all(messages.DrainVisitors(seconds), seconds + STOP_MARGIN)
+
+    async def _ask_all(self, request: Any, seconds: float) -> None:
+        await asyncio.gather(
+            *(self._ask(process, request, seconds) for process in self._processes.values())
+        )
+
+    def _tell_other_edges(self, notice: Any) -> None:
+        for tell in self._others:
+            tell(notice)
 
     # Processes.
 
-    async def _configure(self, worker: int, process: Process) -> None:
+    async def _configure(self, seat: int, process: Process) -> None:
         """Make a new process what it is for."""
+        worker = self.numbers[seat]
         self._processes[worker] = process
+        for way in self._ways.values():
+            if way.worker != worker:
+                process.channel.tell(way)
         for link in self._presence:
-            process.channel.tell(
-                messages.LinkCame(
-                    link.worker,
-                    link.number,
-                    link.tunnel_id,
-                    link.connector_id,
-                    link.conn_index,
-                    link.details,
-                )
-            )
+            process.channel.tell(_came(link))
         for tunnel_id, key in tuple(self._router.kept_aside()):
             await process.channel.call(messages.SetAside(tunnel_id, key, True), type(None))
         request = messages.Configure(
             number=worker,
-            workers=len(self._seats),
             log_level=logging.getLogger("underpass").getEffectiveLevel(),
             data_dir=str(self._data_dir),
             peers=str(self._sockets),
             http=self._http.fileno(),
             https=self._https.fileno(),
             tunnels=tuple(listener.fileno() for listener in self._tunnels),
-            descriptors=self._senders[worker].theirs.fileno(),
+            descriptors=self._senders[seat].theirs.fileno(),
             service=self._service,
         )
         try:
-            self._senders[worker].send(self._tcp)
+            self._senders[seat].send(self._tcp)
             done = await process.channel.call(request, messages.Done)
             if done.error:
                 raise WorkerRefusedError(done.error)
@@ -438,10 +527,12 @@ class EdgeWorkers:
 
     def _forget(self, worker: int) -> None:
         self._processes.pop(worker, None)
-        self._tallies[worker].ended()
+        self._tallies[worker - self.numbers.start].ended()
         for link in self._presence.pop_all(worker):
             self._router.remove_link(link)
-            self._tell_others(worker, messages.LinkWent(link.worker, link.number))
+            went = messages.LinkWent(link.worker, link.number)
+            self._tell_others(worker, went)
+            self._tell_other_edges(went)
 
     # The end.
 
@@ -475,20 +566,28 @@ class EdgeWorkers:
         if not seconds:
             await self.close()
             return
-        await asyncio.gather(
-            *(self._ask_to_stop(process, request, seconds) for process in self._processes.values())
-        )
+        await self._ask_all(request, seconds + STOP_MARGIN)
 
-    async def _ask_to_stop(
-        self, process: Process, request: messages.StopVisitors | messages.StopLinks, seconds: float
-    ) -> None:
+    async def _ask(self, process: Process, request: Any, seconds: float) -> None:
         try:
-            await asyncio.wait_for(process.channel.call(request, type(None)), seconds + STOP_MARGIN)
+            await asyncio.wait_for(process.channel.call(request, type(None)), seconds)
         except ChannelError as error:
             _log.debug("a worker ended while it was stopping: %s", error)
         except asyncio.TimeoutError:
             _log.warning("A worker process is ended as it is", extra={"pid": process.pid})
             process.kill()
+
+
+def _came(link: RemoteLink) -> messages.LinkCame:
+    return messages.LinkCame(
+        link.worker,
+        link.number,
+        link.tunnel_id,
+        link.connector_id,
+        link.conn_index,
+        link.details,
+        link.beyond,
+    )
 
 
 def _badness(health: ConnectorHealth) -> tuple[bool, int]:

@@ -28,6 +28,7 @@ __all__ = [
     "MetricsServer",
     "Page",
     "Readiness",
+    "announce",
     "json_page",
     "serve_metrics",
     "text_page",
@@ -41,6 +42,8 @@ MAX_HEAD = 8 * 1024
 # Seconds for the head to arrive, and for the answer to be taken.
 READ_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0
+# Seconds for connections that have been made to be taken notice of.
+SETTLE_SECONDS = 0.1
 # Connections at a time; the next ones are turned away.
 MAX_CONNECTIONS = 64
 _CHUNK = 4096
@@ -147,14 +150,26 @@ class MetricsServer:
             f"cannot listen on the metrics address {address}: {failure.strerror or failure}"
         ) from failure
 
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer on a bound socket. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, sock=listener, limit=MAX_HEAD)
+
     async def _listen(self, host: str, port: int) -> OSError | None:
         """Listen, or return why not."""
         try:
-            bound = await _bind(host, port)
-            self._server = await asyncio.start_server(self._serve, sock=bound, limit=MAX_HEAD)
+            await self.serve(await _bind(host, port))
         except OSError as error:
             return error
         return None
+
+    async def drain(self) -> None:
+        """Stop listening, and answer those who have connected: another process does from now on."""
+        if self._server is not None:
+            self._server.close()
+        # Who has just connected becomes a task in the next turns of the loop.
+        await asyncio.sleep(SETTLE_SECONDS)
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=READ_TIMEOUT)
 
     async def stop(self) -> None:
         """Stop listening and drop what is being answered."""
@@ -253,6 +268,11 @@ async def serve_metrics(server: MetricsServer, address: str) -> None:
     Raises MetricsAddressError.
     """
     await server.start(address)
+    announce(server)
+
+
+def announce(server: MetricsServer) -> None:
+    """Say in the log where it is."""
     _log.info("Starting metrics server on %s/metrics", server.address)
 
 

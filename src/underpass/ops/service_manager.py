@@ -11,17 +11,24 @@ import os
 import time
 from collections.abc import Iterator
 
-__all__ = ["ready", "reloading", "stopping"]
+__all__ = ["ready", "reloading", "stopping", "succeeded_by"]
 
 _log = logging.getLogger(__name__)
 _told_ready = False
 
 
-def ready() -> None:
-    """The start is over: a connector has a link, an edge listens."""
+def ready(*, is_told: bool = False) -> None:
+    """The start is over: a connector has a link, an edge listens. `is_told`: it need not be said,
+    another process does (`succeeded_by`)."""
     global _told_ready
     _told_ready = True
-    _tell("READY=1")
+    if not is_told:
+        _tell("READY=1")
+
+
+def succeeded_by(pid: int) -> None:
+    """Another process is the service's main one from now on, and it is ready."""
+    _tell(f"MAINPID={pid}", "READY=1")
 
 
 def stopping() -> None:

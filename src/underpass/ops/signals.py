@@ -41,19 +41,26 @@ class ShutdownSignals:
 
         A terminal that is closed sends SIGHUP too, to what runs in its foreground: a shutdown.
         """
-        number = getattr(signal, "SIGHUP", None)
-        if number is None or threading.current_thread() is not threading.main_thread():
-            return
+        number: signal.Signals | None = getattr(signal, "SIGHUP", None)
         has_terminal = os.isatty(2)
 
         def hang_up() -> None:
-            if has_terminal and not os.isatty(2):
+            if number is not None and has_terminal and not os.isatty(2):
                 self.receive(number)
             else:
                 callback()
 
+        self._call_for(number, hang_up)
+
+    def upgrade_with(self, callback: Callable[[], object]) -> None:
+        """Call `callback` for each SIGUSR2 from now on, on platforms that have it."""
+        self._call_for(getattr(signal, "SIGUSR2", None), callback)
+
+    def _call_for(self, number: int | None, callback: Callable[[], object]) -> None:
+        if number is None or threading.current_thread() is not threading.main_thread():
+            return
         previous = signal.getsignal(number)
-        self._loop.add_signal_handler(number, hang_up)
+        self._loop.add_signal_handler(number, callback)
 
         def restore() -> None:
             self._loop.remove_signal_handler(number)

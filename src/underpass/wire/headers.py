@@ -95,5 +95,9 @@ FEATURE_POST_QUANTUM: Final = "postquantum"
 FEATURE_REQUEST_TRAILERS: Final = "underpass_request_trailers"
 """The link survives a request's trailers. Ours: cloudflared throws them away, and where they come
 after it has reset the stream, its HTTP/2 server ends the whole connection."""
+FEATURE_REPLACES_LINKS: Final = "underpass_replaces_links"
+"""Told that a link is to end (GOAWAY that names no last stream), the connector has another one
+before it gives this one up, and takes requests meanwhile. Ours: cloudflared's server takes none
+from then on, and dials again when the connection has ended."""
 FEATURES_DEPRECATED: Final = frozenset({"support_datagram_v3", "support_datagram_v3_1"})
 """Never sent, even when asked for: they mean drafts of datagram v3."""

@@ -14,7 +14,14 @@ from underpass.core.h2 import H2Connection, Limits
 from underpass.core.tunnel import OriginAcceptor
 from underpass.wire.turns import TICK, LoopTurn
 
-__all__ = ["KEEPALIVE_DEAD", "KEEPALIVE_QUIET", "UNSENT", "LinkConnection"]
+__all__ = [
+    "KEEPALIVE_DEAD",
+    "KEEPALIVE_QUIET",
+    "UNSENT",
+    "LinkConnection",
+    "drain_seconds",
+    "drain_words",
+]
 
 KEEPALIVE_QUIET: Final = 15.0
 """Seconds without a byte from the peer after which it is asked for a sign of life. TCP alone would
@@ -31,7 +38,25 @@ there yet, the streams still take turns for."""
 PROBE_PATIENCE: Final = 5.0
 """Seconds a link may take to answer when there is reason to doubt it."""
 
+DRAIN: Final = b"underpass-drain="
+
+LONGEST_DRAIN: Final = 86400.0
+"""Seconds that an edge may have a connector keep a link which it has replaced."""
+
 log = logging.getLogger("underpass.wire.link")
+
+
+def drain_words(seconds: float) -> bytes:
+    """What an edge of ours says with GOAWAY: how long what is under way may take."""
+    return DRAIN + b"%d" % seconds
+
+
+def drain_seconds(debug: bytes) -> float:
+    """What it said, LONGEST_DRAIN at most; 0 if it said nothing of the kind."""
+    text = debug.removeprefix(DRAIN)
+    if text == debug or not text.isdigit() or len(text) > 9:
+        return 0.0
+    return min(float(text), LONGEST_DRAIN)
 
 
 class LinkError(ConnectionError):

@@ -23,7 +23,13 @@ def binary() -> str:
 class Cloudflared(Process):
     """A stock connector, told to use HTTP/2 and nothing of the outside world."""
 
-    def __init__(self, binary: str, edge: EdgeProcess, arguments: Sequence[str]) -> None:
+    def __init__(
+        self,
+        binary: str,
+        edge: EdgeProcess,
+        arguments: Sequence[str],
+        environment: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(
             [
                 binary,
@@ -32,7 +38,8 @@ class Cloudflared(Process):
                 # A single address would make it retry without any pause; four give four links.
                 *(f"--edge={edge.tunnels[0]}" for _ in range(4)),
                 *arguments,
-            ]
+            ],
+            environment,
         )
 
     def ready(self, links: int = 1) -> Cloudflared:

@@ -241,6 +241,70 @@ class EdgeProcess(Process):
         )
 
 
+def is_running(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+class ReplacedEdge(EdgeProcess):
+    """An edge that has its process replaced, once or several times. What the processes log is in
+    one log, and the last of them is the one that is stopped."""
+
+    def __init__(self, data_dir: Path, **options: Any) -> None:
+        super().__init__(data_dir, **options)
+        self.replacements = 0
+        self._current = self._process.pid
+        self.killed = False
+        """The first process was, as the test wanted."""
+
+    @property
+    def current(self) -> int:
+        """The process that serves."""
+        return self._current
+
+    def replace(self) -> None:
+        """Have the next process take over."""
+        os.kill(self._current, signal.SIGUSR2)
+        self.has_been_replaced()
+
+    def has_been_replaced(self) -> None:
+        """The next process has taken over."""
+        self.replacements += 1
+        line = self.wait_for("has taken over; finishing", count=self.replacements)
+        self._current = int(re.findall(r"Process (\d+)", str(line["message"]))[0])
+
+    def took_over(self, pid: int) -> None:
+        """The first process was killed, and this one serves."""
+        self._current = pid
+        self.killed = True
+
+    def links_have_moved(self) -> None:
+        """No link of the process before it takes requests any more."""
+        self.wait_for("All links have moved", count=self.replacements)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._current, number)
+
+    def stop(self, expected: int = 0) -> None:
+        """SIGTERM for the last one; wait for the end of all, and look over what was logged."""
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGTERM)
+        self.check(-signal.SIGKILL if self.killed else expected)
+        # Its output is closed when nobody has it any more.
+        assert not self._reader.is_alive(), f"a process does not end:\n{self.log}"
+
+    def kill(self) -> None:
+        """SIGKILL, all that are there."""
+        for pid in {self._current, *map(int, re.findall(r'"pid":(\d+)', self.log))}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        super().kill()
+
+
 _ACTIVATE: Final = """
 import fcntl, os, sys
 names, descriptors, command = sys.argv[1], list(map(int, sys.argv[2].split(","))), sys.argv[3:]

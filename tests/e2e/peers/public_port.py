@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ from .cloudflared import Cloudflared
 from .conversation import PIECE
 from .patience import PATIENCE
 from .processes import ConnectorProcess, EdgeProcess, Process, new_tunnel, running
-from .servers import free_port
 
 __all__ = [
     "HOSTNAME",
@@ -71,7 +71,7 @@ def public_port(
 ) -> Iterator[PublicPort]:
     """Begin both; `binary` is a stock cloudflared, `more` goes into the port's entry, `rules` are
     settings of the connector."""
-    port = free_port() if not inherited else inherited[0][1].getsockname()[1]
+    port = inherited[0][1].getsockname()[1] if inherited else 0
     file = data_dir.parent / "edge.yml"
     file.write_text(f"tcp:\n{route(port, more=more)}")
     credentials = new_tunnel(data_dir, HOSTNAME)
@@ -86,6 +86,8 @@ def public_port(
         ],
         inherited=inherited,
     )
+    leads = str(edge.wait_for("Public port")["message"])
+    port = int(re.findall(r":(\d+) leads to", leads)[0])
     with contextlib.ExitStack() as stack:
         if binary is None:
             arguments = [*edge.edge_arguments, "--ha-connections=1", "run"]

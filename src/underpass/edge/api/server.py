@@ -31,6 +31,9 @@ KEEP_ALIVE_SECONDS: Final = 5
 STOP_SECONDS: Final = 5
 """Requests under way may take this long after `stop`."""
 
+LEAVE_SECONDS: Final = 0.5
+"""For a request to come on a connection without one, after `stop`."""
+
 _DATE_SECONDS: Final = 1.0
 """Between two looks at the clock for the Date header."""
 
@@ -128,6 +131,7 @@ class _BoundedProtocol(H11Protocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
+        self._leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -135,7 +139,21 @@ class _BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
         self._watch()
+
+    def shutdown(self) -> None:
+        if self._leaving or (self.cycle is not None and not self.cycle.response_complete):
+            super().shutdown()
+            return
+        # A request may be on its way on a connection that has none now.
+        self._leaving = True
+        self.loop.call_later(LEAVE_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        if not self.transport.is_closing():
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()

@@ -15,7 +15,7 @@ from typing import Final
 import underpass
 from underpass.ops.workers.channel import Channel, Talker
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "connect", "words"]
 
 EXIT_SECONDS: Final = 3.0
 """For a worker to end once its channel is closed; then it is killed."""
@@ -116,7 +116,7 @@ class WorkerProcess:
             exited.cancel()
             closed.cancel()
             self.channel.close()
-        return _words(code)
+        return words(code)
 
 
 async def connect(channel: Channel, end: socket.socket) -> None:
@@ -143,7 +143,8 @@ async def _spawn(
     )
 
 
-def _words(code: int) -> str:
+def words(code: int) -> str:
+    """How a process ended: `exit code 1`, `signal SIGKILL`."""
     if code >= 0:
         return f"exit code {code}"
     try:
