@@ -75,6 +75,7 @@ class Visit:
     authority = b"app.localhost"
 
     def __init__(self) -> None:
+        self.context: Any = None
         self.via_tunnel: bytes | None = None
         self.context: Any = None
         self.failures: list[tuple[int, str]] = []

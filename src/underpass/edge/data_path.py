@@ -203,9 +203,9 @@ class LocalDataPath:
         router: Router,
         authority: CertificateAuthority,
         directory: DataDirectory,
+        ask_dashboard: Ask | None = None,
         room: WaitingRoom | None = None,
         number: int = 0,
-        ask_dashboard: Ask | None = None,
     ) -> None:
         self.numbers = range(number, number + 1)
         self._neighbours: Neighbours | None = None
@@ -247,8 +247,8 @@ class LocalDataPath:
             secure_port=service.secure_port,
             challenges=Challenges(directory.challenges),
             access_log=access_log,
-            room=self._room,
             recent=self._recent,
+            room=self._room,
         )
         if self._recent is not None:
             self.listeners.on_link_gone = self._forget

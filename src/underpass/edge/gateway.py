@@ -241,8 +241,8 @@ class Gateway:
         secure_port: where visitors of the plain listener are sent who are to come with TLS.
         challenges: answered on the plain listener before any tunnel is asked.
         access_log: gets a line for each request; its owner closes it.
-        room: where requests wait for a link that is about to come.
         recent: remembers the last requests.
+        room: where requests wait for a link that is about to come.
     """
 
     def __init__(
@@ -255,8 +255,8 @@ class Gateway:
         secure_port: int = 443,
         challenges: Challenges | None = None,
         access_log: AccessLog | None = None,
-        room: WaitingRoom | None = None,
         recent: RecentRequests | None = None,
+        room: WaitingRoom | None = None,
     ) -> None:
         self.turn = turn
         self._recent = recent

@@ -184,10 +184,10 @@ class EdgeOptions:
     """Code responses with gzip, for visitors who accept that."""
     sites: tuple[Site, ...] = ()
     """Hostnames with settings of their own."""
-    handover: HandoverOptions = DEFAULT_HANDOVER
-    """How it makes way for the next process."""
     dashboard: DashboardOptions = DEFAULT_DASHBOARD
     """Pages for people."""
+    handover: HandoverOptions = DEFAULT_HANDOVER
+    """How it makes way for the next process."""
     trusted_hops: TrustedHops = NO_HOPS
     """Load balancers before the public listeners, which say by PROXY headers who visitors are."""
     passthrough: Passthrough = NO_PASSTHROUGH

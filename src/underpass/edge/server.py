@@ -111,15 +111,14 @@ class Edge:
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
         self._application: Any = None
-        self._transfers = Transfers()
+        self._store: Store
+        self._started_at = datetime.now(timezone.utc).replace(microsecond=0)
         self.configurations_refused = 0
         """By whoever reads them: see Reloader."""
         self._configured_at = 0.0
         self._operators: Operators | None = None
         self.directory: DataDirectory
-        self._store: Store
         self._router: Router
-        self._started_at = datetime.now(timezone.utc).replace(microsecond=0)
         self._control: list[Callable[[], Awaitable[None]]] = []
         """Ends what changes something, in this order."""
         self._successor: Successor | None = None
@@ -228,17 +227,21 @@ class Edge:
             set_aside=self._path.set_aside,
             health=self._path.health,
         )
-        self._transfers = Transfers()
-        application = create_application(control, dashboard=self._dashboard(self._path))
+        transfers = Transfers()
+        application = create_application(control, dashboard=self._dashboard(self._path, transfers))
         self._application = self._api_calls.counting(application)
         # A copy: it is closed in the end, and may have to be served again.
         server = ApiServer(self._application, api.dup())
         # Command lines that wait for a login must not hold the end up.
-        self._control += [self._transfers.close, server.stop]
+        self._control += [transfers.close, self._answer_no_pages, server.stop]
         await server.start()
         house = asyncio.create_task(self.registry.keep_house())
         self._control += [partial(_cancelled, house), self._keep_no_certificates]
         self._keep_certificates(self.directory)
+
+    async def _answer_no_pages(self) -> None:
+        """What comes to the dashboard's hostname now is told to try again."""
+        self._application = None
 
     async def _end_control(self) -> None:
         """Take no changes any more; those under way are made."""
@@ -248,7 +251,6 @@ class Edge:
 
     async def _end_all_control(self) -> None:
         control, self._control = self._control, []
-        self._application = None
         for end in control:
             await end()
 
@@ -334,8 +336,8 @@ class Edge:
             router,
             self.authority,
             directory,
+            self._ask_dashboard,
             number=self._first_number,
-            ask_dashboard=self._ask_dashboard,
         )
         self.listeners, self.gateway = path.listeners, path.gateway
         self._stop_with_us(path)
@@ -367,8 +369,8 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
-            first=self._first_number,
             ask_dashboard=self._ask_dashboard,
+            first=self._first_number,
             tcp=self._ports.listeners,
         )
         self.registry.on_changed = workers.take_over
@@ -438,17 +440,18 @@ class Edge:
             return DashboardAnswer(503, [(b"retry-after", b"1")], b"")
         return await ask_application(self._application, request)
 
-    def _dashboard(self, path: DataPath) -> Parts:
+    def _dashboard(self, path: DataPath, transfers: Transfers) -> Parts:
         """What the dashboard shows."""
+        directory = self.directory
 
         async def figures() -> Snapshot:
             await path.refresh()
             return path.figures()
 
         return Parts(
-            sessions=self.directory.sessions,
-            sign_in_links=self.directory.sign_in_links,
-            transfers=self._transfers,
+            sessions=directory.sessions,
+            sign_in_links=directory.sign_in_links,
+            transfers=transfers,
             audit=self._store.audit,
             recent=path.recent,
             figures=figures,

@@ -4,7 +4,7 @@ it, connectors that could not carry it on. What has none never comes here (`Gate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from underpass.core.fields import Fields
@@ -59,15 +59,14 @@ class Steering:
                 links += pool.alternatives(chosen)
         self.wait(exchange, [link.tunnel_id for link in links], "link_full")
 
-    def wait(self, exchange: VisitorExchange, tunnels: Iterable[UUID], cause: str) -> None:
+    def wait(self, exchange: VisitorExchange, tunnels: Sequence[UUID], cause: str) -> None:
         """Until one of these tunnels has a link that is about to come; else it fails."""
+        if exchange.context is None:
+            # Whose failure it is, if it is one.
+            exchange.context = CarriedBy(tunnels[0])
         room = self._room
-        for tunnel_id in tunnels:
-            if exchange.context is None:
-                exchange.context = CarriedBy(tunnel_id)
-            if room is not None and room.hold(tunnel_id, exchange, self._route):
-                return
-        exchange.fail(503, cause)
+        if room is None or not any(room.hold(each, exchange, self._route) for each in tunnels):
+            exchange.fail(503, cause)
 
     def by_another(self, refused: EdgeLink | RemoteLink, exchange: VisitorExchange) -> None:
         """The link that was chosen takes no more: it is full, or about to close."""

@@ -189,8 +189,8 @@ class EdgeWorker(Inside):
                 self._router,
                 authority,
                 directory,
-                room=self._room,
-                ask_dashboard=self._ask_dashboard,
+                self._ask_dashboard,
+                self._room,
             )
             await self._neighbours.open(data_path, Path(request.peers))
             await self._neighbours.reach_those_beyond()

@@ -105,9 +105,9 @@ class EdgeWorkers:
     Args:
         store: what workers read.
         router: gets the links of all workers, for whoever asks whether a tunnel has some.
+        ask_dashboard: answers what visitors of the dashboard's hostname ask.
         first: what the first worker is called by the others; the next one comes after it. The
             edge that this one follows has called its own by other numbers.
-        ask_dashboard: answers what visitors of the dashboard's hostname ask.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class EdgeWorkers:
         http: socket.socket,
         https: socket.socket,
         tunnels: list[socket.socket],
-        first: int = 0,
         ask_dashboard: Ask | None = None,
+        first: int = 0,
         tcp: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.store = store
-        self.numbers = range(first, first + count)
         self.ask_dashboard = ask_dashboard
+        self.numbers = range(first, first + count)
         self._service = service
         self._data_dir = data_dir
         self._router = router
