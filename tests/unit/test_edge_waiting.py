@@ -12,7 +12,7 @@ from underpass.core.relay import Exchange
 from underpass.edge import waiting
 from underpass.edge.remote import RemoteLink
 from underpass.edge.router import Router
-from underpass.edge.waiting import HOLD_SECONDS, WaitingRoom
+from underpass.edge.waiting import HOLD_SECONDS, START_SECONDS, WaitingRoom
 
 TUNNEL = UUID(int=1)
 OTHER = UUID(int=2)
@@ -55,6 +55,43 @@ def test_it_goes_on_when_the_link_is_there() -> None:
     assert stage.room.count == 0
     # Each may wait again.
     assert stage.hold(requests[0])
+
+
+def test_after_a_start_the_first_link_of_each_tunnel_is_waited_for() -> None:
+    stage = Stage()
+    stage.room.expect_all([TUNNEL, OTHER])
+    _, exchange = stage.request()
+    assert stage.hold(exchange)
+    stage.room.came(TUNNEL)
+    assert stage.gone_on == [exchange]
+    # From now on it is as any other, which may have no connector.
+    assert not stage.hold(exchange)
+    assert stage.hold(stage.request()[1], OTHER)
+
+
+def test_and_not_for_longer_than_is_said() -> None:
+    stage = Stage()
+    stage.room.expect_all([TUNNEL, OTHER])
+    _, exchange = stage.request()
+    assert stage.hold(exchange)
+    stage.now += START_SECONDS - 0.1
+    stage.room.tick()
+    assert stage.gone_on == []
+    stage.now += 0.1
+    stage.room.tick()
+    assert stage.gone_on == [exchange]
+    assert not stage.hold(exchange)
+    stage.room.came(OTHER)
+
+
+def test_a_link_that_moves_after_a_start_is_waited_for_as_long_as_others() -> None:
+    stage = Stage()
+    stage.room.expect_all([TUNNEL])
+    stage.room.expect(TUNNEL)
+    stage.room.came(TUNNEL)
+    stage.now += START_SECONDS + 1
+    stage.room.tick()
+    assert stage.hold(stage.request()[1])
 
 
 def test_it_does_not_wait_for_ever() -> None:

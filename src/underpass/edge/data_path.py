@@ -214,6 +214,9 @@ class LocalDataPath:
         self._service = service
         self.router = router
         self._room = room if room is not None else WaitingRoom(router)
+        if router.on_link_added is None:
+            router.on_link_added = self._link_came
+        self._room.expect_all(registry.tunnel_ids)
         self._authority = authority
         self._scratch = scratch = directory.scratch
         self._challenges = directory.challenges
@@ -271,6 +274,9 @@ class LocalDataPath:
             Beginnings(service.trusted_hops),
             seconds=HANDSHAKE_SECONDS,
         )
+
+    def _link_came(self, link: Link) -> None:
+        self._room.came(link.tunnel_id)
 
     async def start_links(self, tunnels: list[socket.socket]) -> None:
         """Take links on bound sockets."""

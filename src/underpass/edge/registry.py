@@ -177,6 +177,11 @@ class Registry:
         """What routes lead from, wildcards included."""
         return tuple(self._routes)
 
+    @property
+    def tunnel_ids(self) -> tuple[UUID, ...]:
+        """The live tunnels, of all accounts."""
+        return tuple(self._served)
+
     def tunnels_of(self, account_tag: str) -> Iterator[Tunnel]:
         """The account's live tunnels."""
         return (
