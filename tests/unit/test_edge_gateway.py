@@ -77,7 +77,6 @@ class Visit:
     def __init__(self) -> None:
         self.context: Any = None
         self.via_tunnel: bytes | None = None
-        self.context: Any = None
         self.failures: list[tuple[int, str]] = []
 
     def fail(self, status: int, cause: str) -> None:
