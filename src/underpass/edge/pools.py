@@ -157,7 +157,7 @@ class Pool:
         total = 0
         for target in targets:
             weight, destination = target.weight, target.destination
-            if weight and destination.is_reachable:
+            if weight and (destination.links or destination.is_reachable):
                 total += weight
                 target.credit += weight
                 if best is None or target.credit > best.credit:
