@@ -8,24 +8,16 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from underpass.edge.api.application import create_application
-from underpass.edge.api.control import Control
-from underpass.edge.api.server import ApiServer
 from underpass.edge.certificate_files import CertificateFiles
-from underpass.edge.certificate_keeper import CertificateKeeper
 from underpass.edge.certificates import CertificateAuthority
-from underpass.edge.challenges import Challenges
-from underpass.edge.dashboard.parts import Parts
-from underpass.edge.dashboard.public import AskDashboard, DashboardAnswer, ask_application
-from underpass.edge.dashboard.transfers import Transfers
+from underpass.edge.control_plane import ControlPlane, cancelled
 from underpass.edge.data_directory import DataDirectory
 from underpass.edge.data_path import DataPath, LocalDataPath, Service
 from underpass.edge.errors import EdgeError, HandoverError
@@ -33,7 +25,7 @@ from underpass.edge.figures import ApiCalls, edge_figures
 from underpass.edge.gateway import Gateway
 from underpass.edge.listening import TCP_PREFIX, Inherited, KeptSocket, Listeners, bound_address
 from underpass.edge.moving import LinkMover
-from underpass.edge.options import TLS_ALPN_01, AcmeOptions, Address, EdgeOptions
+from underpass.edge.options import TLS_ALPN_01, Address, EdgeOptions
 from underpass.edge.public_ports import PublicPorts
 from underpass.edge.registry import Registry
 from underpass.edge.router import Router
@@ -41,9 +33,7 @@ from underpass.edge.status import RunningEdge, reachable
 from underpass.edge.store import Store
 from underpass.edge.store.sqlite import SqliteStore
 from underpass.edge.tcp_routes import TcpRoute
-from underpass.edge.tls_alpn import TlsAlpnProofs
 from underpass.edge.tunnels import TunnelListeners
-from underpass.ops.metrics import Snapshot
 from underpass.version import VERSION
 
 if TYPE_CHECKING:
@@ -110,22 +100,17 @@ class Edge:
         """Where operators ask, when the options have such a listener."""
         self._api_calls = ApiCalls()
         self._path: DataPath | None = None
-        self._application: Any = None
-        self._store: Store
-        self._started_at = datetime.now(timezone.utc).replace(microsecond=0)
+        self.started_at = datetime.now(timezone.utc).replace(microsecond=0)
         self.configurations_refused = 0
         """By whoever reads them: see Reloader."""
         self._configured_at = 0.0
         self._operators: Operators | None = None
         self.directory: DataDirectory
         self._router: Router
-        self._control: list[Callable[[], Awaitable[None]]] = []
-        """Ends what changes something, in this order."""
+        self._control: ControlPlane
         self._successor: Successor | None = None
         self._mover: LinkMover | None = None
-        self._letting_go: asyncio.Future[None] | None = None
         self._certificates: CertificateFiles
-        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the data directory and listen. Raises EdgeError with what is wrong.
@@ -167,10 +152,11 @@ class Edge:
 
         self.authority = CertificateAuthority.open(directory)
         self._certificates = CertificateFiles(options.certificates, directory.certificates)
-        store = self._store = await SqliteStore.open(directory.database)
+        store = await SqliteStore.open(directory.database)
         self._closing.push_async_callback(store.close)
         router = self._router = Router()
         self.registry = await Registry.load(store, router, on_tunnel_deleted=self._close_links_of)
+        self._control = ControlPlane(self, store, self._api_calls)
         if predecessor is None:
             # Before anything is served, and until all has ended.
             await self._serve_operators(metrics, store)
@@ -183,17 +169,17 @@ class Edge:
                 service, directory, store, router, http, https, tunnels
             )
         self._path = path
-        self._closing.push_async_callback(_cancelled, asyncio.create_task(self.registry.follow()))
+        self._closing.push_async_callback(cancelled, asyncio.create_task(self.registry.follow()))
         if predecessor is not None:
             await predecessor.take_over()
             directory.sign()
             await self._serve_operators(metrics, store)
-        self._closing.push_async_callback(self._end_control)
-        await self._begin_control(api)
+        self._closing.push_async_callback(self._control.end)
+        await self._control.begin(path, api)
         running = RunningEdge(
             pid=os.getpid(),
             version=VERSION,
-            started_at=self._started_at,
+            started_at=self.started_at,
             workers=options.workers,
             https=str(self.https),
             http=str(self.http),
@@ -209,50 +195,6 @@ class Edge:
             self._operators.state = "ready"
         if predecessor is not None:
             predecessor.taken()
-
-    # What is done by one process alone.
-
-    async def _begin_control(self, api: socket.socket) -> None:
-        """Take changes by the API, and make those that are due."""
-        assert self._path is not None
-        control = Control(
-            self.registry,
-            self.options.domain,
-            public_port=self.https.port,
-            management_hostname=self.options.management,
-            location=self.options.location,
-            management_key_path=self.directory.management_key,
-            close_links=self.close_links,
-            dashboard_hostname=self.options.dashboard.hostname,
-            set_aside=self._path.set_aside,
-            health=self._path.health,
-        )
-        transfers = Transfers()
-        application = create_application(control, dashboard=self._dashboard(self._path, transfers))
-        self._application = self._api_calls.counting(application)
-        # A copy: it is closed in the end, and may have to be served again.
-        server = ApiServer(self._application, api.dup())
-        # Command lines that wait for a login must not hold the end up.
-        self._control += [transfers.close, self._answer_no_pages, server.stop]
-        await server.start()
-        house = asyncio.create_task(self.registry.keep_house())
-        self._control += [partial(_cancelled, house), self._keep_no_certificates]
-        self._keep_certificates(self.directory)
-
-    async def _answer_no_pages(self) -> None:
-        """What comes to the dashboard's hostname now is told to try again."""
-        self._application = None
-
-    async def _end_control(self) -> None:
-        """Take no changes any more; those under way are made."""
-        if self._letting_go is None:
-            self._letting_go = asyncio.ensure_future(self._end_all_control())
-        await asyncio.shield(self._letting_go)
-
-    async def _end_all_control(self) -> None:
-        control, self._control = self._control, []
-        for end in control:
-            await end()
 
     async def close_links(self, tunnel_id: UUID, connector_id: UUID | None = None) -> None:
         """Give up links, those of the process before this one too: see DataPath."""
@@ -307,19 +249,8 @@ class Edge:
             getattr(old, name) != getattr(wanted, name)
             for name in ("acme", "certificates", "passthrough")
         ):
-            await self._keep_no_certificates()
-            self._keep_certificates(self.directory)
+            await self._control.keep_certificates()
         return waiting
-
-    def _keep_certificates(self, directory: DataDirectory) -> None:
-        if self.options.acme is not None and self._letting_go is None:
-            keeper = self._keeper(self.options.acme, directory)
-            self._keeping = asyncio.create_task(keeper.run(), name="certificates")
-
-    async def _keep_no_certificates(self) -> None:
-        if self._keeping is not None:
-            keeping, self._keeping = self._keeping, None
-            await _cancelled(keeping)
 
     async def _serve_here(
         self,
@@ -336,7 +267,7 @@ class Edge:
             router,
             self.authority,
             directory,
-            self._ask_dashboard,
+            self._control.ask_pages,
             number=self._first_number,
         )
         self.listeners, self.gateway = path.listeners, path.gateway
@@ -369,7 +300,7 @@ class Edge:
             http=http,
             https=https,
             tunnels=tunnels,
-            ask_dashboard=self._ask_dashboard,
+            ask_dashboard=self._control.ask_pages,
             first=self._first_number,
             tcp=self._ports.listeners,
         )
@@ -402,7 +333,7 @@ class Edge:
                     self.registry,
                     self._router,
                     self._api_calls,
-                    self._expiries(),
+                    self.expiries(),
                 ),
                 lambda: {
                     "underpass_configuration_refused": {("file",): self.configurations_refused},
@@ -417,7 +348,7 @@ class Edge:
         self._closing.push_async_callback(operators.stop)
         self._operators, self.metrics = operators, operators.address
 
-    def _expiries(self) -> dict[str, datetime]:
+    def expiries(self) -> dict[str, datetime]:
         """When the certificates end that are there."""
         return {**self._certificates.expiries(), "ca": self.authority.not_after}
 
@@ -433,72 +364,6 @@ class Edge:
             return f"http://{reachable(str(self.api))}/dashboard"
         port = "" if self.https.port == 443 else f":{self.https.port}"
         return f"https://{hostname}{port}/dashboard"
-
-    async def _ask_dashboard(self, request: AskDashboard) -> DashboardAnswer:
-        """What a visitor of its public hostname asks."""
-        if self._application is None:
-            return DashboardAnswer(503, [(b"retry-after", b"1")], b"")
-        return await ask_application(self._application, request)
-
-    def _dashboard(self, path: DataPath, transfers: Transfers) -> Parts:
-        """What the dashboard shows."""
-        directory = self.directory
-
-        async def figures() -> Snapshot:
-            await path.refresh()
-            return path.figures()
-
-        return Parts(
-            sessions=directory.sessions,
-            sign_in_links=directory.sign_in_links,
-            transfers=transfers,
-            audit=self._store.audit,
-            recent=path.recent,
-            figures=figures,
-            certificates=self._expiries,
-            addresses=lambda: {
-                "https": f"https://{self.https}",
-                "http": f"http://{self.http}",
-                "tunnel": ", ".join(map(str, self.tunnels)),
-                "api": f"http://{self.api}",
-            },
-            ca_certificate=self.ca_certificate,
-            hostname=self.options.dashboard.hostname,
-            version=VERSION,
-            started_at=self._started_at,
-            workers=self.options.workers,
-        )
-
-    def _keeper(self, acme: AcmeOptions, directory: DataDirectory) -> CertificateKeeper:
-        """Who obtains certificates from a public authority."""
-        from underpass.edge.acme import AcmeAuthority  # brings a hundred modules
-
-        options = self.options
-
-        def wanted() -> Iterable[str]:
-            yield options.domain
-            yield f"*.{options.domain}"
-            own = filter(None, (options.management, options.dashboard.hostname))
-            for hostname in (*self.registry.hostnames, *own):
-                # A certificate for the wildcard serves these, as soon as there is one.
-                below = hostname.endswith(f".{options.domain}") and hostname.count(".") == (
-                    options.domain.count(".") + 1
-                )
-                # What is passed through has its application's.
-                if not (below and acme.dns_hook) and not options.passthrough.covers(hostname):
-                    yield hostname
-
-        return CertificateKeeper(
-            AcmeAuthority(
-                acme,
-                directory.acme_account_key,
-                Challenges(directory.challenges),
-                TlsAlpnProofs(directory.challenges),
-            ),
-            CertificateFiles(options.certificates, directory.certificates),
-            wanted,
-            wildcards=bool(acme.dns_hook),
-        )
 
     def _stop_with_us(self, path: DataPath) -> None:
         self._closing.push_async_callback(path.close)
@@ -565,11 +430,8 @@ class Edge:
             await successor.start()
         except HandoverError:
             self._part()
-            if self._letting_go is not None:
-                await self._letting_go
-                self._letting_go = None
-                (api,) = self._listeners.named("api")
-                await self._begin_control(api)
+            (api,) = self._listeners.named("api")
+            await self._control.begin_again(self._path, api)
             raise
         except BaseException:
             # Nothing begins anew in an edge that ends.
@@ -668,7 +530,7 @@ class Edge:
     async def let_go_of_control(self) -> None:
         """Change nothing any more."""
         log.info("Handing over: API calls under way may finish")
-        await self._end_control()
+        await self._control.end()
 
     def _part(self) -> None:
         """The process that was to take over is gone."""
@@ -688,8 +550,3 @@ class Edge:
         except asyncio.CancelledError:
             await stop(0.0)
             raise
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
