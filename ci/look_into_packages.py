@@ -22,7 +22,7 @@ def wheel_faults(names: set[str]) -> list[str]:
     ]
     wanted = {"underpass/py.typed", "underpass/version.py"}
     kinds = ("pyi", "sql", "pem", "py", "html", "css", "js", "svg", "txt")
-    for pattern in (f"**/*.{kind}" for kind in kinds):
+    for pattern in (f"underpass/**/*.{kind}" for kind in kinds):
         wanted |= {
             path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").glob(pattern)
         }

@@ -262,7 +262,7 @@ def test_a_websocket_may_be_silent(run: Run, monkeypatch: pytest.MonkeyPatch) ->
             await visitor.send(b"\x81\x85\x00\x00\x00\x00hello")
             assert await soon(visitor.reader.readexactly(7)) == b"\x81\x05hello"
 
-    run(scenario, timeouts=Timeouts(first_byte=0.1))
+    run(scenario, timeouts=Timeouts(first_byte=1.5))
 
 
 def test_a_connection_that_never_registers_is_closed(
