@@ -117,7 +117,7 @@ def upgrade(edge: EdgeProcess, *arguments: str) -> subprocess.CompletedProcess[s
 class TestUnderLoad:
     @pytest.mark.parametrize(
         ("workers", "handovers"),
-        [(1, 3), (2, 2), pytest.param(1, 20, marks=pytest.mark.slow)],
+        [(1, 6), (2, 3), pytest.param(1, 20, marks=pytest.mark.slow)],
     )
     def test_nobody_notices(self, data_dir: Path, workers: int, handovers: int) -> None:
         tunnels = {host: new_tunnel(data_dir, host) for host in (FOUR_LINKS, ONE_LINK)}

@@ -27,11 +27,10 @@ from peers.public_port import (
     public_port,
     read_all,
     route,
-    serving,
     visitor,
 )
 from peers.servers import free_port, listens, program, sshd
-from peers.stream_echo import stream_echo
+from peers.stream_echo import serving, stream_echo
 
 __all__ = ["binary"]
 

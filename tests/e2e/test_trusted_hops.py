@@ -19,9 +19,9 @@ from peers.bad_visitor import RawVisitor, get, raw_visitor
 from peers.patience import PATIENCE, eventually
 from peers.processes import EdgeProcess
 from peers.public_port import public_port, read_all, route, visitor
-from peers.public_port import serving as echo
 from peers.servers import free_port, program, serving
 from peers.stage import Stage, stage
+from peers.stream_echo import serving as echo
 
 V2 = bytes.fromhex("0d0a0d0a000d0a515549540a")
 FROM_192_0_2_7 = V2 + bytes.fromhex("2111000cc00002077f000001126701bb")
@@ -226,5 +226,6 @@ def test_a_public_port(data_dir: Path, workers: int) -> None:
         for client in ("192.0.2.7", "192.0.2.8"):
             expected = f"PROXY TCP4 {client} 127.0.0.1 0 {place.port}\r\nhello"
             assert said(HEADERS[client]) == expected.encode()
-        with pytest.raises(ConnectionResetError):
+        # Reset: whichever call meets it first.
+        with pytest.raises(OSError, match=r"reset by peer|not connected|Broken pipe"):
             said(b"")

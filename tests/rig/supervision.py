@@ -97,6 +97,8 @@ class Bench:
         self.events: list[LinkEvent | HomeEvent] = []
         self.waits: list[float] = []
         self.hold: Callable[[], Awaitable[None]] | None = None
+        self.dialling: Callable[[], Awaitable[None]] | None = None
+        """Awaited while a link is being made."""
         self.on_link: Callable[[FakeLink], None] | None = None
         self._changed = asyncio.Event()
         settings: dict[str, float] = {"ha_connections": 1, "retries": 5, "grace_period": 30.0}
@@ -128,6 +130,8 @@ class Bench:
             raise self.outcomes.pop(0)
         if self.always is not None:
             raise self.always
+        if self.dialling is not None:
+            await self.dialling()
         link = FakeLink()
         self.links.append(link)
         if self.on_link is not None:

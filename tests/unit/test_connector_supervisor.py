@@ -312,6 +312,37 @@ class TestWaking:
 
 
 class TestStop:
+    @pytest.mark.parametrize("grace_period", [30.0, 0.0])
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_a_link_that_comes_up_at_that_moment_is_taken_down_too(
+        self, is_first: bool, grace_period: float
+    ) -> None:
+        """What waits for it with a timeout may swallow that it is cancelled (asyncio.wait_for)."""
+
+        async def body(bench: Bench) -> None:
+            begun = asyncio.Event()
+
+            async def swallow() -> None:
+                begun.set()
+                try:
+                    await never()
+                except asyncio.CancelledError:
+                    return
+
+            if is_first:
+                bench.dialling = swallow
+            else:
+                await bench.until(LinkConnected)
+                bench.dialling = swallow
+                bench.supervisor.reconnect(0)
+            await begun.wait()
+            bench.supervisor.stop()
+
+        bench = scenario(body, grace_period=grace_period)
+        assert len(bench.links) == (1 if is_first else 2)
+        assert len(bench.of(LinkDisconnected)) == len(bench.links)
+        assert bench.supervisor.running == 0
+
     def test_requests_in_flight_finish_first(self) -> None:
         async def body(bench: Bench) -> None:
             await bench.until(LinkConnected, 2)

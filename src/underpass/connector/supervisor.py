@@ -202,13 +202,10 @@ class Supervisor:
             if self._failure is None:
                 await self._drain()
         finally:
+            await _cancelled([starter, *self._errands, *self._keepers.values()])
             for held in tuple(self._held):
                 held.link.abort()
-            tasks = [starter, *self._errands, *self._keepers.values()]
-            tasks += [held.watch for held in self._held]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _cancelled([held.watch for held in self._held])
         if self._failure is not None:
             raise self._failure
 
@@ -303,6 +300,8 @@ class Supervisor:
             # Looked at although a stop cancels this: a timeout at the same moment swallows that.
             while not self._stopping.is_set():
                 slot, least_wait = await self._attempt(conn_index, backoff)
+                if self._stopping.is_set():
+                    break  # what has come up in this moment is drained with the others
                 held = self._current.get(conn_index)
                 end = _End.CLOSED if held is None else await self._until_end(held)
                 if held is not None and end is not _End.CLOSED and not held.leaving:
@@ -449,8 +448,7 @@ class Supervisor:
 
     async def _drain(self) -> None:
         """Unregister every link, let what is in flight finish, within the grace period."""
-        for task in (*self._keepers.values(), *self._errands):
-            task.cancel()
+        await _cancelled([*self._keepers.values(), *self._errands])
         if self._grace_period <= 0 or self._aborted.is_set() or not self._held:
             return
         drains: list[asyncio.Task[None]] = [
@@ -494,6 +492,13 @@ class Supervisor:
             await asyncio.wait({held.watch}, timeout=self._linger)
             if not await held.link.in_flight():
                 return
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel these and wait for their end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

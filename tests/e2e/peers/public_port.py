@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,6 @@ __all__ = [
     "public_port",
     "read_all",
     "route",
-    "serving",
     "visitor",
 ]
 
@@ -108,42 +106,6 @@ def public_port(
             for _ in range(2):
                 edge.page("/metrics")
         yield place
-
-
-Talk = Callable[[socket.socket], None]
-
-
-@contextlib.contextmanager
-def serving(talk: Talk) -> Iterator[int]:
-    """An origin that speaks with each client in a thread; yields its port."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    threads: list[threading.Thread] = []
-
-    def serve(client: socket.socket) -> None:
-        client.settimeout(PATIENCE)
-        with client, contextlib.suppress(ConnectionError):
-            talk(client)
-
-    def accept() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threads.append(threading.Thread(target=serve, args=(client,), daemon=True))
-            threads[-1].start()
-
-    acceptor = threading.Thread(target=accept, daemon=True)
-    acceptor.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        # close() alone does not wake a thread that waits in accept().
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        acceptor.join(PATIENCE)
-        for thread in threads:
-            thread.join(PATIENCE)
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -1,26 +1,39 @@
-"""A server that speaks no HTTP."""
+"""Servers that speak no HTTP."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .conversation import PIECE
 from .patience import PATIENCE
 
+Talk = Callable[[socket.socket], None]
+
+
+def stream_echo() -> contextlib.AbstractContextManager[int]:
+    """A TCP server that sends back what it gets, for as long as it comes; yields its port."""
+
+    def echo(client: socket.socket) -> None:
+        client.settimeout(None)
+        while data := client.recv(PIECE):
+            client.sendall(data)
+
+    return serving(echo)
+
 
 @contextlib.contextmanager
-def stream_echo() -> Iterator[int]:
-    """A TCP server that sends back what it gets, in a thread; yields its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(talk: Talk) -> Iterator[int]:
+    """A TCP server that speaks with each client in a thread; yields its port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     threads: list[threading.Thread] = []
 
     def serve(client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            while data := client.recv(PIECE):
-                client.sendall(data)
+        client.settimeout(PATIENCE)
+        with client, contextlib.suppress(ConnectionError):
+            talk(client)
 
     def accept() -> None:
         while True:
@@ -28,9 +41,8 @@ def stream_echo() -> Iterator[int]:
                 client, _ = listener.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=serve, args=(client,), daemon=True)
-            threads.append(thread)
-            thread.start()
+            threads.append(threading.Thread(target=serve, args=(client,), daemon=True))
+            threads[-1].start()
 
     acceptor = threading.Thread(target=accept, daemon=True)
     acceptor.start()
